@@ -1,0 +1,17 @@
+//! What every part of Outrider agrees on: content digests, the names of the registry protocol, and
+//! the records that cross a process or a disk.
+//!
+//! No I/O, no clock, no task lives here.
+//!
+//! - [`digest`]: [`Digest`], its text form, and [`ContentHasher`] that makes one from bytes.
+//! - [`name`]: repository names, tags and references of the OCI distribution specification.
+//! - [`event`]: the records of an access and of an upload (rkyv, versioned).
+
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod event;
+pub mod name;
+
+pub use digest::{Algorithm, ContentHasher, Digest, DigestError};
+pub use name::{NameError, Reference, RepositoryName, Tag};
