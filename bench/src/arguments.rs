@@ -1,0 +1,293 @@
+//! The command line: verbs, options, their units and bounds. Parsing only; nothing is measured here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use outrider_artifact::Digest;
+
+/// The longest run that one command may ask for.
+pub const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The most connections of one run.
+pub const CONNECTIONS_MAX: u32 = 65_536;
+/// The most requests a second that one run may be scheduled for.
+pub const RATE_MAX: f64 = 10_000_000.0;
+
+/// Measures Outrider, and other servers beside it.
+#[derive(Debug, Parser)]
+#[command(name = "outrider-bench", version, about, long_about = None)]
+pub struct Arguments {
+    /// What to measure.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Loads HTTP or HTTPS URLs: closed loop, or open loop at a rate.
+    Load(LoadArguments),
+    /// Reads stripes through the cache, against the device's own rate at the same depth.
+    Disk(DiskArguments),
+    /// Runs another server and Outrider side by side, in one run.
+    #[command(subcommand)]
+    Compare(Compare),
+    /// Idle CPU and memory of a running server.
+    Idle(IdleArguments),
+}
+
+/// What Outrider can be compared on.
+#[derive(Debug, Subcommand)]
+pub enum Compare {
+    /// HTTPS downloads by server CPU, against nginx.
+    Https(CompareHttpsArguments),
+    /// Cold and warm pulls of an image, against two pull-through registries.
+    Pull(ComparePullArguments),
+}
+
+/// The protocol that requests are sent by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// HTTP/1.1, one request at a time on a connection.
+    H1,
+    /// HTTP/2, `--streams` requests at a time on a connection.
+    H2,
+}
+
+/// The program part that sends requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Client {
+    /// An own HTTP/1.1 reader, over large reads and without copies of bodies.
+    Lean,
+    /// hyper on tokio: what HTTP/2 is measured with, and a check of the lean one.
+    Hyper,
+}
+
+/// Options of `load`.
+#[derive(Debug, Args)]
+pub struct LoadArguments {
+    /// What to download; several are asked in turn.
+    #[arg(required = true, num_args = 1..=64)]
+    pub urls: Vec<String>,
+    /// How many connections are open.
+    #[arg(short = 'c', long, default_value_t = 8, value_parser = connections)]
+    pub connections: u32,
+    /// How long to measure, after the warm-up (for example 10s, 500ms, 2m). 10s unless --requests.
+    #[arg(short = 'd', long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// End after this many responses.
+    #[arg(short = 'n', long)]
+    pub requests: Option<u64>,
+    /// Load before anything is counted.
+    #[arg(long, default_value = "500ms", value_parser = duration)]
+    pub warmup: Duration,
+    /// Open loop: send this many requests a second whatever the server does; the latency of each
+    /// counts from when it should have been sent.
+    #[arg(short = 'r', long, value_parser = rate)]
+    pub rate: Option<f64>,
+    /// HTTP version.
+    #[arg(long, value_enum, default_value_t = Protocol::H1)]
+    pub protocol: Protocol,
+    /// Requests at a time on each HTTP/2 connection.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub streams: u32,
+    /// What sends the requests. The lean one unless HTTP/2.
+    #[arg(long, value_enum)]
+    pub client: Option<Client>,
+    /// An error when a request takes longer.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Send this header, "Name: value"; may be given several times.
+    #[arg(short = 'H', long = "header")]
+    pub headers: Vec<String>,
+    /// Every body must have this many bytes. Unless given, what the first response declares.
+    #[arg(long, value_parser = size)]
+    pub length: Option<u64>,
+    /// Hash every body. Without a value, against the digest that stands in the URL.
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "DIGEST")]
+    pub verify: Option<Option<Digest>>,
+    #[command(flatten)]
+    /// How the server's certificate is judged.
+    pub trust: TrustArguments,
+    /// Run the client on this CPU.
+    #[arg(long, value_name = "CPU")]
+    pub pin: Option<usize>,
+    /// Read this process's CPU time (and its children's) before and after.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a server's certificate is judged.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TrustArguments {
+    /// Trust the certificates of this PEM file, and no others.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Accept any certificate.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+}
+
+/// Options of `disk`.
+#[derive(Debug, Args)]
+pub struct DiskArguments {
+    /// Where to make the stripes: a folder on the disk that is to be measured.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// How much to write and then read at random.
+    #[arg(long, default_value = "4GiB", value_parser = size)]
+    pub size: u64,
+    /// Reads in flight.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub depth: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "3s", value_parser = duration)]
+    pub duration: Duration,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// Read through a running server while it serves downloads that saturate it.
+    #[arg(long)]
+    pub beside_serving: bool,
+    /// The server's program, for --beside-serving.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Memory of the server's arena, for --beside-serving; --size must be several times that.
+    #[arg(long, default_value = "512MiB", value_parser = size)]
+    pub ram: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `compare https`.
+#[derive(Debug, Args)]
+pub struct CompareHttpsArguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "4s", value_parser = duration)]
+    pub duration: Duration,
+    /// The CPU of the servers.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// The CPU of the load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `compare pull`.
+#[derive(Debug, Args)]
+pub struct ComparePullArguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Rounds, interleaved; each with empty caches.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub rounds: u32,
+    /// Layers that are downloaded at a time.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub parallel: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `idle`.
+#[derive(Debug, Args)]
+pub struct IdleArguments {
+    /// The process.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: u32,
+    /// How long to watch it.
+    #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// The size of its arena, which is taken off its memory.
+    #[arg(long, value_parser = size)]
+    pub arena: Option<u64>,
+    /// The server's admin address; there must be a server there that is ready.
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A time with its unit: `500ms`, `10s`, `2m`; a bare number is seconds.
+///
+/// # Errors
+/// Says which form is accepted.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a time like 10s"))?;
+    let seconds = match unit {
+        "us" | "µs" => number / 1e6,
+        "ms" => number / 1e3,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(format!("`{unit}` is not a unit of time; use us, ms, s, m or h")),
+    };
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    if duration > DURATION_MAX {
+        return Err(format!("at most {} h", DURATION_MAX.as_secs() / 3600));
+    }
+    Ok(duration)
+}
+
+/// A number of bytes with its unit: `4096`, `64MiB`, `1.5GiB`, `69MB`.
+///
+/// # Errors
+/// Says which form is accepted.
+pub fn size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        "T" | "TiB" => 1 << 40,
+        _ => return Err(format!("`{unit}` is not a unit of size; use KiB, MiB, GiB, kB, MB, GB")),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(scale).ok_or_else(|| format!("`{text}` is too large"));
+    }
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size like 64MiB"))?;
+    let bytes = number * scale as f64;
+    if bytes >= u64::MAX as f64 {
+        return Err(format!("`{text}` is too large"));
+    }
+    Ok(bytes.round() as u64)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(rate),
+        _ => {
+            Err(format!("a rate is a number of requests a second, above 0 and at most {RATE_MAX}"))
+        }
+    }
+}
+
+fn connections(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(count) if (1..=CONNECTIONS_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("from 1 to {CONNECTIONS_MAX}")),
+    }
+}
