@@ -1,0 +1,30 @@
+//! Who asks.
+
+use std::net::SocketAddr;
+
+/// The version of HTTP that was negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address; an IPv4 address mapped into IPv6 is given as IPv4.
+    pub address: SocketAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// Which HTTP it speaks.
+    pub protocol: Protocol,
+}
+
+impl Peer {
+    /// Whether it is on this machine.
+    pub fn is_loopback(&self) -> bool {
+        self.address.ip().is_loopback()
+    }
+}
