@@ -1,1 +1,19 @@
-//! Not written yet.
+//! The edge daemon: one process that serves from the shards of one box.
+//!
+//! - [`config`]: the configuration, every key with its default and bounds; [`units`] reads sizes and
+//!   durations.
+//! - [`defaults`]: what is decided by looking at the machine.
+//! - [`data_dir`]: the data directory, its format, and the lock that keeps a second instance out.
+//! - [`run`]: starts everything, serves until told to stop, and drains.
+//! - [`admin`]: metrics, health and status over HTTP.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod data_dir;
+pub mod defaults;
+pub mod logging;
+pub mod units;
+
+pub use config::{Config, ConfigError};
+pub use data_dir::{DataDir, DataDirError};

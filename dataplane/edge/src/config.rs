@@ -1,0 +1,582 @@
+//! The configuration of an edge: what each key means, its default, its bounds, and the messages that
+//! say what is wrong with it.
+//!
+//! Owns: the shape of the TOML file. Pure: reads no clock and opens no socket; the only I/O is reading
+//! the file in [`Config::load`]. It must never accept a key that it does not know, since a misspelt
+//! limit is a limit that is not there.
+//!
+//! Everything has a default, so that the empty file is a valid configuration. What depends on the
+//! machine (`cache.ram`, `cache.ssd`, `cache.stripes`) is `None` here and decided by
+//! [`crate::defaults`] at the start.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::units::{Size, Span};
+
+pub mod error;
+mod listen;
+mod upstream;
+
+pub use error::{ConfigError, Invalid};
+pub use listen::Listen;
+pub use upstream::{Upstream, UpstreamArgument};
+
+/// The largest configuration file that is read.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// The most upstreams that one edge has.
+pub const UPSTREAMS_MAX: usize = 64;
+/// The most shards; more than one is refused for now, see [`SHARDS_SERVED_MAX`].
+pub const SHARDS_MAX: usize = 256;
+/// How many shards this version can serve from.
+pub const SHARDS_SERVED_MAX: usize = 1;
+/// The least RAM arena: the pins of eight clients at their bound, and as much again.
+pub const RAM_MIN: Size = Size::mib(64);
+/// The least SSD tier: four segments for each of [`crate::data_dir::STRIPES_MIN`] stripes.
+pub const SSD_MIN: Size = Size::mib(256);
+/// The longest region name.
+pub const REGION_LENGTH_MAX: usize = 32;
+/// The most names in the server's certificate.
+pub const TLS_NAMES_MAX: usize = 64;
+
+/// The whole configuration of one edge.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[site]`: where this edge stands.
+    pub site: Site,
+    /// `[data]`: what it keeps, and where.
+    pub data: Data,
+    /// `[listen]`: the addresses that it answers on.
+    pub listen: Listeners,
+    /// `[tls]`: the server's certificate.
+    pub tls: Tls,
+    /// `[shards]`: the threads that serve.
+    pub shards: Shards,
+    /// `[cache]`: the sizes of the tiers.
+    pub cache: CacheSection,
+    /// `[tags]`: how long a tag of an upstream is believed.
+    pub tags: Tags,
+    /// `[limits]`: what one client may take.
+    pub limits: LimitsSection,
+    /// `[drain]`: how the edge stops.
+    pub drain: DrainSection,
+    /// `[log]`: what is logged to stderr.
+    pub log: Log,
+    /// `[[upstream]]`: the registries that are mirrored.
+    pub upstream: Vec<Upstream>,
+}
+
+/// Where this edge stands.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Site {
+    /// The region, `[a-z0-9-]{1,32}`. Default `local`. A `region=` of a request that is another one is
+    /// refused.
+    pub region: String,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Site { region: "local".to_owned() }
+    }
+}
+
+/// What the edge keeps, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// The data directory. Default `/var/lib/outrider`.
+    pub dir: PathBuf,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Data { dir: PathBuf::from("/var/lib/outrider") }
+    }
+}
+
+/// The addresses that the edge answers on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listeners {
+    /// HTTPS (HTTP/1.1 and HTTP/2). Default `127.0.0.1:8443`; `off` for none.
+    pub https: Listen,
+    /// Plain HTTP, for this machine only: an address that is not loopback is refused. Default
+    /// `127.0.0.1:8080`; `off` for none.
+    pub http: Listen,
+    /// Metrics, health and status, without any authentication. Default `127.0.0.1:9180`; `off` for none.
+    pub admin: Listen,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        let loopback = |port| Listen::At(SocketAddr::from(([127, 0, 0, 1], port)));
+        Listeners { https: loopback(8443), http: loopback(8080), admin: loopback(9180) }
+    }
+}
+
+/// The server's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Names and addresses that the certificate is made out to, besides `localhost`, `127.0.0.1`, `::1`,
+    /// the host's own name and the address of `listen.https`. Default none.
+    pub names: Vec<String>,
+}
+
+/// The threads that serve.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shards {
+    /// How many. Default 1, which is also the most that this version serves from.
+    pub count: usize,
+    /// Whether each shard keeps to a CPU of its own, from the process's affinity mask. Default true.
+    pub pin: bool,
+    /// How long an idle shard may look for more work before it sleeps; it does so only while work comes
+    /// in shorter gaps than that. At most 50us, which is the default; `0us` never.
+    pub spin: Span,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Shards { count: 1, pin: true, spin: Span(std::time::Duration::from_micros(50)) }
+    }
+}
+
+/// The sizes of the tiers.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSection {
+    /// The RAM arena of all shards together, resident from the start. Default: an eighth of the memory
+    /// (of the cgroup, where that is less), at most 1 GiB.
+    pub ram: Option<Size>,
+    /// The SSD tier, allocated at the first start. Default: a tenth of what is free, at most 20 GiB,
+    /// decided at the first start and kept in `format.toml`. `0B`: no disk is used, and pushes are
+    /// refused.
+    pub ssd: Option<Size>,
+    /// How many stripe files the SSD tier has. Only taken at the first start. Default: one for every
+    /// GiB of it, between 4 and 64.
+    pub stripes: Option<u32>,
+    /// The share of the SSD tier that uploads may take before more are refused. Default 0.8.
+    pub upload_share: f64,
+}
+
+impl Default for CacheSection {
+    fn default() -> Self {
+        CacheSection { ram: None, ssd: None, stripes: None, upload_share: 0.8 }
+    }
+}
+
+/// How long a tag of an upstream is believed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tags {
+    /// For how long a tag is answered without asking its upstream again. Default 60s.
+    pub ttl: Span,
+    /// For how long, after that, it is still answered when its upstream cannot be asked, and marked as
+    /// stale. Default 7d.
+    pub stale: Span,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Tags { ttl: Span::s(60), stale: Span::s(7 * 86_400) }
+    }
+}
+
+/// What one client may take.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSection {
+    /// Connections of all listeners together. Default 10000.
+    pub connections: usize,
+    /// Requests at a time on one HTTP/2 connection. Default 64.
+    pub streams: u32,
+    /// The head of one request. Default 32KiB.
+    pub header_bytes: Size,
+    /// From the connection (or the end of the last request) to a complete TLS handshake and request
+    /// head. Default 10s.
+    pub header_time: Span,
+    /// How long a connection may do nothing between two requests. Default 75s.
+    pub idle_time: Span,
+    /// What one connection may hold of the RAM arena before the client has taken it. Default 4MiB.
+    pub pinned_connection: Size,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        LimitsSection {
+            connections: 10_000,
+            streams: 64,
+            header_bytes: Size(32 << 10),
+            header_time: Span::s(10),
+            idle_time: Span::s(75),
+            pinned_connection: Size::mib(4),
+        }
+    }
+}
+
+/// How the edge stops.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainSection {
+    /// How long requests that are being answered may go on after SIGTERM or SIGINT. Default 20s.
+    pub time: Span,
+}
+
+impl Default for DrainSection {
+    fn default() -> Self {
+        DrainSection { time: Span::s(20) }
+    }
+}
+
+/// What is logged to stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,outrider_uplink=debug`.
+    /// Default `info`. The environment variable `OUTRIDER_LOG` wins over it.
+    pub level: String,
+    /// `text` or `json`, one line an event. Default `text`.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What `outrider up` lets its user say; all the rest is default.
+#[derive(Debug, Clone, Default)]
+pub struct UpOptions {
+    /// `--data`.
+    pub data: PathBuf,
+    /// `--https`.
+    pub https: Option<Listen>,
+    /// `--http`.
+    pub http: Option<Listen>,
+    /// `--admin`.
+    pub admin: Option<Listen>,
+    /// `--shards`.
+    pub shards: Option<usize>,
+    /// `--ram`.
+    pub ram: Option<Size>,
+    /// `--ssd`.
+    pub ssd: Option<Size>,
+    /// `--tls-name`, repeated.
+    pub tls_names: Vec<String>,
+    /// `--upstream`, repeated.
+    pub upstreams: Vec<UpstreamArgument>,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not TOML, has an unknown key or a value of the wrong kind (with the
+    /// line), or a value outside its bounds (with key, value, why and what to do, and the line where
+    /// the key stands in the file).
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        use std::io::Read;
+        let shown = path.display().to_string();
+        let read = |source| ConfigError::Read { file: shown.clone(), source };
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .map_err(read)?
+            .take(CONFIG_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .map_err(read)?;
+        if text.len() as u64 > CONFIG_BYTES_MAX {
+            return Err(ConfigError::TooLarge { file: shown, bytes_max: CONFIG_BYTES_MAX });
+        }
+        Config::parse(&text, &shown)
+    }
+
+    /// Like [`Config::load`], from a text; `file` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`Config::load`], without the reading.
+    pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
+        let config: Config =
+            toml::from_str(text).map_err(|e| ConfigError::from_toml(&e, text, file))?;
+        config.check().map_err(|invalid| ConfigError::from_invalid(invalid, text, file))?;
+        Ok(config)
+    }
+
+    /// The defaults of `outrider up`: those of the file, except that the data directory is the user's
+    /// own, that shards are not pinned (the machine is somebody's desktop), and that only warnings
+    /// are logged.
+    ///
+    /// # Errors
+    /// When a value is outside its bounds; keys are named as the command's options.
+    pub fn for_up(options: UpOptions) -> Result<Config, Invalid> {
+        let mut config = Config::default();
+        config.data.dir = options.data;
+        config.listen.https = options.https.unwrap_or(config.listen.https);
+        config.listen.http = options.http.unwrap_or(config.listen.http);
+        config.listen.admin = options.admin.unwrap_or(config.listen.admin);
+        config.shards.count = options.shards.unwrap_or(config.shards.count);
+        config.shards.pin = false;
+        config.cache.ram = options.ram;
+        config.cache.ssd = options.ssd;
+        config.tls.names = options.tls_names;
+        config.log.level = "warn".to_owned();
+        config.upstream = options.upstreams.into_iter().map(Upstream::from).collect();
+        config.check().map_err(Invalid::for_command_line)?;
+        Ok(config)
+    }
+
+    /// Checks every bound that one key alone, or two keys together, must keep.
+    ///
+    /// # Errors
+    /// The first key that does not.
+    pub fn check(&self) -> Result<(), Invalid> {
+        self.check_site()?;
+        self.check_listeners()?;
+        self.check_shards()?;
+        self.check_cache()?;
+        self.check_limits()?;
+        self.check_upstreams()
+    }
+
+    fn check_site(&self) -> Result<(), Invalid> {
+        let region = &self.site.region;
+        let fits = (1..=REGION_LENGTH_MAX).contains(&region.len());
+        if !fits || !region.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+            return Err(Invalid::new(
+                "site.region",
+                region,
+                "a region is 1 to 32 of the characters a-z, 0-9 and '-'",
+                "write it in lower case, for example \"eu-west-1\"",
+            ));
+        }
+        if self.data.dir.as_os_str().is_empty() {
+            return Err(Invalid::new(
+                "data.dir",
+                "",
+                "it is empty",
+                "name the directory in which the edge keeps its data",
+            ));
+        }
+        crate::logging::check_filter(&self.log.level).map_err(|why| {
+            Invalid::new(
+                "log.level",
+                &self.log.level,
+                why,
+                "write error, warn, info, debug or trace, or a filter such as \"info,outrider_uplink=debug\"",
+            )
+        })
+    }
+
+    fn check_listeners(&self) -> Result<(), Invalid> {
+        let listen = &self.listen;
+        if let Listen::At(address) = listen.http
+            && !address.ip().is_loopback()
+        {
+            return Err(Invalid::new(
+                "listen.http",
+                address,
+                "plain HTTP is for this machine only, and this is not a loopback address",
+                format!(
+                    "listen on it with HTTPS (listen.https = \"{address}\"), or write \"127.0.0.1:{}\" here",
+                    address.port()
+                ),
+            ));
+        }
+        if listen.https == Listen::Off && listen.http == Listen::Off {
+            return Err(Invalid::new(
+                "listen.https",
+                "off",
+                "listen.http is off too, so nobody could be served",
+                "give one of them an address",
+            ));
+        }
+        let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
+        for (key, value) in [
+            ("listen.https", listen.https),
+            ("listen.http", listen.http),
+            ("listen.admin", listen.admin),
+        ] {
+            let Listen::At(address) = value else { continue };
+            if address.port() != 0
+                && let Some((other, _)) = taken.iter().find(|(_, o)| collide(*o, address))
+            {
+                return Err(Invalid::new(
+                    key,
+                    address,
+                    format!("{other} has that address already"),
+                    "give each listener a port of its own",
+                ));
+            }
+            taken.push((key, address));
+        }
+        if self.tls.names.len() > TLS_NAMES_MAX {
+            return Err(Invalid::new(
+                "tls.names",
+                format!("{} names", self.tls.names.len()),
+                format!("a certificate has at most {TLS_NAMES_MAX}"),
+                "leave out those that clients do not use",
+            ));
+        }
+        for name in &self.tls.names {
+            if name.parse::<IpAddr>().is_err() && !upstream::is_host(name) {
+                return Err(Invalid::new(
+                    "tls.names",
+                    name,
+                    "it is neither a host name nor an IP address",
+                    "write the name that clients use, without scheme and port, for example \"edge1.example.com\"",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_shards(&self) -> Result<(), Invalid> {
+        let shards = &self.shards;
+        if shards.count == 0 || shards.count > SHARDS_MAX {
+            return Err(Invalid::new(
+                "shards.count",
+                shards.count,
+                format!("it must be 1 to {SHARDS_MAX}"),
+                "write 1",
+            ));
+        }
+        if shards.count > SHARDS_SERVED_MAX {
+            return Err(Invalid::new(
+                "shards.count",
+                shards.count,
+                "this version serves from one shard",
+                "write 1, or leave it out",
+            ));
+        }
+        bounded("shards.spin", shards.spin, Span::s(0), Span(std::time::Duration::from_micros(50)))
+    }
+
+    fn check_cache(&self) -> Result<(), Invalid> {
+        let cache = &self.cache;
+        if let Some(ram) = cache.ram
+            && ram < RAM_MIN
+        {
+            return Err(Invalid::new(
+                "cache.ram",
+                ram,
+                "the arena could not hold what a few clients are being sent",
+                format!("give it {RAM_MIN} or more"),
+            ));
+        }
+        if let Some(ssd) = cache.ssd
+            && ssd != Size(0)
+            && ssd < SSD_MIN
+        {
+            return Err(Invalid::new(
+                "cache.ssd",
+                ssd,
+                "the stripes would have too few segments to be written in turn",
+                format!("give it {SSD_MIN} or more, or \"0B\" to use no disk"),
+            ));
+        }
+        if let Some(stripes) = cache.stripes {
+            use crate::data_dir::{STRIPES_MAX, STRIPES_MIN};
+            if !(STRIPES_MIN..=STRIPES_MAX).contains(&stripes) {
+                return Err(Invalid::new(
+                    "cache.stripes",
+                    stripes,
+                    format!("it must be {STRIPES_MIN} to {STRIPES_MAX}"),
+                    "leave it out, unless there will be more shards than stripes",
+                ));
+            }
+        }
+        if !(0.0..=0.95).contains(&cache.upload_share) {
+            return Err(Invalid::new(
+                "cache.upload_share",
+                cache.upload_share,
+                "it is a share of the SSD tier, and what is cached needs some room too",
+                "write a number from 0.0 to 0.95",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), Invalid> {
+        let limits = &self.limits;
+        bounded("limits.connections", limits.connections, 1, 1_000_000)?;
+        bounded("limits.streams", limits.streams, 1, 1_000)?;
+        bounded("limits.header_bytes", limits.header_bytes, Size(8 << 10), Size::mib(1))?;
+        bounded("limits.header_time", limits.header_time, Span::s(1), Span::s(600))?;
+        bounded("limits.idle_time", limits.idle_time, Span::s(1), Span::s(86_400))?;
+        bounded("limits.pinned_connection", limits.pinned_connection, Size::mib(1), Size::gib(1))?;
+        bounded("tags.ttl", self.tags.ttl, Span::s(0), Span::s(365 * 86_400))?;
+        bounded("tags.stale", self.tags.stale, Span::s(0), Span::s(10 * 365 * 86_400))?;
+        bounded("drain.time", self.drain.time, Span::s(0), Span::s(3_600))
+    }
+
+    fn check_upstreams(&self) -> Result<(), Invalid> {
+        if self.upstream.len() > UPSTREAMS_MAX {
+            return Err(Invalid::new(
+                "upstream",
+                format!("{} tables", self.upstream.len()),
+                format!("an edge has at most {UPSTREAMS_MAX}"),
+                "leave some out",
+            ));
+        }
+        let mut names = HashSet::new();
+        for (index, upstream) in self.upstream.iter().enumerate() {
+            upstream.check(index)?;
+            if !names.insert(upstream.name.as_deref()) {
+                let key = format!("upstream[{index}].name");
+                return Err(match &upstream.name {
+                    Some(name) => Invalid::new(
+                        key,
+                        name,
+                        "another upstream has that name",
+                        "give each upstream a name of its own",
+                    ),
+                    None => Invalid::new(
+                        key,
+                        "",
+                        "another upstream has no name either, and only one can be mirrored at the root",
+                        "give all but one a name",
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two listeners cannot both be bound: the same port on the same address, or on all of them.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// Checks that a value lies between two bounds, both allowed.
+pub(crate) fn bounded<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), Invalid> {
+    if value < min || value > max {
+        let why = format!("it must be {min} to {max}");
+        return Err(Invalid::new(key, value, why, "write a value between these"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! A registry that is mirrored: `[[upstream]]` in the file, `--upstream` on the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use url::Url;
+
+use super::Invalid;
+use super::bounded;
+use crate::units::Span;
+
+/// The longest NAME of an upstream: the longest host name of DNS.
+const UPSTREAM_NAME_LENGTH_MAX: usize = 253;
+
+/// One `[[upstream]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Under which name it is reached, as `/v2/NAME/…` and as `?ns=NAME`. Without one it is mirrored at
+    /// the root; at most one upstream is.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Where it is: `https://HOST` or `http://HOST`, with a port if need be.
+    pub url: Url,
+    /// Certificates (PEM) to trust besides the system's. Default none.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// The user to log in as. Default none: anonymous.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// A file with the password (or access token) on its first line.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// How long connecting may take, name lookup and TLS included. Default 5s.
+    #[serde(default = "connect_timeout")]
+    pub connect_timeout: Span,
+    /// From the request to the head of the answer. Default 30s.
+    #[serde(default = "head_timeout")]
+    pub head_timeout: Span,
+    /// How long no byte of a body may come. Default 30s.
+    #[serde(default = "idle_timeout")]
+    pub idle_timeout: Span,
+    /// Fetches from it at a time. Default 64.
+    #[serde(default = "fetches_max")]
+    pub fetches_max: usize,
+}
+
+const fn connect_timeout() -> Span {
+    Span::s(5)
+}
+const fn head_timeout() -> Span {
+    Span::s(30)
+}
+const fn idle_timeout() -> Span {
+    Span::s(30)
+}
+const fn fetches_max() -> usize {
+    64
+}
+
+/// One `--upstream URL` or `--upstream NAME=URL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamArgument {
+    /// NAME, if given.
+    pub name: Option<String>,
+    /// URL.
+    pub url: Url,
+}
+
+impl FromStr for UpstreamArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<UpstreamArgument, String> {
+        let (name, address) = match text.split_once('=') {
+            // A '=' inside of the URL is part of it, and refused there with a better reason.
+            Some((name, address)) if !name.contains("://") => (Some(name), address),
+            _ => (None, text),
+        };
+        if let Some(name) = name {
+            check_name(name)
+                .map_err(|(why, remedy)| format!("the name {name:?}: {why}; {remedy}"))?;
+        }
+        if !address.contains("://") {
+            let host = if address.is_empty() { "registry.example.com" } else { address };
+            let name = name.map(|n| format!("{n}=")).unwrap_or_default();
+            return Err(format!("{address:?} has no scheme; write {name}https://{host}"));
+        }
+        let url = Url::parse(address).map_err(|error| {
+            format!(
+                "{address:?} is not a URL ({error}); write for example https://registry.example.com"
+            )
+        })?;
+        check_url(&url).map_err(|(why, remedy)| format!("{why}; {remedy}"))?;
+        Ok(UpstreamArgument { name: name.map(str::to_owned), url })
+    }
+}
+
+impl From<UpstreamArgument> for Upstream {
+    fn from(argument: UpstreamArgument) -> Upstream {
+        Upstream {
+            name: argument.name,
+            url: argument.url,
+            ca_file: None,
+            username: None,
+            password_file: None,
+            connect_timeout: connect_timeout(),
+            head_timeout: head_timeout(),
+            idle_timeout: idle_timeout(),
+            fetches_max: fetches_max(),
+        }
+    }
+}
+
+impl Upstream {
+    pub(super) fn check(&self, index: usize) -> Result<(), Invalid> {
+        let key = |field: &str| format!("upstream[{index}].{field}");
+        if let Some(name) = &self.name {
+            check_name(name)
+                .map_err(|(why, remedy)| Invalid::new(key("name"), name, why, remedy))?;
+        }
+        check_url(&self.url).map_err(|(why, remedy)| {
+            // Never print what may be a password.
+            let mut shown = self.url.clone();
+            let _ = shown.set_password(None);
+            Invalid::new(key("url"), shown, why, remedy)
+        })?;
+        match (&self.username, &self.password_file) {
+            (Some(username), None) => {
+                return Err(Invalid::new(
+                    key("username"),
+                    username,
+                    "there is no password_file beside it",
+                    "name a file with the password on its first line",
+                ));
+            }
+            (None, Some(file)) => {
+                return Err(Invalid::new(
+                    key("password_file"),
+                    file.display(),
+                    "there is no username beside it",
+                    "name the user whose password it is",
+                ));
+            }
+            _ => {}
+        }
+        let (least, most) = (Span::ms(100), Span::s(600));
+        bounded(&key("connect_timeout"), self.connect_timeout, least, most)?;
+        bounded(&key("head_timeout"), self.head_timeout, least, most)?;
+        bounded(&key("idle_timeout"), self.idle_timeout, least, most)?;
+        bounded(&key("fetches_max"), self.fetches_max, 1, 4_096)
+    }
+}
+
+/// NAME is a host, with a port if it has one (what containerd sends as `?ns=`), or one component of a
+/// repository's path.
+fn check_name(name: &str) -> Result<(), (&'static str, &'static str)> {
+    if name.is_empty() {
+        return Err(("it is empty", "write NAME=URL, or only URL to mirror at the root"));
+    }
+    let (host, port) = match name.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (name, None),
+    };
+    let port_fits = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+    if name.len() > UPSTREAM_NAME_LENGTH_MAX || !port_fits || !(is_component(host) || is_host(host))
+    {
+        return Err((
+            "a name is a host such as \"registry.example.com\" or \"localhost:5000\", or one component of \
+             a repository such as \"hub\": a-z, 0-9, and '.', '_' or '-' between them",
+            "write it in lower case, without scheme and without '/'",
+        ));
+    }
+    Ok(())
+}
+
+/// One component of a repository name, by the grammar of the OCI distribution specification.
+fn is_component(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if !bytes.first().is_some_and(alphanumeric) || !bytes.last().is_some_and(alphanumeric) {
+        return false;
+    }
+    // Between two runs of letters and digits: one '.', one or two '_', or any number of '-'.
+    bytes.split(alphanumeric).all(|separator| match separator {
+        b"" | b"." | b"_" | b"__" => true,
+        dashes => dashes.iter().all(|b| *b == b'-'),
+    })
+}
+
+/// A host name as DNS has them, in lower case.
+pub(super) fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        })
+}
+
+/// What the URL of an upstream may be; the reason and the remedy otherwise.
+pub(super) fn check_url(url: &Url) -> Result<(), (&'static str, &'static str)> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(("the scheme must be https or http", "write https://HOST"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(("it has no host", "write https://HOST"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err((
+            "a user name or password does not belong into a URL",
+            "use username and password_file of [[upstream]] in a configuration file (outrider edge --config)",
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err((
+            "it has a query or a fragment",
+            "write only https://HOST, with a port if need be",
+        ));
+    }
+    if !matches!(url.path(), "" | "/") {
+        return Err((
+            "it has a path, but a registry's API is always at /v2/ of its host",
+            "write only https://HOST, with a port if need be",
+        ));
+    }
+    if matches!(url.host_str(), Some("docker.io" | "index.docker.io" | "hub.docker.com")) {
+        return Err((
+            "Docker Hub's registry has another host",
+            "write https://registry-1.docker.io (with the name docker.io, if it has one)",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! Logs go to stderr, so that what `outrider up` prints for its user stays alone on stdout.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::config::{Log, LogFormat};
+
+/// The environment variable that wins over `log.level`.
+pub const LOG_VARIABLE: &str = "OUTRIDER_LOG";
+
+/// Starts logging for the whole process. A second call changes nothing.
+pub fn start(log: &Log) {
+    let filter = std::env::var(LOG_VARIABLE)
+        .ok()
+        .and_then(|text| EnvFilter::try_new(text).ok())
+        .or_else(|| EnvFilter::try_new(&log.level).ok())
+        .unwrap_or_else(|| EnvFilter::new("info"));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // An error means that somebody (a test) has set a subscriber before: theirs stays.
+    let _ = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+/// Says why a filter cannot be used.
+pub(crate) fn check_filter(level: &str) -> Result<(), String> {
+    match EnvFilter::try_new(level) {
+        Ok(_) if !level.trim().is_empty() => Ok(()),
+        Ok(_) => Err("it is empty".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
