@@ -1,0 +1,65 @@
+//! `skopeo`: copies images between registries and OCI layouts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::image::TAG;
+use crate::layout::Pulled;
+use crate::process::{Output, run};
+use crate::scratch::Scratch;
+use crate::tools;
+
+/// skopeo with a home of its own.
+#[derive(Debug, Default)]
+pub struct Skopeo {
+    scratch: Scratch,
+    ca_dir: Option<PathBuf>,
+}
+
+impl Skopeo {
+    /// For plain HTTP.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For HTTPS with the authority in `ca_pem`.
+    pub fn trusting(ca_pem: &Path) -> Self {
+        let scratch = Scratch::new();
+        let dir = scratch.dir("certs");
+        std::fs::copy(ca_pem, dir.join("ca.crt")).expect("the CA's certificate is there");
+        Self { scratch, ca_dir: Some(dir) }
+    }
+
+    fn copy(&self, side: &str) -> Command {
+        let mut command = tools::command("skopeo", self.scratch.path());
+        command.args(["--insecure-policy", "copy"]);
+        match &self.ca_dir {
+            Some(dir) => command.arg(format!("--{side}-cert-dir")).arg(dir),
+            None => command.arg(format!("--{side}-tls-verify=false")),
+        };
+        command
+    }
+
+    /// Pulls `image` (host/repository:tag) into a new OCI layout.
+    pub fn pull(&self, image: &str) -> Pulled {
+        let (layout, output) = self.try_pull(image);
+        output.ok();
+        layout
+    }
+
+    /// Like [`Skopeo::pull`], for a pull that may fail.
+    pub fn try_pull(&self, image: &str) -> (Pulled, Output) {
+        let layout = Pulled::default();
+        let mut command = self.copy("src");
+        command.arg(format!("docker://{image}")).arg(format!("oci:{}:{TAG}", layout.display()));
+        (layout, run(command))
+    }
+
+    /// Pushes the image of `layout` as `image`, its digests kept.
+    pub fn push(&self, layout: &Path, image: &str) {
+        let mut command = self.copy("dest");
+        command.arg("--preserve-digests");
+        command.arg(format!("oci:{}:{TAG}", layout.display())).arg(format!("docker://{image}"));
+        run(command).ok();
+    }
+}
