@@ -1,0 +1,122 @@
+//! The uplink's Prometheus metrics. Labels are the configured upstreams and constants, never
+//! anything that a client or an upstream can choose, so their number is bounded.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::fetch::Target;
+
+/// An upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Upstream {
+    upstream: String,
+}
+
+/// A lane of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lane {
+    upstream: String,
+    kind: &'static str,
+}
+
+/// How something at an upstream ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    upstream: String,
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+/// All of them. Cheap to clone; every clone is the same metrics.
+#[derive(Clone, Debug)]
+pub struct UplinkMetrics {
+    requests: Family<Outcome, Counter>,
+    tokens: Family<Outcome, Counter>,
+    received_bytes: Family<Upstream, Counter>,
+    in_flight: Family<Lane, Gauge>,
+    breaker: Family<Lane, Gauge>,
+    first_byte: Family<Lane, Histogram, fn() -> Histogram>,
+}
+
+/// From 1 ms to 16 s.
+fn latency_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+}
+
+impl Default for UplinkMetrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            tokens: Family::default(),
+            received_bytes: Family::default(),
+            in_flight: Family::default(),
+            breaker: Family::default(),
+            first_byte: Family::new_with_constructor(latency_buckets),
+        }
+    }
+}
+
+/// The lane's name in labels and in the status.
+pub(crate) const fn kind(target: &Target) -> &'static str {
+    match target {
+        Target::Manifest(_) => "manifest",
+        Target::Blob(_) => "blob",
+    }
+}
+
+impl UplinkMetrics {
+    /// Adds them to a registry, under `uplink_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("uplink");
+        registry.register(
+            "fetches",
+            "Fetches from upstreams by how they ended",
+            self.requests.clone(),
+        );
+        registry.register(
+            "token_requests",
+            "Requests to token services by how they ended",
+            self.tokens.clone(),
+        );
+        registry.register_with_unit(
+            "received",
+            "Bytes of bodies received from upstreams",
+            Unit::Bytes,
+            self.received_bytes.clone(),
+        );
+        registry.register(
+            "fetches_in_flight",
+            "Fetches from upstreams that are under way, waiting ones included",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "breaker_state",
+            "Circuit breaker of an upstream: 0 closed, 1 half-open, 2 open",
+            self.breaker.clone(),
+        );
+        registry.register_with_unit(
+            "first_byte",
+            "Time from a fetch's start to the head of its answer, tokens and redirects included",
+            Unit::Seconds,
+            self.first_byte.clone(),
+        );
+    }
+
+    /// A fetch is over.
+    pub(crate) fn finished(&self, upstream: &str, target: &Target, outcome: &'static str) {
+        let label = Outcome { upstream: upstream.to_owned(), kind: kind(target), outcome };
+        self.requests.get_or_create(&label).inc();
+    }
+
+    /// Time to the head of an answer.
+    pub(crate) fn first_byte(&self, upstream: &str, target: &Target, time: Duration) {
+        let label = Lane { upstream: upstream.to_owned(), kind: kind(target) };
+        self.first_byte.get_or_create(&label).observe(time.as_secs_f64());
+    }
+}
