@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use outrider_cache::{ImportanceWeights, SsdConfig};
 use serde::Deserialize;
 
 use crate::units::{Size, Span};
@@ -23,7 +24,7 @@ mod upstream;
 
 pub use error::{ConfigError, Invalid};
 pub use listen::Listen;
-pub use upstream::{Upstream, UpstreamArgument};
+pub use upstream::{Breaker, Upstream, UpstreamArgument};
 
 /// The largest configuration file that is read.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -163,11 +164,54 @@ pub struct CacheSection {
     pub stripes: Option<u32>,
     /// The share of the SSD tier that uploads may take before more are refused. Default 0.8.
     pub upload_share: f64,
+    /// The largest object that is kept. Default 64GiB.
+    pub object_max: Size,
+    /// Reads of the SSD tier in flight. Default 64.
+    pub queue_depth: u32,
+    /// After how many errors of its disk a stripe is taken out of service. Default 16.
+    pub stripe_errors_max: u32,
+    /// `[cache.importance]`: what decides which content stays.
+    pub importance: Importance,
 }
 
 impl Default for CacheSection {
     fn default() -> Self {
-        CacheSection { ram: None, ssd: None, stripes: None, upload_share: 0.8 }
+        let defaults = SsdConfig::new("", 0, 1);
+        CacheSection {
+            ram: None,
+            ssd: None,
+            stripes: None,
+            upload_share: defaults.upload_share,
+            object_max: Size(outrider_cache::config::OBJECT_BYTES_MAX),
+            queue_depth: defaults.queue_depth,
+            stripe_errors_max: defaults.stripe_errors_max,
+            importance: Importance::default(),
+        }
+    }
+}
+
+/// The weights of `H = clock + class × frequency × (fetch + execute) × depth / size`: what has the lowest
+/// score goes first. Each multiplies its term; all are 1.0 by default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Importance {
+    /// Of the customer's class. Default 1.0.
+    pub class: f64,
+    /// Of how often it is asked for, in distinct customer-minutes. Default 1.0.
+    pub frequency: f64,
+    /// Of how long it took to fetch. Default 1.0.
+    pub fetch: f64,
+    /// Of how long it takes to compile or run. Default 1.0.
+    pub execute: f64,
+    /// Of how many artifacts depend on it. Default 1.0.
+    pub depth: f64,
+}
+
+impl Default for Importance {
+    fn default() -> Self {
+        let ImportanceWeights { class, frequency, fetch, execute, depth } =
+            ImportanceWeights::default();
+        Importance { class, frequency, fetch, execute, depth }
     }
 }
 
@@ -192,29 +236,33 @@ impl Default for Tags {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
-    /// Connections of all listeners together. Default 10000.
+    /// Connections of each listener; more are closed at once. Default 10000.
     pub connections: usize,
     /// Requests at a time on one HTTP/2 connection. Default 64.
     pub streams: u32,
     /// The head of one request. Default 32KiB.
     pub header_bytes: Size,
-    /// From the connection (or the end of the last request) to a complete TLS handshake and request
-    /// head. Default 10s.
+    /// From the first byte of a request's head to its last. Default 10s.
     pub header_time: Span,
-    /// How long a connection may do nothing between two requests. Default 75s.
+    /// For a TLS handshake. Default 10s.
+    pub handshake_time: Span,
+    /// How long a connection without a request is kept. Default 75s.
     pub idle_time: Span,
-    /// What one connection may hold of the RAM arena before the client has taken it. Default 4MiB.
+    /// What one connection may hold of the RAM arena before its client has taken it. Default 4MiB. All
+    /// together may hold half of the arena.
     pub pinned_connection: Size,
 }
 
 impl Default for LimitsSection {
     fn default() -> Self {
+        let limits = outrider_transport::Limits::default();
         LimitsSection {
-            connections: 10_000,
-            streams: 64,
-            header_bytes: Size(32 << 10),
-            header_time: Span::s(10),
-            idle_time: Span::s(75),
+            connections: limits.connections_max,
+            streams: limits.streams_max,
+            header_bytes: Size(limits.header_bytes_max as u64),
+            header_time: Span(limits.header_time),
+            handshake_time: Span(limits.handshake_time),
+            idle_time: Span(limits.idle_time),
             pinned_connection: Size::mib(4),
         }
     }
@@ -501,6 +549,19 @@ impl Config {
                 ));
             }
         }
+        bounded("cache.object_max", cache.object_max, Size::mib(1), Size::gib(1 << 10))?;
+        bounded("cache.queue_depth", cache.queue_depth, 1, 1_024)?;
+        bounded("cache.stripe_errors_max", cache.stripe_errors_max, 1, 1_000_000)?;
+        let Importance { class, frequency, fetch, execute, depth } = cache.importance;
+        for (key, weight) in [
+            ("class", class),
+            ("frequency", frequency),
+            ("fetch", fetch),
+            ("execute", execute),
+            ("depth", depth),
+        ] {
+            bounded(&format!("cache.importance.{key}"), weight, 0.0, 1_000.0)?;
+        }
         if !(0.0..=0.95).contains(&cache.upload_share) {
             return Err(Invalid::new(
                 "cache.upload_share",
@@ -518,6 +579,7 @@ impl Config {
         bounded("limits.streams", limits.streams, 1, 1_000)?;
         bounded("limits.header_bytes", limits.header_bytes, Size(8 << 10), Size::mib(1))?;
         bounded("limits.header_time", limits.header_time, Span::s(1), Span::s(600))?;
+        bounded("limits.handshake_time", limits.handshake_time, Span::s(1), Span::s(600))?;
         bounded("limits.idle_time", limits.idle_time, Span::s(1), Span::s(86_400))?;
         bounded("limits.pinned_connection", limits.pinned_connection, Size::mib(1), Size::gib(1))?;
         bounded("tags.ttl", self.tags.ttl, Span::s(0), Span::s(365 * 86_400))?;
@@ -571,7 +633,8 @@ pub(crate) fn bounded<T: PartialOrd + std::fmt::Display>(
     min: T,
     max: T,
 ) -> Result<(), Invalid> {
-    if value < min || value > max {
+    // Written so that NaN is refused too.
+    if !(value >= min && value <= max) {
         let why = format!("it must be {min} to {max}");
         return Err(Invalid::new(key, value, why, "write a value between these"));
     }

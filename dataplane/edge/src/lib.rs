@@ -9,11 +9,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod data_dir;
 pub mod defaults;
 pub mod logging;
 pub mod units;
+
+mod notify;
 
 pub use config::{Config, ConfigError};
 pub use data_dir::{DataDir, DataDirError};

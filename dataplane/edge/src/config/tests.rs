@@ -84,7 +84,14 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_do() {
             vec!["edge.toml:2: upstream[0].url", "password_file"],
         ),
         ("[[upstream]]\nurl = \"ftp://a.example\"\n", vec!["the scheme must be https or http"]),
-        ("[[upstream]]\nurl = \"https://a.example/mirror\"\n", vec!["it has a path"]),
+        (
+            "[[upstream]]\nurl = \"https://a.example\"\nwindow_bytes = \"1KiB\"\n",
+            vec!["edge.toml:3: upstream[0].window_bytes = \"1KiB\"", "64KiB to 16MiB"],
+        ),
+        (
+            "[[upstream]]\nurl = \"https://a.example\"\nbreaker.open_min = \"2m\"\n",
+            vec!["edge.toml:3: upstream[0].breaker.open_max = \"1m\"", "2m to 1h"],
+        ),
         ("[[upstream]]\nurl = \"https://docker.io\"\n", vec!["registry-1.docker.io"]),
         (
             "[[upstream]]\nurl = \"https://a.example\"\nusername = \"u\"\n",
@@ -176,4 +183,15 @@ fn a_file_that_is_no_configuration_is_refused() {
     let large = dir.path().join("large.toml");
     std::fs::write(&large, "#".repeat(1 + CONFIG_BYTES_MAX as usize)).unwrap();
     assert!(matches!(Config::load(&large), Err(ConfigError::TooLarge { .. })));
+}
+
+#[test]
+fn what_passes_here_passes_at_the_uplink_too() {
+    let text = "[[upstream]]\nurl = \"https://a.example/prefix\"\nusername = \"u\"\npassword_file = \"/p\"\n\
+                waiters_max = 0\nwindow_bytes = \"16MiB\"\nbreaker = { open_max = \"1h\" }\n\
+                [[upstream]]\nname = \"x\"\nurl = \"https://b.example\"\n";
+    let config = Config::parse(text, "edge.toml").unwrap();
+    for upstream in &config.upstream {
+        upstream.to_uplink().check().unwrap();
+    }
 }

@@ -6,12 +6,16 @@ use std::str::FromStr;
 use serde::Deserialize;
 use url::Url;
 
+use outrider_uplink::{BreakerConfig, UpstreamConfig, WINDOW_BYTES_RANGE};
+
 use super::Invalid;
 use super::bounded;
-use crate::units::Span;
+use crate::units::{Size, Span};
 
 /// The longest NAME of an upstream: the longest host name of DNS.
 const UPSTREAM_NAME_LENGTH_MAX: usize = 253;
+/// The most fetches, and the most waiters, that may be configured.
+const CONCURRENCY_MAX: usize = 65_536;
 
 /// One `[[upstream]]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -21,7 +25,8 @@ pub struct Upstream {
     /// the root; at most one upstream is.
     #[serde(default)]
     pub name: Option<String>,
-    /// Where it is: `https://HOST` or `http://HOST`, with a port if need be.
+    /// Where it is: `https://HOST` or `http://HOST`, with a port if need be, and a path if its API is not
+    /// at the root of its host (`/v2/…` follows it).
     pub url: Url,
     /// Certificates (PEM) to trust besides the system's. Default none.
     #[serde(default)]
@@ -32,31 +37,72 @@ pub struct Upstream {
     /// A file with the password (or access token) on its first line.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
-    /// How long connecting may take, name lookup and TLS included. Default 5s.
+    /// How long one connection may take, name lookup and TLS included. Default 3s.
     #[serde(default = "connect_timeout")]
     pub connect_timeout: Span,
-    /// From the request to the head of the answer. Default 30s.
+    /// From a request to the head of its answer. Default 10s.
     #[serde(default = "head_timeout")]
     pub head_timeout: Span,
-    /// How long no byte of a body may come. Default 30s.
+    /// How long no byte of a body may come, while somebody wants more of it. Default 15s.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Span,
-    /// Fetches from it at a time. Default 64.
+    /// Blobs fetched from it at a time; manifests have a lane of their own. Default 64.
     #[serde(default = "fetches_max")]
     pub fetches_max: usize,
+    /// Fetches that may wait for a place in each lane; more are refused as busy. Default 256.
+    #[serde(default = "waiters_max")]
+    pub waiters_max: usize,
+    /// How much of one body may be under way between it and its reader. Default 1MiB.
+    #[serde(default = "window_bytes")]
+    pub window_bytes: Size,
+    /// `[upstream.breaker]`: when it is left alone.
+    #[serde(default)]
+    pub breaker: Breaker,
+}
+
+/// When an upstream that fails is left alone, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breaker {
+    /// Failures in a row after which it is. Default 5.
+    pub failures_max: u32,
+    /// For how long at first; twice as long each time that it fails again. Default 1s.
+    pub open_min: Span,
+    /// For how long at most. Default 1m.
+    pub open_max: Span,
+    /// The longest `Retry-After` of its that is respected. Default 5m.
+    pub retry_after_max: Span,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        let defaults = BreakerConfig::default();
+        Breaker {
+            failures_max: defaults.failures_max,
+            open_min: Span(defaults.open_min),
+            open_max: Span(defaults.open_max),
+            retry_after_max: Span(defaults.retry_after_max),
+        }
+    }
 }
 
 const fn connect_timeout() -> Span {
-    Span::s(5)
+    Span(outrider_uplink::CONNECT_TIMEOUT)
 }
 const fn head_timeout() -> Span {
-    Span::s(30)
+    Span(outrider_uplink::HEAD_TIMEOUT)
 }
 const fn idle_timeout() -> Span {
-    Span::s(30)
+    Span(outrider_uplink::IDLE_TIMEOUT)
 }
 const fn fetches_max() -> usize {
-    64
+    outrider_uplink::FETCHES_MAX
+}
+const fn waiters_max() -> usize {
+    outrider_uplink::WAITERS_MAX
+}
+const fn window_bytes() -> Size {
+    Size(outrider_uplink::WINDOW_BYTES as u64)
 }
 
 /// One `--upstream URL` or `--upstream NAME=URL`.
@@ -108,6 +154,9 @@ impl From<UpstreamArgument> for Upstream {
             head_timeout: head_timeout(),
             idle_timeout: idle_timeout(),
             fetches_max: fetches_max(),
+            waiters_max: waiters_max(),
+            window_bytes: window_bytes(),
+            breaker: Breaker::default(),
         }
     }
 }
@@ -144,11 +193,54 @@ impl Upstream {
             }
             _ => {}
         }
-        let (least, most) = (Span::ms(100), Span::s(600));
+        if let Some(username) = &self.username
+            && (username.is_empty() || username.contains(':'))
+        {
+            return Err(Invalid::new(
+                key("username"),
+                username,
+                "a user's name is not empty and has no colon",
+                "write the name alone; the password stands in password_file",
+            ));
+        }
+        let (least, most) = (Span::ms(1), Span::s(3_600));
         bounded(&key("connect_timeout"), self.connect_timeout, least, most)?;
         bounded(&key("head_timeout"), self.head_timeout, least, most)?;
         bounded(&key("idle_timeout"), self.idle_timeout, least, most)?;
-        bounded(&key("fetches_max"), self.fetches_max, 1, 4_096)
+        bounded(&key("fetches_max"), self.fetches_max, 1, CONCURRENCY_MAX)?;
+        bounded(&key("waiters_max"), self.waiters_max, 0, CONCURRENCY_MAX)?;
+        let window = (*WINDOW_BYTES_RANGE.start() as u64, *WINDOW_BYTES_RANGE.end() as u64);
+        bounded(&key("window_bytes"), self.window_bytes, Size(window.0), Size(window.1))?;
+        let breaker = &self.breaker;
+        bounded(&key("breaker.failures_max"), breaker.failures_max, 1, u32::MAX)?;
+        bounded(&key("breaker.open_min"), breaker.open_min, least, most)?;
+        bounded(&key("breaker.open_max"), breaker.open_max, breaker.open_min, most)?;
+        bounded(&key("breaker.retry_after_max"), breaker.retry_after_max, Span::s(0), most)
+    }
+
+    /// What the uplink is told.
+    #[must_use]
+    pub fn to_uplink(&self) -> UpstreamConfig {
+        UpstreamConfig {
+            name: self.name.clone(),
+            url: self.url.clone(),
+            ca_file: self.ca_file.clone(),
+            username: self.username.clone(),
+            password_file: self.password_file.clone(),
+            connect_timeout: self.connect_timeout.0,
+            head_timeout: self.head_timeout.0,
+            idle_timeout: self.idle_timeout.0,
+            fetches_max: self.fetches_max,
+            waiters_max: self.waiters_max,
+            // Bounded by WINDOW_BYTES_RANGE, which is made of usize.
+            window_bytes: usize::try_from(self.window_bytes.0).unwrap_or(usize::MAX),
+            breaker: BreakerConfig {
+                failures_max: self.breaker.failures_max,
+                open_min: self.breaker.open_min.0,
+                open_max: self.breaker.open_max.0,
+                retry_after_max: self.breaker.retry_after_max.0,
+            },
+        }
     }
 }
 
@@ -216,12 +308,6 @@ pub(super) fn check_url(url: &Url) -> Result<(), (&'static str, &'static str)> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err((
             "it has a query or a fragment",
-            "write only https://HOST, with a port if need be",
-        ));
-    }
-    if !matches!(url.path(), "" | "/") {
-        return Err((
-            "it has a path, but a registry's API is always at /v2/ of its host",
             "write only https://HOST, with a port if need be",
         ));
     }

@@ -1,0 +1,230 @@
+//! Metrics, health and status over plain HTTP/1.1, for the operator's tools.
+//!
+//! Owns the admin listener and its connections, on the uplink's runtime; knows nothing of what it shows
+//! but the trait [`Panel`]. It must never make a shard wait: a panel asks a shard by a message and stops
+//! waiting for the answer after a while.
+//!
+//! There is no authentication, and nothing here changes anything: only GET and HEAD are answered.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+/// Connections at a time; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 32;
+/// The head of one request; a longer one is answered 431.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// For the head of one request, and so also how long a connection may idle between two.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(30);
+/// For one connection altogether, so that one which takes nothing of its answer ends too.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
+/// After an error of accept (no more file descriptors), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const TEXT_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What the admin server shows.
+pub trait Panel: Send + Sync + 'static {
+    /// Every metric in the OpenMetrics text format.
+    fn metrics(&self) -> impl Future<Output = String> + Send;
+    /// Why this process should be started again; nothing when it need not.
+    fn health(&self) -> impl Future<Output = Vec<String>> + Send;
+    /// Why no request should be sent here now; nothing when they may.
+    fn readiness(&self) -> impl Future<Output = Vec<String>> + Send;
+    /// Everything that an operator would ask first.
+    fn status(&self) -> impl Future<Output = Value> + Send;
+}
+
+/// Serves until it is dropped. To be called, and polled, in a tokio runtime with I/O and time.
+///
+/// # Errors
+/// When the listener cannot be handed to the runtime.
+pub fn serve<P: Panel>(
+    listener: TcpListener,
+    panel: Arc<P>,
+) -> io::Result<impl Future<Output = Infallible> + Send> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    Ok(accept(listener, panel))
+}
+
+async fn accept<P: Panel>(listener: tokio::net::TcpListener, panel: Arc<P>) -> Infallible {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            unreachable!("nobody closes the semaphore")
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let panel = Arc::clone(&panel);
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let panel = Arc::clone(&panel);
+                async move { Ok::<_, Infallible>(answer(&request, panel.as_ref()).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME_MAX)
+                .max_buf_size(HEADER_BYTES_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            // How a client's connection ends is the client's business.
+            let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+            drop(place);
+        });
+    }
+}
+
+async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response =
+            respond(StatusCode::METHOD_NOT_ALLOWED, TEXT_PLAIN, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/metrics" => respond(StatusCode::OK, TEXT_METRICS, panel.metrics().await),
+        "/healthz" => verdict("healthy", panel.health().await),
+        "/readyz" => verdict("ready", panel.readiness().await),
+        "/status" => respond(StatusCode::OK, JSON, pretty(&panel.status().await)),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            TEXT_PLAIN,
+            "there is /metrics, /healthz, /readyz and /status\n",
+        ),
+    }
+}
+
+fn verdict(name: &str, reasons: Vec<String>) -> Response<Full<Bytes>> {
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    respond(status, JSON, pretty(&json!({ name: reasons.is_empty(), "reasons": reasons })))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Shown {
+        reasons: Mutex<Vec<String>>,
+    }
+
+    impl Panel for Shown {
+        async fn metrics(&self) -> String {
+            "# EOF\n".to_owned()
+        }
+        async fn health(&self) -> Vec<String> {
+            Vec::new()
+        }
+        async fn readiness(&self) -> Vec<String> {
+            self.reasons.lock().unwrap().clone()
+        }
+        async fn status(&self) -> Value {
+            json!({ "version": "1" })
+        }
+    }
+
+    fn started() -> (tokio::runtime::Runtime, SocketAddr, Arc<Shown>) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shown = Arc::new(Shown::default());
+        {
+            let _inside = runtime.enter();
+            runtime.spawn(serve(listener, Arc::clone(&shown)).unwrap());
+        }
+        (runtime, address, shown)
+    }
+
+    fn ask(address: SocketAddr, head: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "{head}\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn each_page_is_answered_with_its_type() {
+        let (_runtime, address, _) = started();
+        for (path, wanted) in [
+            ("/metrics", "application/openmetrics-text"),
+            ("/healthz", "\"healthy\": true"),
+            ("/readyz", "\"ready\": true"),
+            ("/status", "\"version\": \"1\""),
+        ] {
+            let answer = ask(address, &format!("GET {path} HTTP/1.1"));
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(answer.contains(wanted), "{answer}");
+        }
+    }
+
+    #[test]
+    fn not_being_ready_is_a_503_that_says_why() {
+        let (_runtime, address, shown) = started();
+        shown.reasons.lock().unwrap().push("draining".to_owned());
+        let answer = ask(address, "GET /readyz HTTP/1.1");
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("\"ready\": false") && answer.contains("\"draining\""), "{answer}");
+    }
+
+    #[test]
+    fn nothing_can_be_changed_and_nothing_else_is_there() {
+        let (_runtime, address, _) = started();
+        let answer = ask(address, "POST /status HTTP/1.1\r\ncontent-length: 0");
+        assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("GET, HEAD"), "{answer}");
+        assert!(ask(address, "GET /../etc/passwd HTTP/1.1").starts_with("HTTP/1.1 404"));
+        let head = ask(address, "HEAD /status HTTP/1.1");
+        assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+
+    #[test]
+    fn an_endless_request_head_is_refused() {
+        let (_runtime, address, _) = started();
+        let answer = ask(address, &format!("GET /{} HTTP/1.1", "x".repeat(HEADER_BYTES_MAX)));
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+}
