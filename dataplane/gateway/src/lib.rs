@@ -1,1 +1,6 @@
-//! Not written yet.
+//! What a request means.
+
+#![forbid(unsafe_code)]
+
+pub mod names;
+pub mod protocol;
