@@ -1,6 +1,38 @@
-//! What a request means.
+//! What a request means: the OCI distribution API and `/layer/*`, answered from the cache, from an
+//! upstream while it comes in, or with the registry's own errors.
+//!
+//! It has no sockets: requests come from the transport, bytes from the cache and the uplink, names
+//! from their database. Everything here runs on one shard.
+//!
+//! - [`gateway`]: a request taken apart and handed to what answers it.
+//! - [`blobs`], [`manifests`], [`uploads`], [`lists`], [`layers`]: the answers.
+//! - [`flight`]: one fetch per digest, however many ask.
+//! - [`upstreams`]: which upstream a name means.
+//! - [`names`]: what is hosted, what tags point to, the outbox of events.
+//! - [`protocol`]: parsing and writing what goes over the wire. Pure.
+//! - [`body`]: what a response sends. [`faults`]: what a failure is called.
+//! - [`recover`]: what was pushed is there again after a start.
 
 #![forbid(unsafe_code)]
 
+mod blobs;
+pub mod body;
+mod faults;
+mod flight;
+pub mod gateway;
+mod layers;
+mod lists;
+mod manifests;
+pub mod metrics;
 pub mod names;
 pub mod protocol;
+pub mod recover;
+mod single;
+mod uploads;
+pub mod upstreams;
+
+pub use body::GatewayBody;
+pub use gateway::{Gateway, GatewayParts, GatewaySettings};
+pub use metrics::GatewayMetrics;
+pub use recover::Recovered;
+pub use upstreams::Upstream;

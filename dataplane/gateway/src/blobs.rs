@@ -1,0 +1,347 @@
+//! Reading blobs: from the cache, from a flight, or through.
+
+use std::rc::Rc;
+
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::{HeaderMap, Response, StatusCode};
+use outrider_artifact::{Digest, RepositoryName};
+use outrider_cache::{ObjectStat, Tier};
+use outrider_uplink::{Fetch, FetchError, FetchMethod, FetchRequest, Target};
+
+use crate::body::GatewayBody;
+use crate::faults;
+use crate::flight::reader::Reader;
+use crate::flight::{Fault, Flight, Source, chunk_at, chunks_of};
+use crate::gateway::{Answer, Gateway, bare, describe};
+use crate::names::{Link, Names, Repository};
+use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
+use crate::protocol::range::{self, ByteRange, RequestedRange, ResolvedRange};
+use crate::protocol::route::Read;
+use crate::protocol::{ApiError, Code, conditional, header};
+use crate::upstreams::{Meaning, Place};
+
+/// What a repository name means once the names database was asked.
+pub(crate) enum Whence {
+    /// Hosted here, under this key.
+    Hosted(RepositoryName),
+    /// An upstream's; nothing was pushed here.
+    Mirrored(Place),
+    /// Nobody's yet: it may be pushed.
+    Nobody(RepositoryName),
+}
+
+impl<N: Names + Clone> Gateway<N> {
+    /// What a repository is. One look-up in the names database.
+    ///
+    /// # Errors
+    /// `NAME_UNKNOWN` for a `?ns=` that is not configured.
+    pub(crate) async fn whence(
+        &self,
+        name: &RepositoryName,
+        ns: Option<&str>,
+    ) -> Result<Whence, ApiError> {
+        let meaning = self.upstreams.resolve(name, ns);
+        let key = match &meaning {
+            Meaning::UnknownNamespace => return Err(unknown_namespace(ns)),
+            Meaning::Mirrored(place) => place.key.clone(),
+            Meaning::Local => name.clone(),
+        };
+        let state = self.names.repository(&key).await?;
+        Ok(match (state, meaning) {
+            (Repository::Hosted, _) => Whence::Hosted(key),
+            (_, Meaning::Mirrored(place)) => Whence::Mirrored(place),
+            _ => Whence::Nobody(key),
+        })
+    }
+
+    /// `GET, HEAD /v2/NAME/blobs/DIGEST`
+    pub(crate) async fn read_blob(
+        &self,
+        name: &RepositoryName,
+        ns: Option<&str>,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let meaning = self.upstreams.resolve(name, ns);
+        if matches!(meaning, Meaning::UnknownNamespace) {
+            return Err(unknown_namespace(ns));
+        }
+        if let Some(stat) = self.cache.stat(digest)
+            && stat.verified
+            && self.may_read(&stat, &meaning, name, digest).await?
+        {
+            let source = match meaning {
+                Meaning::Mirrored(place) if !stat.hosted => Some(place.source),
+                _ => None,
+            };
+            return Ok(self.serve_stored(
+                digest,
+                &stat,
+                header::OCTET_STREAM,
+                source,
+                method,
+                headers,
+            ));
+        }
+        match self.whence(name, ns).await? {
+            Whence::Mirrored(place) => self.fetch_blob(place, digest, method, headers).await,
+            Whence::Hosted(_) | Whence::Nobody(_) => Err(blob_unknown(name, digest)),
+        }
+    }
+
+    /// Content that was mirrored is read under any name; what was pushed is read in the repositories
+    /// that link it, and wherever an upstream would have been asked for it.
+    async fn may_read(
+        &self,
+        stat: &ObjectStat,
+        meaning: &Meaning,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, ApiError> {
+        if !stat.hosted || matches!(meaning, Meaning::Mirrored(_)) {
+            return Ok(true);
+        }
+        Ok(self.names.link(name, digest).await? != Link::default())
+    }
+
+    /// An answer from verified content. `refetch` is where a chunk is had from that is lost while
+    /// the answer goes out.
+    pub(crate) fn serve_stored(
+        &self,
+        digest: &Digest,
+        stat: &ObjectStat,
+        media_type: &str,
+        refetch: Option<Source>,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Response<GatewayBody> {
+        self.touch(digest);
+        let selected = match select(headers, digest, stat.size) {
+            Selected::NotModified => return not_modified(digest, media_type),
+            Selected::Unsatisfiable => return refuse(range::unsatisfiable(stat.size)),
+            Selected::Bytes(selected) => selected,
+        };
+        let first = selected.map_or(0, |part| part.first);
+        let tier =
+            self.cache.resident(digest, chunk_at(first)).map_or(Tier::Ssd, |chunk| chunk.tier);
+        let detail = if tier == Tier::Ram || stat.size == 0 { Detail::Ram } else { Detail::Ssd };
+        let status = CacheStatus::hit().detail(detail).verified(true);
+        let mut response = head(digest, media_type, stat.size, selected, status);
+        if method == Read::Get {
+            let bounds = bounds(selected, stat.size);
+            let refetch = refetch.map(|source| (self.flights.clone(), source));
+            let reader = Reader::of_cache(self.cache.clone(), *digest, stat.size, bounds, refetch);
+            *response.body_mut() = GatewayBody::content(reader, self.metrics.clone());
+        }
+        response
+    }
+
+    async fn fetch_blob(
+        &self,
+        place: Place,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        if method == Read::Head {
+            return self.head_blob(place, digest, headers).await;
+        }
+        let known = self.cache.stat(digest).is_some();
+        let asked = requested(headers, digest);
+        let running = self.flights.is_running(digest);
+        let flight = match self.flights.join(digest, place.source.clone()) {
+            Ok(flight) => flight,
+            Err(fault) => return Err(faults::of_flight(&fault)),
+        };
+        self.touch(digest);
+        let forward = if known { Forward::Partial } else { Forward::UriMiss };
+        let mut status = CacheStatus::forwarded(forward).status(200).stored().verified(false);
+        if running {
+            status = status.collapsed();
+        }
+        let _claim = flight.claim();
+        match self.open(&flight, &place.source, asked).await {
+            Ok((total, selected)) => {
+                let mut response = head(digest, header::OCTET_STREAM, total, selected, status);
+                let reader =
+                    Reader::of_flight(flight.clone(), bounds(selected, total), selected.is_none());
+                *response.body_mut() = GatewayBody::content(reader, self.metrics.clone());
+                Ok(response)
+            }
+            Err(Fault::UnknownLength) => self.pass_through(place.source, digest).await,
+            Err(fault) => Err(faults::of_flight(&fault)),
+        }
+    }
+
+    /// Starts what the request needs, and waits until the length is known.
+    async fn open(
+        &self,
+        flight: &Rc<Flight>,
+        source: &Source,
+        asked: Option<RequestedRange>,
+    ) -> Result<(u64, Option<ByteRange>), Fault> {
+        match asked {
+            None => flight.want_whole(),
+            Some(_) if flight.total().is_some() => {}
+            Some(RequestedRange::From { first, last }) => {
+                let end = last.map_or(u32::MAX, |last| chunks_of(last.saturating_add(1)));
+                flight.want(chunk_at(first), end);
+            }
+            Some(RequestedRange::Suffix { .. } | RequestedRange::Backwards) => {
+                let fetch = self.ask(source, &flight.digest, FetchMethod::Head).await?;
+                flight.set_total(fetch.head.length.ok_or(Fault::UnknownLength)?)?;
+            }
+        }
+        let total = flight.learn_total().await?;
+        let Some(asked) = asked else { return Ok((total, None)) };
+        match asked.resolve(total) {
+            ResolvedRange::Unsatisfiable => {
+                Err(Fault::Upstream(FetchError::RangeNotSatisfiable { total: Some(total) }))
+            }
+            ResolvedRange::Whole => {
+                flight.want_whole();
+                Ok((total, None))
+            }
+            ResolvedRange::Part(part) => {
+                if flight.origin() != source.origin {
+                    // What is not verified is another upstream's or repository's.
+                    flight.want_whole();
+                    flight.verified().await?;
+                }
+                Ok((total, Some(part)))
+            }
+        }
+    }
+
+    /// A HEAD is passed on: it costs the upstream little, and fetches nothing.
+    async fn head_blob(&self, place: Place, digest: &Digest, headers: &HeaderMap) -> Answer {
+        let fetch = match self.ask(&place.source, digest, FetchMethod::Head).await {
+            Ok(fetch) => fetch,
+            // A client that is about to push asks first. The upstream's trouble is not its own, unless
+            // the upstream is known to have the repository.
+            Err(error) if !matches!(error, FetchError::NotFound) => {
+                return match self.names.repository(&place.key).await? {
+                    Repository::Mirrored { .. } => Err(faults::of_fetch(&error, Code::BlobUnknown)),
+                    _ => Err(faults::of_fetch(&FetchError::NotFound, Code::BlobUnknown)),
+                };
+            }
+            Err(error) => return Err(faults::of_fetch(&error, Code::BlobUnknown)),
+        };
+        let status = CacheStatus::forwarded(Forward::UriMiss).status(200).verified(false);
+        let Some(total) = fetch.head.length else {
+            let mut response = bare(StatusCode::OK);
+            describe(&mut response, digest, header::OCTET_STREAM);
+            response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
+            return Ok(response);
+        };
+        match select(headers, digest, total) {
+            Selected::NotModified => Ok(not_modified(digest, header::OCTET_STREAM)),
+            Selected::Unsatisfiable => Err(range::unsatisfiable(total)),
+            Selected::Bytes(selected) => {
+                Ok(head(digest, header::OCTET_STREAM, total, selected, status))
+            }
+        }
+    }
+
+    /// Content whose length the upstream does not say goes straight to the client.
+    async fn pass_through(&self, source: Source, digest: &Digest) -> Answer {
+        let fetch = self.ask(&source, digest, FetchMethod::Get).await;
+        let fetch = fetch.map_err(|error| faults::of_fetch(&error, Code::BlobUnknown))?;
+        let mut response = bare(StatusCode::OK);
+        describe(&mut response, digest, header::OCTET_STREAM);
+        let status = CacheStatus::forwarded(Forward::UriMiss).status(200).verified(false);
+        response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
+        *response.body_mut() = GatewayBody::through(fetch.body, *digest, self.metrics.clone());
+        Ok(response)
+    }
+
+    async fn ask(
+        &self,
+        source: &Source,
+        digest: &Digest,
+        method: FetchMethod,
+    ) -> Result<Fetch, FetchError> {
+        let request = FetchRequest {
+            upstream: source.upstream,
+            repository: source.repository.to_string(),
+            target: Target::Blob(*digest),
+            method,
+            range: None,
+            accept: Vec::new(),
+        };
+        self.metrics.upstream_requests.inc();
+        self.uplink.fetch(request).await
+    }
+}
+
+pub(crate) fn unknown_namespace(ns: Option<&str>) -> ApiError {
+    let ns = ns.unwrap_or_default();
+    ApiError::new(Code::NameUnknown, format!("no upstream is configured for ns={ns}"))
+}
+
+fn blob_unknown(name: &RepositoryName, digest: &Digest) -> ApiError {
+    ApiError::new(Code::BlobUnknown, format!("{name} has no blob {digest}"))
+        .with_detail(serde_json::json!({ "digest": digest.to_string() }))
+}
+
+/// What of a content goes out.
+enum Selected {
+    NotModified,
+    Unsatisfiable,
+    /// A part, or all of it.
+    Bytes(Option<ByteRange>),
+}
+
+/// The range that is asked for and is to be honoured.
+fn requested(headers: &HeaderMap, digest: &Digest) -> Option<RequestedRange> {
+    let requested = range::parse_range(headers.get(RANGE)?)?;
+    conditional::if_range(headers, digest).then_some(requested)
+}
+
+fn select(headers: &HeaderMap, digest: &Digest, size: u64) -> Selected {
+    if conditional::if_none_match(headers, digest) {
+        return Selected::NotModified;
+    }
+    match requested(headers, digest).map(|requested| requested.resolve(size)) {
+        None | Some(ResolvedRange::Whole) => Selected::Bytes(None),
+        Some(ResolvedRange::Part(part)) => Selected::Bytes(Some(part)),
+        Some(ResolvedRange::Unsatisfiable) => Selected::Unsatisfiable,
+    }
+}
+
+fn bounds(selected: Option<ByteRange>, size: u64) -> std::ops::Range<u64> {
+    selected.map_or(0..size, |part| part.first..part.last + 1)
+}
+
+/// The head of an answer with all or a part of a content.
+fn head(
+    digest: &Digest,
+    media_type: &str,
+    size: u64,
+    selected: Option<ByteRange>,
+    status: CacheStatus,
+) -> Response<GatewayBody> {
+    let mut response = bare(StatusCode::OK);
+    describe(&mut response, digest, media_type);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_STATUS, status.to_header());
+    headers.insert(CONTENT_LENGTH, selected.map_or(size, |part| part.len()).into());
+    if let Some(part) = selected {
+        headers.insert(CONTENT_RANGE, range::content_range(part, Some(size)));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+fn not_modified(digest: &Digest, media_type: &str) -> Response<GatewayBody> {
+    let mut response = bare(StatusCode::NOT_MODIFIED);
+    describe(&mut response, digest, media_type);
+    response.headers_mut().insert(header::CACHE_STATUS, CacheStatus::hit().to_header());
+    response
+}
+
+fn refuse(error: ApiError) -> Response<GatewayBody> {
+    let (parts, body) = error.into_parts();
+    Response::from_parts(parts, GatewayBody::whole(body))
+}

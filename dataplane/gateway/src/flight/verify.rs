@@ -1,0 +1,40 @@
+//! Hashes all of a content in order, as it comes in, and ends its flight with a verdict.
+
+use std::rc::Rc;
+
+use outrider_artifact::ContentHasher;
+
+use super::reader::Reader;
+use super::{Fault, Flight, Verdict};
+
+/// Runs until the content is known to be right or wrong, or the flight has failed.
+pub(super) async fn run(flight: Rc<Flight>) {
+    let fault = match hash(&flight).await {
+        Ok(found) if found == flight.digest => {
+            flight.home.cache.set_verified(&flight.digest);
+            flight.end(Verdict::Verified);
+            return;
+        }
+        Ok(found) => {
+            flight.home.metrics.mismatches.inc();
+            flight.home.cache.forget(&flight.digest);
+            for source in flight.sources.borrow().iter() {
+                flight.home.distrust(&flight.digest, source);
+            }
+            Fault::Mismatch { wanted: flight.digest, found }
+        }
+        Err(fault) => fault,
+    };
+    flight.end(Verdict::Failed(fault));
+}
+
+async fn hash(flight: &Rc<Flight>) -> Result<outrider_artifact::Digest, Fault> {
+    let total = flight.learn_total().await?;
+    let mut hasher = ContentHasher::new(flight.digest.algorithm());
+    let mut reader = Reader::of_hash(flight.clone(), total);
+    while let Some(piece) = reader.next().await {
+        hasher.update(&piece?.bytes);
+        outrider_shard::task::yield_if_needed().await;
+    }
+    Ok(hasher.finish())
+}

@@ -1,0 +1,265 @@
+//! The gateway of one shard: takes a request apart, hands it to what answers it, and sees to what
+//! every answer carries.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Method, Response, StatusCode};
+use outrider_artifact::Digest;
+use outrider_cache::{Access, Cache};
+use outrider_transport::{Handler, Peer, RequestBody};
+use outrider_uplink::UplinkClient;
+
+use crate::body::GatewayBody;
+use crate::flight::Flights;
+use crate::metrics::{GatewayMetrics, RequestLabels};
+use crate::names::Names;
+use crate::protocol::{ApiError, Operation, Request, cache_status, conditional, header, route};
+use crate::single::Single;
+use crate::upstreams::{Upstream, Upstreams};
+
+/// What an operator can set.
+#[derive(Clone, Debug)]
+pub struct GatewaySettings {
+    /// The region of this edge.
+    pub region: String,
+    /// How long a tag of an upstream is answered without asking there again. Default 60 s.
+    pub tag_ttl: Duration,
+    /// How long a tag is answered while its upstream cannot be asked. Default 7 days.
+    pub tag_stale: Duration,
+    /// How many upload sessions may be open. Default 1,024.
+    pub upload_sessions_max: usize,
+    /// How long an upload session lives without a byte. Default 1 h.
+    pub upload_idle: Duration,
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self {
+            region: "local".into(),
+            tag_ttl: Duration::from_secs(60),
+            tag_stale: Duration::from_secs(7 * 24 * 3600),
+            upload_sessions_max: 1024,
+            upload_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What a gateway is made of.
+pub struct GatewayParts<N> {
+    /// The number of this shard.
+    pub shard: u16,
+    /// Its cache.
+    pub cache: Cache,
+    /// The names database.
+    pub names: N,
+    /// The way to the upstreams.
+    pub uplink: UplinkClient,
+    /// What upstreams there are.
+    pub upstreams: Vec<Upstream>,
+    /// What the operator set.
+    pub settings: GatewaySettings,
+    /// What is counted.
+    pub metrics: GatewayMetrics,
+}
+
+/// The gateway of one shard. It stays on its thread.
+pub struct Gateway<N> {
+    pub(crate) shard: u16,
+    pub(crate) cache: Cache,
+    pub(crate) names: N,
+    pub(crate) uplink: UplinkClient,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) settings: GatewaySettings,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) flights: Rc<Flights>,
+    pub(crate) uploads: crate::uploads::Sessions,
+    pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
+}
+
+/// An answer, or the error that is written as one.
+pub(crate) type Answer = Result<Response<GatewayBody>, ApiError>;
+
+impl<N: Names + Clone> Gateway<N> {
+    /// The gateway of a shard. Call [`Gateway::recover`] before it is asked anything.
+    pub fn new(parts: GatewayParts<N>) -> Rc<Self> {
+        let GatewayParts { shard, cache, names, uplink, upstreams, settings, metrics } = parts;
+        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
+        Rc::new(Self {
+            shard,
+            cache,
+            names,
+            uplink,
+            upstreams: Upstreams::new(upstreams),
+            uploads: crate::uploads::Sessions::default(),
+            settings,
+            metrics,
+            flights,
+            manifests: Single::default(),
+        })
+    }
+
+    /// How many fetches of a digest are under way.
+    pub fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
+    async fn answer(
+        self: Rc<Self>,
+        request: http::Request<RequestBody>,
+        peer: Peer,
+    ) -> Response<GatewayBody> {
+        let method = request.method().clone();
+        let (kind, answer) = match route::parse(&method, request.uri()) {
+            Ok(parsed) => (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await),
+            Err(error) => ("other", Err(error)),
+        };
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::debug!(route = kind, %peer.address, "{error}");
+                let (parts, body) = error.into_parts();
+                let head_only = method == Method::HEAD;
+                let body = if head_only { GatewayBody::empty() } else { GatewayBody::whole(body) };
+                Response::from_parts(parts, body)
+            }
+        };
+        let status = response.status().as_u16();
+        self.metrics.requests.get_or_create(&RequestLabels { route: kind, status }).inc();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::DOCKER_DISTRIBUTION_API_VERSION,
+            HeaderValue::from_static(header::API_VERSION),
+        );
+        headers
+            .entry(header::CACHE_STATUS)
+            .or_insert(HeaderValue::from_static(cache_status::CACHE_NAME));
+        response
+    }
+
+    async fn dispatch(
+        self: &Rc<Self>,
+        request: Request,
+        http: http::Request<RequestBody>,
+        peer: Peer,
+    ) -> Answer {
+        let ns = request.ns.as_deref();
+        let (head, body) = http.into_parts();
+        match request.operation {
+            Operation::Ping => Ok(json(StatusCode::OK, "{}")),
+            Operation::BlobRead { name, digest, method } => {
+                self.read_blob(&name, ns, &digest, method, &head.headers).await
+            }
+            Operation::ManifestRead { name, reference, method } => {
+                self.read_manifest(&name, ns, &reference, method, &head.headers).await
+            }
+            Operation::ManifestPut { name, reference, tags } => {
+                self.put_manifest(&name, reference, tags, &head.headers, body).await
+            }
+            Operation::ManifestDelete { name, reference } => {
+                self.delete_manifest(&name, &reference).await
+            }
+            Operation::BlobDelete { name, digest } => self.delete_blob(&name, &digest).await,
+            Operation::UploadStart { name, digest, mount, algorithm } => {
+                self.start_upload(&name, digest, mount, algorithm, body).await
+            }
+            Operation::UploadChunk { name, session } => {
+                self.take_upload(&name, session, &head.headers, body).await
+            }
+            Operation::UploadFinish { name, session, digest } => {
+                self.finish_upload(&name, session, &digest, &head.headers, body).await
+            }
+            Operation::UploadStatus { name, session } => self.upload_status(&name, session),
+            Operation::UploadCancel { name, session } => self.cancel_upload(&name, session),
+            Operation::TagsList { name, page } => self.list_tags(&name, ns, page).await,
+            Operation::Catalog { page } => self.list_repositories(page).await,
+            Operation::Referrers { name, digest, artifact_type, page } => {
+                self.list_referrers(&name, ns, &digest, artifact_type, page).await
+            }
+            Operation::LayerUpload { image, version, customer, digest } => {
+                self.upload_layer(&image, &version, customer, digest, peer, body).await
+            }
+            Operation::LayerRequest { digest, customer, region, image, method } => {
+                let wanted = crate::layers::Wanted { digest, customer, region, image, method };
+                self.request_layer(wanted, peer, &head.headers).await
+            }
+        }
+    }
+
+    /// Counts an access for the importance of what was asked for.
+    pub(crate) fn touch(&self, digest: &Digest) {
+        self.cache.touch(digest, Access { customer_hash: 0, unix_s: unix_ms() / 1000 });
+    }
+}
+
+impl<N: Names + Clone> Handler for Gateway<N> {
+    type Body = GatewayBody;
+
+    fn handle(
+        self: Rc<Self>,
+        request: http::Request<RequestBody>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<GatewayBody>> + 'static {
+        self.answer(request, peer)
+    }
+}
+
+fn kind_of(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Ping => "ping",
+        Operation::BlobRead { .. } | Operation::BlobDelete { .. } => "blob",
+        Operation::ManifestRead { .. }
+        | Operation::ManifestPut { .. }
+        | Operation::ManifestDelete { .. } => "manifest",
+        Operation::UploadStart { .. }
+        | Operation::UploadChunk { .. }
+        | Operation::UploadFinish { .. }
+        | Operation::UploadStatus { .. }
+        | Operation::UploadCancel { .. } => "upload",
+        Operation::TagsList { .. } => "tags",
+        Operation::Catalog { .. } => "catalog",
+        Operation::Referrers { .. } => "referrers",
+        Operation::LayerUpload { .. } | Operation::LayerRequest { .. } => "layer",
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<GatewayBody> {
+    let body = body.into();
+    let mut response = Response::new(GatewayBody::empty());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(header::JSON));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *response.body_mut() = GatewayBody::whole(body);
+    response
+}
+
+/// An answer without a body.
+pub(crate) fn bare(status: StatusCode) -> Response<GatewayBody> {
+    let mut response = Response::new(GatewayBody::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// A value that is known to have no control characters.
+pub(crate) fn value(text: impl AsRef<str>) -> HeaderValue {
+    HeaderValue::try_from(text.as_ref()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The headers that say what a content is.
+pub(crate) fn describe(response: &mut Response<GatewayBody>, digest: &Digest, media_type: &str) {
+    let text = digest.to_string();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, value(media_type));
+    headers.insert(http::header::ETAG, conditional::etag(digest));
+    headers.insert(header::DOCKER_CONTENT_DIGEST, value(text));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+/// Now, in milliseconds since 1970. A clock before that reads 0.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,116 @@
+//! `/layer/upload` and `/layer/request`: layers by plain HTTP, over the same store.
+
+use http::{HeaderMap, StatusCode};
+use outrider_artifact::event::UploadKind;
+use outrider_artifact::{Algorithm, Digest, RepositoryName, Tag};
+use outrider_transport::{Peer, RequestBody};
+
+use crate::gateway::{Answer, Gateway, json, value};
+use crate::names::Names;
+use crate::protocol::route::Read;
+use crate::protocol::{ApiError, Code, header};
+use crate::uploads::{self, ANONYMOUS};
+
+/// What `/layer/request` asks for.
+pub(crate) struct Wanted {
+    pub(crate) digest: Digest,
+    pub(crate) customer: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) image: Option<RepositoryName>,
+    pub(crate) method: Read,
+}
+
+impl<N: Names + Clone> Gateway<N> {
+    /// `PUT /layer/upload?image=NAME&version=TAG&customer=ID[&digest=…]`
+    pub(crate) async fn upload_layer(
+        &self,
+        image: &RepositoryName,
+        version: &Tag,
+        customer: Option<String>,
+        digest: Option<Digest>,
+        peer: Peer,
+        mut body: RequestBody,
+    ) -> Answer {
+        let customer = may_speak_for(customer, peer)?;
+        self.must_be_pushable(image).await?;
+        let algorithm = digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let (_, mut open) = self.open_upload(algorithm)?;
+        uploads::take_body(&mut open, &mut body).await?;
+        let (digest, stored) = match digest {
+            Some(digest) => (digest, uploads::close(open, &digest).await?),
+            None => uploads::close_unnamed(open).await?,
+        };
+        let size_bytes = stored.size();
+        let mut event =
+            self.upload_event(UploadKind::Layer, image, Some(version), &digest, size_bytes);
+        event.customer.clone_from(&customer);
+        self.name_blob(image, stored, &digest, event).await?;
+        let answer = serde_json::json!({
+            "digest": digest.to_string(),
+            "size": size_bytes,
+            "image": image.to_string(),
+            "version": version.to_string(),
+            "customer": customer,
+        });
+        let mut response = json(StatusCode::CREATED, answer.to_string());
+        response.headers_mut().insert(header::DOCKER_CONTENT_DIGEST, value(digest.to_string()));
+        let location = format!("/layer/request?digest={digest}&image={image}");
+        response.headers_mut().insert(http::header::LOCATION, value(location));
+        Ok(response)
+    }
+
+    /// `GET, HEAD /layer/request?digest=…&customer=…&region=…&image=…`
+    pub(crate) async fn request_layer(
+        &self,
+        wanted: Wanted,
+        peer: Peer,
+        headers: &HeaderMap,
+    ) -> Answer {
+        may_speak_for(wanted.customer, peer)?;
+        if let Some(region) = &wanted.region
+            && *region != self.settings.region
+        {
+            return Err(ApiError::new(
+                Code::Unsupported,
+                format!(
+                    "this edge is in the region {}, not {region}: ask there, or leave region out",
+                    self.settings.region
+                ),
+            )
+            .with_status(StatusCode::BAD_REQUEST));
+        }
+        if let Some(image) = &wanted.image {
+            return self.read_blob(image, None, &wanted.digest, wanted.method, headers).await;
+        }
+        let stat =
+            self.cache.stat(&wanted.digest).filter(|stat| stat.verified).ok_or_else(|| {
+                ApiError::new(
+                    Code::BlobUnknown,
+                    format!(
+                        "{} is not here; with image=NAME it is fetched from the image's upstream",
+                        wanted.digest
+                    ),
+                )
+            })?;
+        Ok(self.serve_stored(
+            &wanted.digest,
+            &stat,
+            header::OCTET_STREAM,
+            None,
+            wanted.method,
+            headers,
+        ))
+    }
+}
+
+/// On this machine anybody is whom they say; elsewhere nobody has said yet who they are.
+fn may_speak_for(customer: Option<String>, peer: Peer) -> Result<String, ApiError> {
+    match customer {
+        None => Ok(ANONYMOUS.into()),
+        Some(customer) if peer.is_loopback() || customer == ANONYMOUS => Ok(customer),
+        Some(customer) => Err(ApiError::new(
+            Code::Denied,
+            format!("this connection is {ANONYMOUS}'s, and cannot speak for {customer}"),
+        )),
+    }
+}

@@ -1,0 +1,581 @@
+//! Manifests: read from what is hosted or mirrored, put, deleted.
+//!
+//! A tag of an upstream is answered from here while it is fresh, compared with the upstream by a
+//! HEAD when it is not (Docker Hub counts GETs), and answered stale and marked so while the upstream
+//! cannot be asked. Manifests are content like blobs, and lie in the same cache.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use outrider_artifact::event::UploadKind;
+use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference, RepositoryName, Tag};
+use outrider_cache::{Cache, ObjectStat};
+use outrider_transport::RequestBody;
+use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target, UplinkClient};
+
+use crate::blobs::Whence;
+use crate::body::GatewayBody;
+use crate::faults;
+use crate::flight::{Source, chunk_len, chunk_start, chunks_of};
+use crate::gateway::{Answer, Gateway, bare, describe, unix_ms, value};
+use crate::metrics::GatewayMetrics;
+use crate::names::{MirroredTag, Names, PutManifest, Referrer, Repository, TagOrigin, TagRecord};
+use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
+use crate::protocol::manifest::{DescriptorKind, MANIFEST_BYTES_MAX, too_large};
+use crate::protocol::route::{Read, manifest_path};
+use crate::protocol::{ApiError, Code, Manifest, conditional, header};
+use crate::uploads;
+use crate::upstreams::Place;
+
+/// How long a client waits for a tag to be compared while there is an answer that would do.
+const CHECK_WAIT: Duration = Duration::from_secs(1);
+
+/// What is fetched once, however many ask.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Wanted {
+    /// The repository's key, which says the upstream too.
+    key: RepositoryName,
+    reference: Reference,
+}
+
+/// What came of it.
+pub(crate) type Found = Result<Fetched, FetchError>;
+
+/// A manifest of an upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetched {
+    digest: Digest,
+    media_type: Rc<str>,
+    /// None when the upstream says that what is here is still right.
+    bytes: Option<Bytes>,
+}
+
+impl<N: Names + Clone> Gateway<N> {
+    /// `GET, HEAD /v2/NAME/manifests/REFERENCE`
+    pub(crate) async fn read_manifest(
+        &self,
+        name: &RepositoryName,
+        ns: Option<&str>,
+        reference: &Reference,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        match self.whence(name, ns).await? {
+            Whence::Hosted(key) => self.read_hosted(&key, reference, method, headers).await,
+            Whence::Mirrored(place) => match reference {
+                Reference::Digest(digest) => self.read_pinned(place, digest, method, headers).await,
+                Reference::Tag(tag) => self.read_tag(place, tag, method, headers).await,
+            },
+            Whence::Nobody(key) => Err(unknown(&key, reference)),
+        }
+    }
+
+    async fn read_hosted(
+        &self,
+        key: &RepositoryName,
+        reference: &Reference,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let (digest, media_type) = match reference {
+            Reference::Tag(tag) => {
+                let record =
+                    self.names.tag(key, tag).await?.ok_or_else(|| unknown(key, reference))?;
+                (record.digest, record.media_type.clone())
+            }
+            Reference::Digest(digest) => {
+                let link = self.names.link(key, digest).await?.manifest;
+                (*digest, link.ok_or_else(|| unknown(key, reference))?.media_type)
+            }
+        };
+        let stat = self.verified(&digest).ok_or_else(|| {
+            tracing::error!(%digest, repository = %key, "a hosted manifest cannot be read from its disk");
+            ApiError::new(Code::Unknown, format!("{digest} is hosted here, and cannot be read from its disk"))
+        })?;
+        Ok(self.serve_stored(&digest, &stat, &media_type, None, method, headers))
+    }
+
+    /// A manifest of an upstream by its digest: for good once it is here.
+    async fn read_pinned(
+        &self,
+        place: Place,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        if let Some(stat) = self.verified(digest) {
+            let media_type = self.media_type_of(digest, &stat).await?;
+            let source = Some(place.source);
+            return Ok(self.serve_stored(digest, &stat, &media_type, source, method, headers));
+        }
+        let wanted = Wanted { key: place.key.clone(), reference: Reference::Digest(*digest) };
+        let errand = self.errand(&place);
+        let reference = wanted.reference.clone();
+        let found =
+            self.manifests.run(wanted, || async move { errand.get(&reference).await }).await;
+        let fetched = found.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;
+        Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers))
+    }
+
+    async fn read_tag(&self, place: Place, tag: &Tag, method: Read, headers: &HeaderMap) -> Answer {
+        let record = self.names.tag(&place.key, tag).await?;
+        // What is remembered only counts while its content is here.
+        let known = record.and_then(|record| Some((self.verified(&record.digest)?, record)));
+        if let Some((stat, record)) = &known
+            && let age = age_ms(record)
+            && age < millis(self.settings.tag_ttl)
+        {
+            let left_s = (millis(self.settings.tag_ttl) - age) / 1000;
+            return Ok(self.serve_tag(record, stat, &place, left_s as i64, method, headers));
+        }
+        let wanted = Wanted { key: place.key.clone(), reference: Reference::Tag(tag.clone()) };
+        let errand = self.errand(&place);
+        let remembered = known.as_ref().map(|(_, record)| record.clone());
+        let (names, checked) = (self.names.clone(), tag.clone());
+        let check = self
+            .manifests
+            .run(wanted, || async move { errand.check_tag(&names, &checked, remembered).await });
+        let Some((stat, record)) = known else {
+            let fetched =
+                check.await.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;
+            if fetched.bytes.is_none() {
+                // Somebody else's comparison, made while the content was still here.
+                return self.read_pinned(place, &fetched.digest, method, headers).await;
+            }
+            return Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers));
+        };
+        let stale_ms = age_ms(&record) - millis(self.settings.tag_ttl).min(age_ms(&record));
+        let may_be_stale = stale_ms < millis(self.settings.tag_stale);
+        let serve_stale = || {
+            self.metrics.stale_tags.inc();
+            let late_s = (stale_ms / 1000) as i64;
+            self.serve_tag(&record, &stat, &place, -late_s.max(1), method, headers)
+        };
+        let checked = if may_be_stale {
+            match outrider_shard::time::timeout(CHECK_WAIT, check).await {
+                Ok(checked) => checked,
+                // The comparison goes on; who asks next has its result.
+                Err(_) => return Ok(serve_stale()),
+            }
+        } else {
+            check.await
+        };
+        match checked {
+            Ok(Fetched { bytes: None, .. }) => {
+                let ttl_s = (millis(self.settings.tag_ttl) / 1000) as i64;
+                Ok(self.serve_tag(&record, &stat, &place, ttl_s, method, headers))
+            }
+            Ok(fetched) => Ok(self.serve_fetched(&fetched, Forward::Stale, method, headers)),
+            Err(error) if error.is_upstream_down() && may_be_stale => Ok(serve_stale()),
+            Err(error) => Err(faults::of_fetch(&error, Code::ManifestUnknown)),
+        }
+    }
+
+    /// An answer from what a tag is remembered to point to. A `ttl_s` below zero is stale.
+    fn serve_tag(
+        &self,
+        record: &TagRecord,
+        stat: &ObjectStat,
+        place: &Place,
+        ttl_s: i64,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Response<GatewayBody> {
+        let source = Some(place.source.clone());
+        let mut response =
+            self.serve_stored(&record.digest, stat, &record.media_type, source, method, headers);
+        let detail = if ttl_s < 0 { Detail::Stale } else { Detail::Ram };
+        let status = CacheStatus::hit().ttl_s(ttl_s).detail(detail).verified(true);
+        response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
+        response
+    }
+
+    /// An answer from what has just come in.
+    fn serve_fetched(
+        &self,
+        fetched: &Fetched,
+        forward: Forward,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Response<GatewayBody> {
+        self.touch(&fetched.digest);
+        let bytes = fetched.bytes.clone().unwrap_or_default();
+        let not_modified = conditional::if_none_match(headers, &fetched.digest);
+        let mut response =
+            bare(if not_modified { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+        describe(&mut response, &fetched.digest, &fetched.media_type);
+        let status = CacheStatus::forwarded(forward).status(200).stored().verified(true);
+        response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
+        if !not_modified {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            if method == Read::Get {
+                *response.body_mut() = GatewayBody::whole(bytes);
+            }
+        }
+        response
+    }
+
+    fn verified(&self, digest: &Digest) -> Option<ObjectStat> {
+        self.cache.stat(digest).filter(|stat| stat.verified)
+    }
+
+    /// The media type of a manifest that is here. One that came in as a blob says it itself.
+    async fn media_type_of(&self, digest: &Digest, stat: &ObjectStat) -> Result<Rc<str>, ApiError> {
+        if !stat.media_type.is_empty() {
+            return Ok((&*stat.media_type).into());
+        }
+        if stat.size > MANIFEST_BYTES_MAX as u64 {
+            return Err(too_large(stat.size));
+        }
+        let mut bytes = BytesMut::with_capacity(stat.size as usize);
+        for chunk in 0..chunks_of(stat.size) {
+            match self.cache.read(digest, chunk).await {
+                Ok(Some(found)) => bytes.extend_from_slice(&found.bytes),
+                Ok(None) => {
+                    return Err(faults::of_fetch(&FetchError::NotFound, Code::ManifestUnknown));
+                }
+                Err(error) => return Err(faults::of_store(&error)),
+            }
+        }
+        Ok(Manifest::parse(&bytes, None)?.media_type.into())
+    }
+
+    fn errand(&self, place: &Place) -> Errand {
+        Errand {
+            source: place.source.clone(),
+            upstream_name: place.upstream_name.clone(),
+            key: place.key.clone(),
+            uplink: self.uplink.clone(),
+            cache: self.cache.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// `PUT /v2/NAME/manifests/REFERENCE`
+    pub(crate) async fn put_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: Reference,
+        mut tags: Vec<Tag>,
+        headers: &HeaderMap,
+        mut body: RequestBody,
+    ) -> Answer {
+        self.must_be_pushable(name).await?;
+        let bytes = read_body(&mut body).await?;
+        let manifest = Manifest::parse(&bytes, headers.get(CONTENT_TYPE))?;
+        let asked_tags = tags.clone();
+        let digest = match reference {
+            Reference::Digest(digest) => digest,
+            Reference::Tag(tag) => {
+                let digest = Digest::sha256(&bytes);
+                if !tags.contains(&tag) {
+                    tags.push(tag);
+                }
+                digest
+            }
+        };
+        self.take_in_references(name, &manifest).await?;
+        let (_, mut open) = self.open_upload(digest.algorithm())?;
+        uploads::take_bytes(&mut open, &bytes).await?;
+        let stored = uploads::close(open, &digest).await?;
+        let size_bytes = bytes.len() as u64;
+        let mut event = self.upload_event(
+            UploadKind::Manifest,
+            name,
+            tags.last().map(|tag| &**tag),
+            &digest,
+            size_bytes,
+        );
+        event.media_type.clone_from(&manifest.media_type);
+        let put = PutManifest {
+            repository: name.clone(),
+            tags,
+            digest,
+            size_bytes,
+            media_type: manifest.media_type.clone(),
+            upload_id: stored.id().0,
+            previous_is_lost: self.is_lost(&digest),
+            references: manifest.required().map(|descriptor| descriptor.digest).collect(),
+            references_required: false,
+            referrer: manifest.subject.map(|subject| Referrer {
+                subject,
+                artifact_type: manifest.artifact_type.clone(),
+                descriptor: manifest.referrer_descriptor(&digest, size_bytes),
+            }),
+            event: Some(event),
+        };
+        if !self.names.put_manifest(put).await?.superfluous {
+            self.cache.host(stored, &digest, &manifest.media_type);
+            self.metrics.uploads_stored.inc();
+        }
+        let mut response = bare(StatusCode::CREATED);
+        let answer = response.headers_mut();
+        answer.insert(LOCATION, value(manifest_path(name, &Reference::Digest(digest))));
+        answer.insert(header::DOCKER_CONTENT_DIGEST, value(digest.to_string()));
+        answer.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if let Some(subject) = manifest.subject {
+            answer.insert(header::OCI_SUBJECT, value(subject.to_string()));
+        }
+        for tag in asked_tags {
+            answer.append(header::OCI_TAG, value(&*tag));
+        }
+        Ok(response)
+    }
+
+    /// Sees to it that the blobs of a manifest are hosted in its repository. What is only cached is
+    /// copied: the cache may forget it. Manifests of an index may come later.
+    async fn take_in_references(
+        &self,
+        name: &RepositoryName,
+        manifest: &Manifest,
+    ) -> Result<(), ApiError> {
+        let mut missing = Vec::new();
+        for descriptor in manifest.required() {
+            if descriptor.kind == DescriptorKind::Manifest {
+                continue;
+            }
+            let linked = self.names.link(name, &descriptor.digest).await?.blob.is_some();
+            if !linked && !self.take_in(name, &descriptor.digest).await? {
+                missing.push(descriptor.digest.to_string());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("{name} has {} of the manifest's blobs not: push them first", missing.len());
+        missing.truncate(16);
+        Err(ApiError::new(Code::ManifestBlobUnknown, message)
+            .with_detail(serde_json::json!({ "digests": missing })))
+    }
+
+    /// `DELETE /v2/NAME/manifests/REFERENCE`
+    pub(crate) async fn delete_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Answer {
+        self.must_be_deletable(name).await?;
+        let found = match reference {
+            Reference::Tag(tag) => self.names.delete_tag(name, tag).await?,
+            Reference::Digest(digest) => match self.names.delete_manifest(name, digest).await? {
+                Some(removed) => {
+                    if removed.unreferenced.is_some() {
+                        self.cache.unhost(digest);
+                    }
+                    true
+                }
+                None => false,
+            },
+        };
+        if found { Ok(bare(StatusCode::ACCEPTED)) } else { Err(unknown(name, reference)) }
+    }
+
+    /// `DELETE /v2/NAME/blobs/DIGEST`
+    pub(crate) async fn delete_blob(&self, name: &RepositoryName, digest: &Digest) -> Answer {
+        self.must_be_deletable(name).await?;
+        let removed = self.names.delete_blob(name, digest).await?.ok_or_else(|| {
+            ApiError::new(Code::BlobUnknown, format!("{name} has no blob {digest}"))
+        })?;
+        if removed.unreferenced.is_some() {
+            self.cache.unhost(digest);
+        }
+        Ok(bare(StatusCode::ACCEPTED))
+    }
+
+    async fn must_be_deletable(&self, name: &RepositoryName) -> Result<(), ApiError> {
+        match self.names.repository(name).await? {
+            Repository::Mirrored { upstream } => Err(ApiError::new(
+                Code::Unsupported,
+                format!("{name} is mirrored from {upstream}: delete it there"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A way to an upstream for one repository, which outlives the request that began it.
+struct Errand {
+    source: Source,
+    upstream_name: Rc<str>,
+    key: RepositoryName,
+    uplink: UplinkClient,
+    cache: Cache,
+    metrics: GatewayMetrics,
+}
+
+impl Errand {
+    /// Fetches a manifest and keeps it.
+    async fn get(&self, reference: &Reference) -> Found {
+        let mut fetch = self.uplink.fetch(self.request(reference, FetchMethod::Get)).await?;
+        let too_long =
+            || FetchError::Protocol(format!("a manifest of more than {MANIFEST_BYTES_MAX} bytes"));
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = fetch.body.next().await {
+            bytes.extend_from_slice(&piece?);
+            if bytes.len() > MANIFEST_BYTES_MAX {
+                return Err(too_long());
+            }
+        }
+        let bytes = bytes.freeze();
+        let claimed = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => fetch.head.digest,
+        };
+        let algorithm = claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let mut hasher = ContentHasher::new(algorithm);
+        hasher.update(&bytes);
+        let digest = hasher.finish();
+        if claimed.is_some_and(|claimed| claimed != digest) {
+            self.metrics.mismatches.inc();
+            return Err(FetchError::Protocol(format!(
+                "the manifest {reference} of {} has the digest {digest}, not the one that was claimed",
+                self.key
+            )));
+        }
+        let content_type =
+            fetch.head.media_type.as_deref().and_then(|text| HeaderValue::try_from(text).ok());
+        let parsed =
+            Manifest::parse(&bytes, content_type.as_ref()).or_else(|error| match reference {
+                // Its digest says that this is what was asked for, whatever it is.
+                Reference::Digest(_) => Manifest::parse(&bytes, None).map_err(|_| error),
+                Reference::Tag(_) => Err(error),
+            });
+        let media_type: Rc<str> = match (parsed, fetch.head.media_type) {
+            (Ok(manifest), _) => manifest.media_type.into(),
+            (Err(_), Some(media_type)) if matches!(reference, Reference::Digest(_)) => {
+                media_type.into()
+            }
+            (Err(error), _) => {
+                return Err(FetchError::Protocol(format!("no manifest: {}", error.message())));
+            }
+        };
+        self.keep(&digest, &media_type, &bytes).await;
+        Ok(Fetched { digest, media_type, bytes: Some(bytes) })
+    }
+
+    /// Puts a manifest that was hashed into the cache. Without room it is answered all the same.
+    async fn keep(&self, digest: &Digest, media_type: &str, bytes: &Bytes) {
+        let total = bytes.len() as u64;
+        if let Err(error) = self.cache.begin(digest, total, media_type, self.source.origin) {
+            tracing::debug!(%digest, "a manifest is not kept: {error}");
+            return;
+        }
+        for chunk in 0..chunks_of(total) {
+            let length = chunk_len(chunk, total);
+            let Ok(mut writer) = self.cache.slot(length).await else { return };
+            let start = chunk_start(chunk) as usize;
+            writer.append(&bytes[start..start + length]);
+            self.cache.insert(digest, chunk, writer);
+        }
+        self.cache.set_verified(digest);
+    }
+
+    /// Compares a tag with its upstream, and fetches what is new.
+    async fn check_tag<N: Names>(
+        &self,
+        names: &N,
+        tag: &Tag,
+        known: Option<std::sync::Arc<TagRecord>>,
+    ) -> Found {
+        self.metrics.tag_checks.inc();
+        let by_tag = Reference::Tag(tag.clone());
+        let found = match &known {
+            None => self.get(&by_tag).await,
+            Some(record) => self.compare(&by_tag, record).await,
+        };
+        let checked_unix_ms = unix_ms();
+        match &found {
+            Ok(Fetched { bytes: Some(bytes), digest, media_type }) => {
+                let mirrored = MirroredTag {
+                    repository: self.key.clone(),
+                    tag: tag.clone(),
+                    upstream: self.upstream_name.to_string(),
+                    digest: *digest,
+                    size_bytes: bytes.len() as u64,
+                    media_type: media_type.to_string(),
+                    checked_unix_ms,
+                    etag: None,
+                };
+                note(names.remember_mirrored_tag(mirrored).await);
+            }
+            Ok(Fetched { digest, .. }) => {
+                note(names.touch_mirrored_tag(&self.key, tag, digest, checked_unix_ms).await);
+            }
+            Err(FetchError::NotFound) if known.is_some() => {
+                note(names.forget_mirrored_tag(&self.key, tag).await);
+            }
+            Err(_) => {}
+        }
+        found
+    }
+
+    async fn compare(&self, by_tag: &Reference, known: &TagRecord) -> Found {
+        let fetch = self.uplink.fetch(self.request(by_tag, FetchMethod::Head)).await?;
+        match fetch.head.digest {
+            Some(digest) if digest == known.digest => {
+                Ok(Fetched { digest, media_type: (&*known.media_type).into(), bytes: None })
+            }
+            Some(digest) => self.get(&Reference::Digest(digest)).await,
+            None => self.get(by_tag).await,
+        }
+    }
+
+    fn request(&self, reference: &Reference, method: FetchMethod) -> FetchRequest {
+        FetchRequest {
+            upstream: self.source.upstream,
+            repository: self.source.repository.to_string(),
+            target: Target::Manifest(reference.clone()),
+            method,
+            range: None,
+            accept: header::MANIFEST_ACCEPT.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// A tag that cannot be remembered is asked for again next time; that is all it costs.
+fn note<T>(outcome: Result<T, crate::names::NamesError>) {
+    if let Err(error) = outcome {
+        tracing::warn!("a tag is not remembered: {error}");
+    }
+}
+
+/// How long ago the upstream said what the record says. A hosted tag is never old.
+fn age_ms(record: &TagRecord) -> u64 {
+    match &record.origin {
+        TagOrigin::Hosted => 0,
+        TagOrigin::Mirrored { checked_unix_ms, .. } => unix_ms().saturating_sub(*checked_unix_ms),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn read_body(body: &mut RequestBody) -> Result<Bytes, ApiError> {
+    if let Some(length) = body.size_hint()
+        && length > MANIFEST_BYTES_MAX as u64
+    {
+        return Err(too_large(length));
+    }
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| {
+            ApiError::new(Code::ManifestInvalid, format!("{error}; nothing was stored"))
+        })?;
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(too_large(bytes.len() as u64));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn unknown(name: &RepositoryName, reference: &Reference) -> ApiError {
+    ApiError::new(Code::ManifestUnknown, format!("{name} has no manifest {reference}")).with_detail(
+        serde_json::json!({ "name": name.to_string(), "reference": reference.to_string() }),
+    )
+}

@@ -1,0 +1,78 @@
+//! What the gateway counts. Clones share the same counters.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// What was asked, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `ping`, `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `layer` or `other`.
+    pub route: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+}
+
+/// Where the bytes of a body came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TierLabels {
+    /// `ram`, `ssd` or `origin`.
+    pub tier: &'static str,
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty = $published:literal,)+) => {
+        /// The gateway's metrics; see `docs/OPERATING.md` for the published names.
+        #[derive(Clone, Debug, Default)]
+        #[allow(missing_docs)] // Each has its help text, which is what is published.
+        pub struct GatewayMetrics {
+            $(pub $name: $kind,)+
+        }
+
+        impl GatewayMetrics {
+            /// Publishes all of them.
+            pub fn register(&self, registry: &mut Registry) {
+                $(registry.register($published, concat!($($help,)+), self.$name.clone());)+
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Requests by route and status
+    requests: Family<RequestLabels, Counter> = "outrider_requests",
+    /// Bytes of blobs and manifests handed to clients, by the tier that they came from
+    body_bytes: Family<TierLabels, Counter> = "outrider_body_bytes",
+    /// Fetches of a digest that were started
+    flights_started: Counter = "outrider_flights_started",
+    /// Requests that found a fetch of their digest under way
+    flights_joined: Counter = "outrider_flights_joined",
+    /// Fetches of a digest that ended without the content
+    flights_failed: Counter = "outrider_flights_failed",
+    /// Requests to upstreams for blobs
+    upstream_requests: Counter = "outrider_blob_requests_upstream",
+    /// Bytes of blobs that came from upstreams and were kept
+    upstream_bytes: Counter = "outrider_blob_bytes_upstream",
+    /// Times that a fetch was taken up again at the same upstream
+    fill_retries: Counter = "outrider_fill_retries",
+    /// Times that another source took a fetch over
+    source_takeovers: Counter = "outrider_source_takeovers",
+    /// Fetches that were given up since nobody read them
+    fills_abandoned: Counter = "outrider_fills_abandoned",
+    /// Contents that came in whole and had another digest
+    mismatches: Counter = "outrider_digest_mismatches",
+    /// Tags that were answered from the cache while the upstream could not be asked
+    stale_tags: Counter = "outrider_stale_tags",
+    /// Tags that were compared with their upstream
+    tag_checks: Counter = "outrider_tag_checks",
+    /// Responses that were cut off, since their content could not be brought in or was wrong
+    bodies_cut: Counter = "outrider_bodies_cut",
+    /// Upload sessions that are open
+    upload_sessions: Gauge = "outrider_upload_sessions",
+    /// Upload sessions that were dropped since nothing came for too long
+    uploads_expired: Counter = "outrider_uploads_expired",
+    /// Contents that were stored by an upload
+    uploads_stored: Counter = "outrider_uploads_stored",
+}

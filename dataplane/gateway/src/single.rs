@@ -1,0 +1,58 @@
+//! One piece of work per key, however many ask for its result at the same time.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::hash::Hash;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use crate::flight::progress::Progress;
+
+struct Work<V> {
+    result: RefCell<Option<V>>,
+    progress: Progress,
+}
+
+/// Joins equal work. Local to a shard.
+pub(crate) struct Single<K, V> {
+    running: Rc<RefCell<HashMap<K, Rc<Work<V>>>>>,
+}
+
+impl<K, V> Default for Single<K, V> {
+    fn default() -> Self {
+        Self { running: Rc::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash + 'static, V: Clone + 'static> Single<K, V> {
+    /// The result of the work under way for `key`, or of `start()`, which runs on a task of its own:
+    /// who asked first may leave without hurting the others.
+    pub(crate) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> V
+    where
+        F: Future<Output = V> + 'static,
+    {
+        let known = self.running.borrow().get(&key).cloned();
+        let work = known.unwrap_or_else(|| self.start(key, start()));
+        loop {
+            let generation = work.progress.generation();
+            if let Some(value) = work.result.borrow().as_ref() {
+                return value.clone();
+            }
+            work.progress.past(generation).await;
+        }
+    }
+
+    fn start(&self, key: K, future: impl Future<Output = V> + 'static) -> Rc<Work<V>> {
+        let work = Rc::new(Work { result: RefCell::new(None), progress: Progress::default() });
+        self.running.borrow_mut().insert(key.clone(), work.clone());
+        let (running, done) = (self.running.clone(), work.clone());
+        outrider_shard::task::spawn(async move {
+            let value = future.await;
+            running.borrow_mut().remove(&key);
+            *done.result.borrow_mut() = Some(value);
+            done.progress.notify();
+        });
+        work
+    }
+}

@@ -1,0 +1,457 @@
+//! Uploads of blobs: sessions (POST, PATCH, PUT), single requests, mounts.
+//!
+//! A session owns the bytes that came in, on disk already, and their hash. It lives in this shard's
+//! memory, so a restart ends it and its client begins again; what was answered with 201 is durable:
+//! payload flushed, then the name committed, then visible, then acknowledged.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use outrider_artifact::event::{UploadEvent, UploadKind};
+use outrider_artifact::{Algorithm, ContentHasher, Digest, RepositoryName};
+use outrider_cache::{CHUNK_BYTES, CacheError, StoredUpload, Upload, UploadId};
+use outrider_transport::RequestBody;
+
+use crate::blobs::Whence;
+use crate::faults;
+use crate::gateway::{Answer, Gateway, bare, unix_ms, value};
+use crate::names::{Names, PutBlob, Repository};
+use crate::protocol::route::{Mount, UploadSession, blob_path, upload_path};
+use crate::protocol::{ApiError, Code, header, range};
+
+/// Who uploads where nobody says.
+pub(crate) const ANONYMOUS: &str = "anonymous";
+
+/// An upload that is coming in.
+pub(crate) struct Open {
+    upload: Upload,
+    hasher: ContentHasher,
+}
+
+struct Session {
+    repository: Box<str>,
+    received_bytes: u64,
+    touched: Instant,
+    /// None while a request writes to it.
+    open: Option<Open>,
+}
+
+/// The upload sessions of a shard.
+#[derive(Default)]
+pub(crate) struct Sessions(RefCell<HashMap<UploadSession, Session>>);
+
+/// A session in the hands of one request. Dropping it puts the session back, unless a write was cut
+/// short, after which nobody knows what is stored.
+struct Taken<'a> {
+    sessions: &'a Sessions,
+    id: UploadSession,
+    open: Option<Open>,
+    writing: bool,
+}
+
+impl Sessions {
+    fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Drops sessions that nothing came for. Returns how many.
+    fn expire(&self, idle_max: Duration) -> usize {
+        let mut sessions = self.0.borrow_mut();
+        let before = sessions.len();
+        sessions
+            .retain(|_, session| session.open.is_none() || session.touched.elapsed() < idle_max);
+        before - sessions.len()
+    }
+
+    fn insert(&self, id: UploadSession, repository: &str, open: Open) {
+        let session = Session {
+            repository: repository.into(),
+            received_bytes: open.upload.len(),
+            touched: Instant::now(),
+            open: Some(open),
+        };
+        self.0.borrow_mut().insert(id, session);
+    }
+
+    fn received(&self, id: UploadSession, repository: &str) -> Result<u64, ApiError> {
+        let sessions = self.0.borrow();
+        let session = sessions.get(&id).filter(|session| &*session.repository == repository);
+        session.map(|session| session.received_bytes).ok_or_else(unknown)
+    }
+
+    fn take(&self, id: UploadSession, repository: &str) -> Result<Taken<'_>, ApiError> {
+        let mut sessions = self.0.borrow_mut();
+        let session = sessions.get_mut(&id).filter(|session| &*session.repository == repository);
+        let open = session.ok_or_else(unknown)?.open.take().ok_or_else(|| {
+            ApiError::new(Code::BlobUploadInvalid, "another request is writing to this upload")
+                .with_status(StatusCode::CONFLICT)
+        })?;
+        Ok(Taken { sessions: self, id, open: Some(open), writing: false })
+    }
+
+    fn remove(&self, id: UploadSession) {
+        self.0.borrow_mut().remove(&id);
+    }
+}
+
+impl Taken<'_> {
+    fn received(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.upload.len())
+    }
+
+    /// Takes all of a request's body.
+    async fn append_body(&mut self, body: &mut RequestBody) -> Result<(), ApiError> {
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|error| {
+                let message = format!("{error}; what came in is kept, go on from there");
+                ApiError::new(Code::BlobUploadInvalid, message)
+            })?;
+            let Some(open) = &mut self.open else { return Err(unknown()) };
+            self.writing = true;
+            open.upload.append(&bytes).await.map_err(|error| faults::of_store(&error))?;
+            open.hasher.update(&bytes);
+            self.writing = false;
+            outrider_shard::task::yield_if_needed().await;
+        }
+        Ok(())
+    }
+
+    /// Ends the session.
+    fn into_open(mut self) -> Result<Open, ApiError> {
+        let open = self.open.take().ok_or_else(unknown)?;
+        self.sessions.remove(self.id);
+        Ok(open)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.writing {
+            self.sessions.remove(self.id);
+            return;
+        }
+        if let Some(open) = self.open.take()
+            && let Some(session) = self.sessions.0.borrow_mut().get_mut(&self.id)
+        {
+            session.received_bytes = open.upload.len();
+            session.touched = Instant::now();
+            session.open = Some(open);
+        }
+    }
+}
+
+impl<N: Names + Clone> Gateway<N> {
+    /// `POST /v2/NAME/blobs/uploads/`
+    pub(crate) async fn start_upload(
+        &self,
+        name: &RepositoryName,
+        digest: Option<Digest>,
+        mount: Option<Mount>,
+        algorithm: Option<Algorithm>,
+        mut body: RequestBody,
+    ) -> Answer {
+        self.must_be_pushable(name).await?;
+        if let Some(mount) = mount
+            && self.mount(name, &mount).await?
+        {
+            return Ok(created(name, &mount.digest));
+        }
+        let algorithm = digest.map(|digest| digest.algorithm()).or(algorithm);
+        let (id, open) = self.open_upload(algorithm.unwrap_or(Algorithm::Sha256))?;
+        if let Some(digest) = digest {
+            let mut open = open;
+            take_body(&mut open, &mut body).await?;
+            self.store_blob(name, open, &digest).await?;
+            return Ok(created(name, &digest));
+        }
+        self.uploads.insert(id, name, open);
+        self.metrics.upload_sessions.set(self.uploads.len() as i64);
+        Ok(accepted(StatusCode::ACCEPTED, name, id, 0))
+    }
+
+    /// `PATCH /v2/NAME/blobs/uploads/SESSION`
+    pub(crate) async fn take_upload(
+        &self,
+        name: &RepositoryName,
+        id: UploadSession,
+        headers: &HeaderMap,
+        mut body: RequestBody,
+    ) -> Answer {
+        let mut taken = self.uploads.take(id, name)?;
+        in_order(taken.received(), headers, &body)?;
+        taken.append_body(&mut body).await?;
+        Ok(accepted(StatusCode::ACCEPTED, name, id, taken.received()))
+    }
+
+    /// `PUT /v2/NAME/blobs/uploads/SESSION?digest=…`
+    pub(crate) async fn finish_upload(
+        &self,
+        name: &RepositoryName,
+        id: UploadSession,
+        digest: &Digest,
+        headers: &HeaderMap,
+        mut body: RequestBody,
+    ) -> Answer {
+        let mut taken = self.uploads.take(id, name)?;
+        in_order(taken.received(), headers, &body)?;
+        taken.append_body(&mut body).await?;
+        let open = taken.into_open()?;
+        self.metrics.upload_sessions.set(self.uploads.len() as i64);
+        self.store_blob(name, open, digest).await?;
+        Ok(created(name, digest))
+    }
+
+    /// `GET /v2/NAME/blobs/uploads/SESSION`
+    pub(crate) fn upload_status(&self, name: &RepositoryName, id: UploadSession) -> Answer {
+        let received = self.uploads.received(id, name)?;
+        Ok(accepted(StatusCode::NO_CONTENT, name, id, received))
+    }
+
+    /// `DELETE /v2/NAME/blobs/uploads/SESSION`
+    pub(crate) fn cancel_upload(&self, name: &RepositoryName, id: UploadSession) -> Answer {
+        drop(self.uploads.take(id, name)?.into_open()?);
+        self.metrics.upload_sessions.set(self.uploads.len() as i64);
+        Ok(bare(StatusCode::NO_CONTENT))
+    }
+
+    /// Refuses what is mirrored: a repository has one source of truth.
+    pub(crate) async fn must_be_pushable(&self, name: &RepositoryName) -> Result<(), ApiError> {
+        match self.names.repository(name).await? {
+            Repository::Mirrored { upstream } => Err(ApiError::new(
+                Code::Denied,
+                format!(
+                    "{name} is mirrored from {upstream}, so nothing can be pushed there: push to another name"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Space for an upload.
+    pub(crate) fn open_upload(
+        &self,
+        algorithm: Algorithm,
+    ) -> Result<(UploadSession, Open), ApiError> {
+        let expired = self.uploads.expire(self.settings.upload_idle);
+        self.metrics.uploads_expired.inc_by(expired as u64);
+        if self.uploads.len() >= self.settings.upload_sessions_max {
+            return Err(ApiError::new(
+                Code::TooManyRequests,
+                format!("{} uploads are open, which is the limit", self.uploads.len()),
+            )
+            .with_retry_after(Duration::from_secs(10)));
+        }
+        let mut random = [0; 14];
+        getrandom::fill(&mut random).map_err(|error| {
+            ApiError::new(Code::Unknown, format!("the system has no random numbers: {error}"))
+        })?;
+        let id = UploadSession::new(self.shard, random);
+        let upload =
+            self.cache.upload(UploadId(id.bytes())).map_err(|error| faults::of_store(&error))?;
+        Ok((id, Open { upload, hasher: ContentHasher::new(algorithm) }))
+    }
+
+    /// Checks, flushes, names and shows a blob, in this order.
+    async fn store_blob(
+        &self,
+        name: &RepositoryName,
+        open: Open,
+        digest: &Digest,
+    ) -> Result<(), ApiError> {
+        let stored = close(open, digest).await?;
+        let event = self.upload_event(UploadKind::Blob, name, None, digest, stored.size());
+        self.name_blob(name, stored, digest, event).await
+    }
+
+    /// Commits the name of stored bytes, then shows them.
+    pub(crate) async fn name_blob(
+        &self,
+        name: &RepositoryName,
+        stored: StoredUpload,
+        digest: &Digest,
+        event: UploadEvent,
+    ) -> Result<(), ApiError> {
+        let put = PutBlob {
+            repository: name.clone(),
+            digest: *digest,
+            size_bytes: stored.size(),
+            media_type: String::new(),
+            upload_id: stored.id().0,
+            previous_is_lost: self.is_lost(digest),
+            event: Some(event),
+        };
+        if !self.names.put_blob(put).await?.superfluous {
+            self.cache.host(stored, digest, "");
+            self.metrics.uploads_stored.inc();
+        }
+        Ok(())
+    }
+
+    /// Whether the names may say that the content is hosted while its disk has lost it.
+    pub(crate) fn is_lost(&self, digest: &Digest) -> bool {
+        !self.cache.stat(digest).is_some_and(|stat| stat.hosted && stat.complete)
+    }
+
+    pub(crate) fn upload_event(
+        &self,
+        kind: UploadKind,
+        repository: &str,
+        version: Option<&str>,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> UploadEvent {
+        UploadEvent {
+            kind,
+            customer: ANONYMOUS.into(),
+            region: self.settings.region.clone(),
+            repository: repository.into(),
+            version: version.map(Into::into),
+            digest: digest.to_string(),
+            size_bytes,
+            media_type: String::new(),
+            unix_ms: unix_ms(),
+        }
+    }
+
+    /// Links a blob that is here already. False where it is not.
+    async fn mount(&self, name: &RepositoryName, mount: &Mount) -> Result<bool, ApiError> {
+        if let Some(from) = &mount.from
+            && let Whence::Hosted(key) = self.whence(from, None).await?
+        {
+            return Ok(self.names.mount(name, &mount.digest, Some(&key)).await?.is_some());
+        }
+        self.take_in(name, &mount.digest).await
+    }
+
+    /// Makes content that is here a part of a hosted repository: links what is hosted, and copies
+    /// what is only cached, since the cache may forget it. False where it is not here.
+    pub(crate) async fn take_in(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, ApiError> {
+        let Some(stat) = self.cache.stat(digest).filter(|stat| stat.verified) else {
+            return Ok(false);
+        };
+        if stat.hosted {
+            return Ok(self.names.mount(name, digest, None).await?.is_some());
+        }
+        let (_, mut open) = self.open_upload(digest.algorithm())?;
+        for chunk in 0..crate::flight::chunks_of(stat.size) {
+            let Some(found) =
+                self.cache.read(digest, chunk).await.map_err(|e| faults::of_store(&e))?
+            else {
+                return Ok(false);
+            };
+            open.upload.append(&found.bytes).await.map_err(|error| faults::of_store(&error))?;
+            open.hasher.update(&found.bytes);
+        }
+        self.store_blob(name, open, digest).await?;
+        Ok(true)
+    }
+}
+
+/// Takes all of a request's body into an upload that nobody else knows.
+pub(crate) async fn take_body(open: &mut Open, body: &mut RequestBody) -> Result<(), ApiError> {
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes.map_err(|error| {
+            ApiError::new(Code::BlobUploadInvalid, format!("{error}; nothing was stored"))
+        })?;
+        take_bytes(open, &bytes).await?;
+    }
+    Ok(())
+}
+
+/// Takes these bytes into an upload that nobody else knows.
+pub(crate) async fn take_bytes(open: &mut Open, bytes: &[u8]) -> Result<(), ApiError> {
+    open.upload.append(bytes).await.map_err(|error| faults::of_store(&error))?;
+    open.hasher.update(bytes);
+    outrider_shard::task::yield_if_needed().await;
+    Ok(())
+}
+
+/// Holds an upload against its digest and flushes it.
+pub(crate) async fn close(open: Open, digest: &Digest) -> Result<StoredUpload, ApiError> {
+    let found = if open.hasher.algorithm() == digest.algorithm() {
+        open.hasher.finish()
+    } else {
+        hash_again(&open.upload, digest.algorithm())
+            .await
+            .map_err(|error| faults::of_store(&error))?
+    };
+    if found != *digest {
+        return Err(ApiError::new(
+            Code::DigestInvalid,
+            format!("the content has the digest {found}, not {digest}; nothing was stored"),
+        ));
+    }
+    open.upload.finish().await.map_err(|error| faults::of_store(&error))
+}
+
+/// Hashes and flushes an upload whose digest nobody gave.
+pub(crate) async fn close_unnamed(open: Open) -> Result<(Digest, StoredUpload), ApiError> {
+    let digest = open.hasher.finish();
+    let stored = open.upload.finish().await.map_err(|error| faults::of_store(&error))?;
+    Ok((digest, stored))
+}
+
+async fn hash_again(upload: &Upload, algorithm: Algorithm) -> Result<Digest, CacheError> {
+    let mut hasher = ContentHasher::new(algorithm);
+    for chunk in 0..upload.len().div_ceil(CHUNK_BYTES) {
+        hasher.update(&upload.read_back(u32::try_from(chunk).unwrap_or(u32::MAX)).await?);
+        outrider_shard::task::yield_if_needed().await;
+    }
+    Ok(hasher.finish())
+}
+
+/// Refuses a chunk that does not go on where the last one ended.
+fn in_order(received: u64, headers: &HeaderMap, body: &RequestBody) -> Result<(), ApiError> {
+    let Some(given) = range::parse_upload_range(headers.get(CONTENT_RANGE))? else { return Ok(()) };
+    if given.first != received {
+        return Err(range::out_of_order(received, given));
+    }
+    match body.size_hint() {
+        Some(length) if length != given.len() => Err(ApiError::new(
+            Code::SizeInvalid,
+            format!("Content-Range names {} bytes, and the body has {length}", given.len()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn unknown() -> ApiError {
+    ApiError::new(
+        Code::BlobUploadUnknown,
+        "there is no such upload here: it was finished, cancelled, or ended by a restart or by time",
+    )
+}
+
+fn accepted(
+    status: StatusCode,
+    name: &RepositoryName,
+    id: UploadSession,
+    received: u64,
+) -> http::Response<crate::body::GatewayBody> {
+    let mut response = bare(status);
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, value(upload_path(name, id)));
+    headers.insert(RANGE, range::upload_range_answer(received));
+    headers.insert(header::DOCKER_UPLOAD_UUID, value(id.to_string()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    response
+}
+
+fn created(name: &RepositoryName, digest: &Digest) -> http::Response<crate::body::GatewayBody> {
+    let mut response = bare(StatusCode::CREATED);
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, value(blob_path(name, digest)));
+    headers.insert(header::DOCKER_CONTENT_DIGEST, value(digest.to_string()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
