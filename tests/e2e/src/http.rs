@@ -211,6 +211,15 @@ impl Answer {
             .unwrap_or_else(|error| panic!("no JSON ({error}) in {}: {}", self.status, self.text()))
     }
 
+    /// The Cache-Status header (RFC 9211), which every answer has.
+    #[track_caller]
+    pub fn cache_status(&self) -> CacheStatus {
+        let text = self.header("cache-status");
+        CacheStatus(
+            text.unwrap_or_else(|| panic!("no Cache-Status: {:?}", self.headers)).to_owned(),
+        )
+    }
+
     /// Fails unless the status is `status`.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
@@ -226,6 +235,32 @@ impl Answer {
         assert_eq!(json["errors"][0]["code"], code, "{}", answer.text());
         assert!(json["errors"][0]["message"].is_string(), "an error has a message: {json}");
         answer
+    }
+}
+
+/// A Cache-Status header with one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheStatus(String);
+
+impl CacheStatus {
+    /// The value of a parameter (RFC 8941 item as it stands, or `?1` for a bare one).
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.split(';').skip(1).map(str::trim).find_map(|parameter| {
+            match parameter.split_once('=') {
+                Some((k, value)) => (k == key).then_some(value),
+                None => (parameter == key).then_some("?1"),
+            }
+        })
+    }
+
+    /// Whether it was answered without the upstream.
+    pub fn is_hit(&self) -> bool {
+        self.get("hit") == Some("?1")
+    }
+
+    /// Whether all of the content had been hashed.
+    pub fn is_verified(&self) -> bool {
+        self.get("verified") == Some("?1")
     }
 }
 
