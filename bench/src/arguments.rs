@@ -110,7 +110,10 @@ pub struct LoadArguments {
     #[command(flatten)]
     /// How the server's certificate is judged.
     pub trust: TrustArguments,
-    /// Run the client on this CPU.
+    /// Threads that share the connections and the rate.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Run the client on this CPU, further threads on the next ones.
     #[arg(long, value_name = "CPU")]
     pub pin: Option<usize>,
     /// Read this process's CPU time (and its children's) before and after.

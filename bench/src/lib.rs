@@ -4,20 +4,33 @@
 //! ends a process that it did not start, and every run is bounded by a count or by a time.
 //!
 //! - [`arguments`]: the command line.
+//! - [`load`]: the load generator.
+//! - [`machine`], [`process`]: what a measurement ran on, and what a server used.
+//! - [`statistics`], [`report`]: medians and ratios, and how they are printed.
 //! - [`error`]: the one error type.
 
 #![deny(unsafe_code)]
 
 pub mod arguments;
 pub mod error;
+pub mod load;
+pub mod machine;
+pub mod process;
+pub mod report;
+pub mod statistics;
 
 pub use arguments::Arguments;
 pub use error::BenchError;
+
+use arguments::Verb;
 
 /// Runs the verb that the command line names.
 ///
 /// # Errors
 /// Whatever kept the measurement from being made, with what to do about it.
-pub fn run(_arguments: Arguments) -> Result<(), BenchError> {
-    Ok(())
+pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
+    match &arguments.verb {
+        Verb::Load(arguments) => load::verb(arguments),
+        _ => Err(BenchError::Argument("not yet".to_owned())),
+    }
 }

@@ -8,7 +8,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match outrider_bench::run(outrider_bench::Arguments::parse()) {
+    match outrider_bench::run(&outrider_bench::Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("outrider-bench: {error}");
