@@ -1,0 +1,30 @@
+//! What is worth keeping. A policy is one file behind [`Policy`]: pure arithmetic, no clock, no
+//! state of its own.
+
+mod importance;
+
+pub(crate) use importance::ImportancePolicy;
+
+/// What a policy may look at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Inputs {
+    /// Class of the customer, 1 is neutral.
+    pub(crate) class: u8,
+    /// Distinct customer-minutes, 1–255.
+    pub(crate) frequency: u8,
+    /// Measured time to fetch, in milliseconds.
+    pub(crate) fetch_ms: f64,
+    /// Measured time to compile or run, in milliseconds.
+    pub(crate) execute_ms: f64,
+    /// `log2(1 + dependants)`.
+    pub(crate) depth_log2: f64,
+    /// Size of the whole object in bytes.
+    pub(crate) size_bytes: u64,
+}
+
+/// Ranks objects: the lowest score is evicted first.
+pub(crate) trait Policy {
+    /// The score of an object that is used now. `clock` is the score of what was evicted last, so
+    /// that what is no longer used falls behind. Must not fall when `clock` or `frequency` rises.
+    fn score(&self, clock: f64, inputs: &Inputs) -> f64;
+}
