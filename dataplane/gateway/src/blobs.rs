@@ -183,7 +183,7 @@ impl<N: Names + Clone> Gateway<N> {
     ) -> Result<(u64, Option<ByteRange>), Fault> {
         match asked {
             None => flight.want_whole(),
-            Some(_) if flight.total().is_some() => {}
+            Some(_) if flight.total().is_some() || flight.is_filling() => {}
             Some(RequestedRange::From { first, last }) => {
                 let end = last.map_or(u32::MAX, |last| chunks_of(last.saturating_add(1)));
                 flight.want(chunk_at(first), end);

@@ -222,7 +222,7 @@ impl Through {
                     if found != self.wanted {
                         self.metrics.mismatches.inc();
                         return self
-                            .cut(Fault::Mismatch { wanted: self.wanted, found }.to_string());
+                            .cut(Fault::Mismatch(Box::new((self.wanted, found))).to_string());
                     }
                     return Poll::Ready(self.held.take().map(Ok));
                 }

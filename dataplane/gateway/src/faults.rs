@@ -61,7 +61,7 @@ pub(crate) fn of_flight(fault: &Fault) -> ApiError {
         Fault::Upstream(error) => of_fetch(error, Code::BlobUnknown),
         Fault::Busy | Fault::Abandoned => ApiError::new(Code::Unavailable, fault.to_string())
             .with_retry_after(Duration::from_secs(1)),
-        Fault::Mismatch { .. }
+        Fault::Mismatch(_)
         | Fault::Length { .. }
         | Fault::UnknownLength
         | Fault::Stalled

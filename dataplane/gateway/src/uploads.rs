@@ -212,7 +212,7 @@ impl<N: Names + Clone> Gateway<N> {
 
     /// `DELETE /v2/NAME/blobs/uploads/SESSION`
     pub(crate) fn cancel_upload(&self, name: &RepositoryName, id: UploadSession) -> Answer {
-        drop(self.uploads.take(id, name)?.into_open()?);
+        self.uploads.take(id, name)?.into_open()?;
         self.metrics.upload_sessions.set(self.uploads.len() as i64);
         Ok(bare(StatusCode::NO_CONTENT))
     }

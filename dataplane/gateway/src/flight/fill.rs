@@ -75,6 +75,10 @@ async fn fill(flight: &Rc<Flight>, id: u64) -> Result<(), Fault> {
         if is_final_everywhere(&fault) || flight.verdict().is_some() {
             return Err(fault);
         }
+        if is_behind_the_end(&fault) && flight.total().is_none() {
+            // Whoever asked for that range is told so; the others only need the length.
+            return learn_by_head(flight, &source).await;
+        }
         if is_worth_a_retry(&fault) && retries < RETRIES_MAX && !matches!(fault, Fault::Stalled) {
             retries += 1;
             flight.home.metrics.fill_retries.inc();
@@ -104,7 +108,35 @@ fn untried(flight: &Flight, tried: &[Source]) -> Option<Source> {
 
 /// Faults that no other source can mend.
 fn is_final_everywhere(fault: &Fault) -> bool {
-    matches!(fault, Fault::Busy | Fault::UnknownLength | Fault::Abandoned)
+    matches!(fault, Fault::Busy | Fault::UnknownLength | Fault::Abandoned | Fault::Length { .. })
+}
+
+fn is_behind_the_end(fault: &Fault) -> bool {
+    matches!(fault, Fault::Upstream(FetchError::RangeNotSatisfiable { .. }))
+}
+
+/// Learns the length without a body.
+async fn learn_by_head(flight: &Flight, source: &Source) -> Result<(), Fault> {
+    let wanted = wanted(flight, source, FetchMethod::Head, None);
+    let head = flight.home.uplink.fetch(wanted).await?.head;
+    flight.set_total(head.length.ok_or(Fault::UnknownLength)?)
+}
+
+fn wanted(
+    flight: &Flight,
+    source: &Source,
+    method: FetchMethod,
+    range: Option<FetchRange>,
+) -> FetchRequest {
+    flight.home.metrics.upstream_requests.inc();
+    FetchRequest {
+        upstream: source.upstream,
+        repository: source.repository.to_string(),
+        target: Target::Blob(flight.digest),
+        method,
+        range,
+        accept: Vec::new(),
+    }
 }
 
 /// Faults of a connection, after which the same source may go on.
@@ -160,15 +192,7 @@ async fn request(
         (first, true) => Some(FetchRange { first, last: None }),
         (first, false) => Some(FetchRange { first, last }),
     };
-    let wanted = FetchRequest {
-        upstream: source.upstream,
-        repository: source.repository.to_string(),
-        target: Target::Blob(flight.digest),
-        method: FetchMethod::Get,
-        range,
-        accept: Vec::new(),
-    };
-    flight.home.metrics.upstream_requests.inc();
+    let wanted = wanted(flight, source, FetchMethod::Get, range);
     let fetch = unless_stalled(flight, source, tried, flight.home.uplink.fetch(wanted)).await??;
     let offset = learn(flight, id, source, &fetch, first)?;
     write_body(flight, id, source, tried, fetch.body, offset).await
@@ -267,6 +291,9 @@ impl Run<'_> {
         let Some(span) = self.flight.with_filler(self.id, |filler| filler.span) else {
             return Ok(Some(Ended::Done));
         };
+        if self.flight.verdict().is_some() {
+            return Err(Fault::Abandoned);
+        }
         let chunk = chunk_at(self.at);
         if chunk < span.next && self.at < self.total {
             // The origin ignored the range and began at the front.
@@ -326,7 +353,10 @@ impl Run<'_> {
             filler.span.next = filler.span.next.max(chunk + 1);
             filler.partial.take()
         });
-        if let Some(Some(partial)) = written {
+        // A flight that has failed may have had its content forgotten.
+        if let Some(Some(partial)) = written
+            && self.flight.verdict().is_none()
+        {
             flight.home.metrics.upstream_bytes.inc_by(partial.writer.len() as u64);
             flight.home.cache.insert(&flight.digest, chunk, partial.writer);
             self.tell();

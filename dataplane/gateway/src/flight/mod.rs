@@ -60,9 +60,9 @@ pub(crate) enum Fault {
     /// The upstream said no, or could not be asked.
     #[error("{0}")]
     Upstream(FetchError),
-    /// All of it came in, and it is something else.
-    #[error("the upstream sent content with the digest {found} for {wanted}")]
-    Mismatch { wanted: Digest, found: Digest },
+    /// All of it came in, and it is something else: what was wanted, and what was found.
+    #[error("the upstream sent content with the digest {} for {}", .0.1, .0.0)]
+    Mismatch(Box<(Digest, Digest)>),
     /// Two answers disagree about the length.
     #[error("the upstream says {found} bytes, and said {known} bytes before")]
     Length { known: u64, found: u64 },
@@ -234,6 +234,11 @@ impl Flight {
         self.verdict.borrow().clone()
     }
 
+    /// Whether an upstream is being asked.
+    pub(crate) fn is_filling(&self) -> bool {
+        !self.fillers.borrow().is_empty()
+    }
+
     /// The first source: what is unverified belongs to it.
     pub(crate) fn origin(&self) -> Origin {
         self.sources.borrow()[0].origin
@@ -260,6 +265,7 @@ impl Flight {
             Some(known) if known != total => Err(Fault::Length { known, found: total }),
             _ => {
                 self.total.set(Some(total));
+                self.progress.notify();
                 Ok(())
             }
         }

@@ -21,7 +21,7 @@ pub(super) async fn run(flight: Rc<Flight>) {
             for source in flight.sources.borrow().iter() {
                 flight.home.distrust(&flight.digest, source);
             }
-            Fault::Mismatch { wanted: flight.digest, found }
+            Fault::Mismatch(Box::new((flight.digest, found)))
         }
         Err(fault) => fault,
     };

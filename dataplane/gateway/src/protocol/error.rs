@@ -192,13 +192,25 @@ impl ApiError {
 
     /// The body. Allocates.
     pub fn body(&self) -> Bytes {
-        let mut error = serde_json::Map::new();
-        error.insert("code".into(), self.0.code.as_str().into());
-        error.insert("message".into(), self.0.message.as_ref().into());
-        if let Some(detail) = &self.0.detail {
-            error.insert("detail".into(), detail.clone());
+        #[derive(serde::Serialize)]
+        struct Body<'a> {
+            errors: [Error<'a>; 1],
         }
-        Bytes::from(serde_json::json!({ "errors": [error] }).to_string())
+        #[derive(serde::Serialize)]
+        struct Error<'a> {
+            code: &'static str,
+            message: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            detail: Option<&'a serde_json::Value>,
+        }
+        let error = Error {
+            code: self.0.code.as_str(),
+            message: &self.0.message,
+            detail: self.0.detail.as_ref(),
+        };
+        serde_json::to_vec(&Body { errors: [error] })
+            .expect("strings are written into memory, which cannot fail")
+            .into()
     }
 
     /// Head and body of the answer, with `Content-Type` and `Content-Length`. The body of an answer

@@ -430,3 +430,291 @@ fn is_not_distributed(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.nondistributable.v1.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn digest(text: &str) -> Digest {
+        Digest::sha256(text.as_bytes())
+    }
+
+    fn descriptor(text: &str) -> Value {
+        json!({
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "digest": digest(text).to_string(),
+            "size": text.len(),
+        })
+    }
+
+    fn image() -> Value {
+        json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": digest("config").to_string(),
+                "size": 6,
+            },
+            "layers": [descriptor("one"), descriptor("two")],
+        })
+    }
+
+    fn index() -> Value {
+        json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor("one")] })
+    }
+
+    fn with(mut value: Value, member: &str, to: Value) -> Value {
+        value[member] = to;
+        value
+    }
+
+    fn without(mut value: Value, member: &str) -> Value {
+        value.as_object_mut().unwrap().remove(member);
+        value
+    }
+
+    fn parsed(value: &Value, content_type: Option<&str>) -> Result<Manifest, ApiError> {
+        let header = content_type.map(|text| HeaderValue::from_str(text).unwrap());
+        Manifest::parse(value.to_string().as_bytes(), header.as_ref())
+    }
+
+    #[test]
+    fn an_image_refers_to_its_config_and_layers() {
+        let manifest = parsed(&image(), Some(OCI_MANIFEST)).unwrap();
+        assert_eq!(manifest.kind, Kind::Image);
+        let all: Vec<_> =
+            manifest.descriptors.iter().map(|one| (one.kind, one.digest, one.size_bytes)).collect();
+        assert_eq!(
+            all,
+            [
+                (DescriptorKind::Config, digest("config"), 6),
+                (DescriptorKind::Layer, digest("one"), 3),
+                (DescriptorKind::Layer, digest("two"), 3),
+            ]
+        );
+        assert_eq!(manifest.required().count(), 3);
+    }
+
+    #[test]
+    fn an_index_refers_to_manifests() {
+        let manifest = parsed(&index(), None).unwrap();
+        assert_eq!((manifest.kind, &*manifest.media_type), (Kind::Index, OCI_INDEX));
+        assert_eq!(manifest.descriptors[0].kind, DescriptorKind::Manifest);
+        let empty = with(index(), "manifests", json!([]));
+        assert_eq!(parsed(&empty, None).unwrap().descriptors, []);
+    }
+
+    #[test]
+    fn the_media_type_is_as_stated_or_as_written_or_as_the_members_have_it() {
+        let bare = without(image(), "mediaType");
+        for (value, content_type, media_type) in [
+            (image(), None, OCI_MANIFEST),
+            (image(), Some("application/json"), OCI_MANIFEST),
+            (
+                image(),
+                Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"),
+                OCI_MANIFEST,
+            ),
+            (image(), Some("Application/Vnd.OCI.Image.Manifest.v1+JSON"), OCI_MANIFEST),
+            (bare.clone(), Some(DOCKER_MANIFEST), DOCKER_MANIFEST),
+            (bare.clone(), Some("application/octet-stream"), OCI_MANIFEST),
+            (bare, None, OCI_MANIFEST),
+            (without(index(), "mediaType"), None, OCI_INDEX),
+            (with(index(), "mediaType", json!(DOCKER_LIST)), None, DOCKER_LIST),
+        ] {
+            assert_eq!(
+                parsed(&value, content_type).unwrap().media_type,
+                media_type,
+                "{content_type:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_could_be_two_things_is_refused() {
+        for (value, content_type) in [
+            (image(), Some(OCI_INDEX)),
+            (image(), Some(DOCKER_MANIFEST)),
+            (with(image(), "manifests", json!([])), None),
+            (with(index(), "layers", json!([])), None),
+            (with(index(), "mediaType", json!(OCI_MANIFEST)), None),
+            (without(image(), "config"), None),
+            (without(index(), "manifests"), None),
+            (without(image(), "schemaVersion"), None),
+            (with(image(), "schemaVersion", json!(3)), None),
+            (with(image(), "mediaType", json!("nonsense")), None),
+            (with(image(), "mediaType", json!(format!("a/{}", "b".repeat(95)))), None),
+            (image(), Some("nonsense")),
+            (json!({}), None),
+            (json!([]), None),
+            (json!([2, OCI_MANIFEST]), None),
+            (json!("text"), None),
+            (json!(null), None),
+        ] {
+            let error = parsed(&value, content_type).expect_err(&value.to_string());
+            assert_eq!((error.status().as_u16(), error.code()), (400, Code::ManifestInvalid));
+        }
+        let twice = image().to_string().replacen('{', "{\"schemaVersion\":2,", 1);
+        assert!(Manifest::parse(twice.as_bytes(), None).is_err());
+        let twice = with(image(), "annotations", json!({ "a": "b" })).to_string();
+        let twice = twice.replace("{\"a\":\"b\"}", "{\"a\":\"b\",\"a\":\"c\"}");
+        assert!(Manifest::parse(twice.as_bytes(), None).is_err());
+    }
+
+    #[test]
+    fn malformed_descriptors_are_refused_with_their_place() {
+        for (member, to) in [
+            ("config", json!(null)),
+            ("config", json!([])),
+            ("config", json!(["a", digest("a").to_string(), 5])),
+            ("layers", json!({})),
+            ("layers", json!([{}])),
+            ("layers", json!([null])),
+            ("layers", json!([{ "digest": "sha256:abc", "size": 1 }])),
+            ("layers", json!([{ "digest": digest("a").to_string(), "size": -1 }])),
+            ("layers", json!([{ "digest": digest("a").to_string(), "size": "1" }])),
+            ("layers", json!([{ "digest": digest("a").to_string() }])),
+            ("subject", json!({ "digest": "x", "size": 1 })),
+            ("annotations", json!({ "a": 1 })),
+            ("annotations", json!([])),
+            ("artifactType", json!(5)),
+        ] {
+            let value = with(image(), member, to);
+            let error = parsed(&value, None).expect_err(&value.to_string());
+            assert_eq!(error.code(), Code::ManifestInvalid, "{value}");
+            assert!(member == "config" || error.message().contains("column"), "{error}");
+        }
+    }
+
+    #[test]
+    fn lists_that_were_left_null_are_empty() {
+        let value = with(with(image(), "layers", json!(null)), "annotations", json!(null));
+        assert_eq!(parsed(&value, None).unwrap().descriptors.len(), 1);
+        assert_eq!(parsed(&with(index(), "manifests", json!(null)), None).unwrap().descriptors, []);
+    }
+
+    #[test]
+    fn schema_1_is_refused_by_its_name() {
+        for (value, content_type) in [
+            (json!({ "schemaVersion": 1, "fsLayers": [], "name": "a" }), None),
+            (json!({ "schemaVersion": 1 }), Some(DOCKER_SCHEMA1_SIGNED)),
+            (json!({ "schemaVersion": 2 }), Some(DOCKER_SCHEMA1)),
+        ] {
+            let error = parsed(&value, content_type).unwrap_err();
+            assert!(error.message().contains("schema 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_taken_with_what_it_refers_to() {
+        let media_type = "application/vnd.example.thing.v1+json";
+        let manifest = parsed(&json!({ "blobs": [descriptor("one")] }), Some(media_type)).unwrap();
+        assert_eq!((manifest.kind, &*manifest.media_type), (Kind::Other, media_type));
+        assert_eq!(manifest.descriptors[0].digest, digest("one"));
+        let nothing = parsed(&json!({ "mediaType": media_type }), None).unwrap();
+        assert_eq!(nothing.descriptors, []);
+    }
+
+    #[test]
+    fn layers_that_are_had_elsewhere_are_not_required() {
+        let mut urls = descriptor("urls");
+        urls["urls"] = json!(["https://example.com/a"]);
+        let mut kind = descriptor("kind");
+        kind["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip");
+        let mut docker = descriptor("docker");
+        docker["mediaType"] = json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
+        let mut none = descriptor("none");
+        none["urls"] = json!([]);
+        let manifest =
+            parsed(&with(image(), "layers", json!([urls, kind, docker, none])), None).unwrap();
+        let required: Vec<_> = manifest.required().map(|one| one.digest).collect();
+        assert_eq!(required, [digest("config"), digest("none")]);
+    }
+
+    #[test]
+    fn a_referrer_is_described_as_the_specification_has_it() {
+        let subject = descriptor("subject");
+        let image =
+            with(with(image(), "subject", subject.clone()), "annotations", json!({ "a": "b" }));
+        let manifest = parsed(&image, None).unwrap();
+        assert_eq!(manifest.subject, Some(digest("subject")));
+        let described: Value =
+            serde_json::from_slice(&manifest.referrer_descriptor(&digest("self"), 7)).unwrap();
+        assert_eq!(
+            described,
+            json!({
+                "mediaType": OCI_MANIFEST,
+                "digest": digest("self").to_string(),
+                "size": 7,
+                "artifactType": "application/vnd.oci.image.config.v1+json",
+                "annotations": { "a": "b" },
+            })
+        );
+        let own = parsed(&with(image, "artifactType", json!("application/vnd.x")), None).unwrap();
+        assert_eq!(own.artifact_type.as_deref(), Some("application/vnd.x"));
+        let index = parsed(&with(index(), "subject", subject), None).unwrap();
+        let described: Value =
+            serde_json::from_slice(&index.referrer_descriptor(&digest("self"), 7)).unwrap();
+        assert_eq!(described.get("artifactType"), None);
+        assert_eq!(described.get("annotations"), None);
+    }
+
+    #[test]
+    fn members_that_are_not_known_are_passed_over() {
+        let value = with(image(), "newField", json!({ "deep": [1, 2, { "deeper": null }] }));
+        assert_eq!(parsed(&value, None).unwrap().descriptors.len(), 3);
+    }
+
+    #[test]
+    fn every_bound_holds() {
+        let error = Manifest::parse(&vec![b' '; MANIFEST_BYTES_MAX + 1], None).unwrap_err();
+        assert_eq!((error.status().as_u16(), error.code()), (413, Code::SizeInvalid));
+
+        let list = |count| with(index(), "manifests", json!(vec![descriptor("one"); count]));
+        assert!(parsed(&list(DESCRIPTORS_MAX), None).is_ok());
+        assert!(parsed(&list(DESCRIPTORS_MAX + 1), None).is_err());
+
+        let annotations = |count| {
+            let all: BTreeMap<_, _> = (0..count).map(|i| (i.to_string(), "")).collect();
+            with(image(), "annotations", json!(all))
+        };
+        assert!(parsed(&annotations(ANNOTATIONS_MAX), None).is_ok());
+        assert!(parsed(&annotations(ANNOTATIONS_MAX + 1), None).is_err());
+
+        let large = with(image(), "annotations", json!({ "large": "A".repeat(3_900_000) }));
+        assert!(parsed(&large, None).is_ok());
+
+        let mut deep = "[".repeat(1_000_000);
+        deep.insert_str(0, "{\"schemaVersion\":2,\"deep\":");
+        assert!(Manifest::parse(deep.as_bytes(), None).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Manifest::parse(&bytes, None);
+        }
+
+        #[test]
+        fn no_change_to_a_manifest_makes_the_parser_panic(
+            at in 0usize..600, to in any::<u8>(), cut in 0usize..600, is_index in any::<bool>(),
+        ) {
+            let mut bytes = if is_index { index() } else { image() }.to_string().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] = to;
+            let _ = Manifest::parse(&bytes, None);
+            bytes.truncate(cut % (bytes.len() + 1));
+            let _ = Manifest::parse(&bytes, None);
+        }
+
+        #[test]
+        fn no_content_type_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..150)) {
+            if let Ok(header) = HeaderValue::from_bytes(&bytes) {
+                let _ = Manifest::parse(image().to_string().as_bytes(), Some(&header));
+            }
+        }
+    }
+}
