@@ -43,6 +43,8 @@ debian_tools=(
   "cmake cmake 3.25"
   "make make 4.3"
   "mount mount 2.38"
+  "unshare util-linux 2.38"
+  "ip iproute2 6."
 )
 
 missing_packages() {

@@ -133,6 +133,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Shared {
+    host: String,
     port: u16,
     inner: Mutex<Inner>,
     stopping: AtomicBool,
@@ -158,10 +159,20 @@ impl Default for FakeUpstream {
 }
 
 impl FakeUpstream {
-    /// An empty registry on a free port.
+    /// An empty registry on a free port of 127.0.0.1.
     pub fn start() -> Self {
+        Self::start_on("127.0.0.1")
+    }
+
+    /// An empty registry on a free port of another address of this machine.
+    pub fn start_on(host: &str) -> Self {
         let port = ports::free();
-        let shared = Shared { port, inner: Mutex::default(), stopping: AtomicBool::new(false) };
+        let shared = Shared {
+            host: host.to_owned(),
+            port,
+            inner: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        };
         let mut upstream = Self { shared: Arc::new(shared), acceptor: None };
         upstream.resume();
         upstream
@@ -169,7 +180,7 @@ impl FakeUpstream {
 
     /// Its address as a URL.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.shared.port)
+        format!("http://{}:{}", self.shared.host, self.shared.port)
     }
 
     /// Its port.
@@ -183,8 +194,8 @@ impl FakeUpstream {
             return;
         }
         self.shared.stopping.store(false, Ordering::SeqCst);
-        let listener =
-            TcpListener::bind(("127.0.0.1", self.shared.port)).expect("the port is free");
+        let address = (self.shared.host.as_str(), self.shared.port);
+        let listener = TcpListener::bind(address).expect("the port is free");
         let shared = Arc::clone(&self.shared);
         self.acceptor = Some(std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -205,7 +216,7 @@ impl FakeUpstream {
         let Some(acceptor) = self.acceptor.take() else { return };
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes the acceptor, which then sees the flag and drops its listener.
-        let _ = TcpStream::connect(("127.0.0.1", self.shared.port));
+        let _ = TcpStream::connect((self.shared.host.as_str(), self.shared.port));
         let _ = acceptor.join();
         for stream in self.shared.lock().streams.drain(..).filter_map(|weak| weak.upgrade()) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -392,7 +403,8 @@ fn honest(shared: &Shared, seen: &Seen) -> Honest {
     if let Some(auth) = &inner.tokens
         && !seen.header("authorization").is_some_and(|v| v.starts_with("Bearer given-"))
     {
-        let realm = auth.realm.clone().unwrap_or(format!("http://127.0.0.1:{}/token", shared.port));
+        let realm =
+            auth.realm.clone().unwrap_or(format!("http://{}:{}/token", shared.host, shared.port));
         let name = parts(&seen.path).map_or("", |(name, ..)| name);
         let mut refused = Honest::error(401, "UNAUTHORIZED");
         refused.headers.push((
