@@ -11,7 +11,7 @@ use outrider_shard::{ShardHandle, channel};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::UpstreamId;
-pub use crate::content_range::ContentRange;
+use crate::content_range::ContentRange;
 use crate::error::FetchError;
 use crate::metrics::UplinkMetrics;
 use crate::window::FetchBody;

@@ -1,15 +1,52 @@
 //! Origins: the only tokio in the data plane.
+//!
+//! A shard asks with [`UplinkClient::fetch`], which resolves when the head of the answer is in and
+//! was checked, and reads the body from a bounded window. Everything between, on a thread of its
+//! own, is here: connections, TLS, HTTP/1.1 and HTTP/2, tokens, redirects, time limits, circuit
+//! breakers.
+//!
+//! Whatever comes from an upstream is untrusted: each part of it is bounded, nothing of it decides
+//! where else we connect without [`address`] and [`redirect`] agreeing, and no content is believed
+//! here: hashing is the caller's business.
+//!
+//! Interface:
+//! - `config`: [`UpstreamConfig`] and its defaults.
+//! - `thread`: [`start`], [`Uplink`], the status.
+//! - `fetch`, `window`: [`UplinkClient`], [`Fetch`], [`FetchBody`].
+//! - `error`: [`UplinkError`], [`FetchError`]. `metrics`: [`UplinkMetrics`].
+//!
+//! Pure parts, without I/O or clock:
+//! - [`challenge`], [`token`]: what registries and token services say about authentication.
+//! - [`redirect`], [`address`]: where an upstream may send us.
+//! - [`head`], [`content_range`], [`retry_after`]: what the head of an answer means.
+//! - [`breaker`]: when not to ask.
+//!
+//! On the thread:
+//! - `serve`: the life of one fetch. `exchange`: from a request to the head of its answer.
+//! - `upstream`, `lane`, `credentials`: what lives as long as the configuration.
+//! - `connect`: names, addresses, TCP and TLS.
 
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod breaker;
+pub mod challenge;
 mod config;
+mod connect;
 pub mod content_range;
+mod credentials;
 mod error;
+mod exchange;
 mod fetch;
+pub mod head;
+mod lane;
 mod metrics;
+pub mod redirect;
 pub mod retry_after;
+mod serve;
 mod thread;
+pub mod token;
+mod upstream;
 mod window;
 
 pub use config::{

@@ -25,7 +25,14 @@ struct Lane {
     kind: &'static str,
 }
 
-/// How something at an upstream ended.
+/// How a token request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenOutcome {
+    upstream: String,
+    outcome: &'static str,
+}
+
+/// How a fetch ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     upstream: String,
@@ -37,7 +44,7 @@ struct Outcome {
 #[derive(Clone, Debug)]
 pub struct UplinkMetrics {
     requests: Family<Outcome, Counter>,
-    tokens: Family<Outcome, Counter>,
+    tokens: Family<TokenOutcome, Counter>,
     received_bytes: Family<Upstream, Counter>,
     in_flight: Family<Lane, Gauge>,
     breaker: Family<Lane, Gauge>,
@@ -62,11 +69,14 @@ impl Default for UplinkMetrics {
     }
 }
 
-/// The lane's name in labels and in the status.
-pub(crate) const fn kind(target: &Target) -> &'static str {
+/// The lanes' names in labels.
+pub(crate) const MANIFEST: &str = "manifest";
+pub(crate) const BLOB: &str = "blob";
+
+const fn kind(target: &Target) -> &'static str {
     match target {
-        Target::Manifest(_) => "manifest",
-        Target::Blob(_) => "blob",
+        Target::Manifest(_) => MANIFEST,
+        Target::Blob(_) => BLOB,
     }
 }
 
@@ -118,5 +128,26 @@ impl UplinkMetrics {
     pub(crate) fn first_byte(&self, upstream: &str, target: &Target, time: Duration) {
         let label = Lane { upstream: upstream.to_owned(), kind: kind(target) };
         self.first_byte.get_or_create(&label).observe(time.as_secs_f64());
+    }
+
+    /// A token request is over.
+    pub(crate) fn token(&self, upstream: &str, outcome: &'static str) {
+        let label = TokenOutcome { upstream: upstream.to_owned(), outcome };
+        self.tokens.get_or_create(&label).inc();
+    }
+
+    /// The counter of received bytes of an upstream.
+    pub(crate) fn received(&self, upstream: &str) -> Counter {
+        self.received_bytes.get_or_create_owned(&Upstream { upstream: upstream.to_owned() })
+    }
+
+    /// The state of a lane's breaker.
+    pub(crate) fn breaker(&self, upstream: &str, kind: &'static str) -> Gauge {
+        self.breaker.get_or_create_owned(&Lane { upstream: upstream.to_owned(), kind })
+    }
+
+    /// How many fetches of a lane are under way.
+    pub(crate) fn in_flight(&self, upstream: &str, kind: &'static str) -> Gauge {
+        self.in_flight.get_or_create_owned(&Lane { upstream: upstream.to_owned(), kind })
     }
 }
