@@ -64,6 +64,29 @@ pub enum Client {
     Hyper,
 }
 
+/// A pull-through cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contender {
+    /// Outrider.
+    Outrider,
+    /// Debian's docker-registry 2.8.
+    DockerRegistry,
+    /// distribution 3.
+    Distribution,
+}
+
+impl Contender {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outrider => "outrider",
+            Self::DockerRegistry => "docker-registry 2",
+            Self::Distribution => "distribution 3",
+        }
+    }
+}
+
 /// Options of `load`.
 #[derive(Debug, Args)]
 pub struct LoadArguments {
@@ -199,9 +222,21 @@ pub struct ComparePullArguments {
     /// Rounds, interleaved; each with empty caches.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
     pub rounds: u32,
-    /// Layers that are downloaded at a time.
+    /// The program of distribution 3.
+    #[arg(long, default_value = "registry", value_name = "FILE")]
+    pub distribution: PathBuf,
+    /// Blobs that are downloaded at a time; containerd's own default is 3.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub parallel: u32,
+    /// Bytes of the image.
+    #[arg(long, default_value = "69MB", value_parser = size)]
+    pub size: u64,
+    /// Its layers.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub layers: u32,
+    /// Only through this one; may be given several times.
+    #[arg(long, value_enum)]
+    pub only: Vec<Contender>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

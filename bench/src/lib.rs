@@ -5,6 +5,9 @@
 //!
 //! - [`arguments`]: the command line.
 //! - [`load`]: the load generator.
+//! - [`compare`]: other servers and Outrider side by side. [`peers`]: how they are started.
+//! - [`image`], [`http`]: images to push and pull, and the small client that does it.
+//! - [`idle`]: what a server uses while nobody asks it for anything.
 //! - [`machine`], [`process`]: what a measurement ran on, and what a server used.
 //! - [`statistics`], [`report`]: medians and ratios, and how they are printed.
 //! - [`error`]: the one error type.
@@ -12,9 +15,14 @@
 #![deny(unsafe_code)]
 
 pub mod arguments;
+pub mod compare;
 pub mod error;
+pub mod http;
+pub mod idle;
+pub mod image;
 pub mod load;
 pub mod machine;
+pub mod peers;
 pub mod process;
 pub mod report;
 pub mod statistics;
@@ -22,7 +30,7 @@ pub mod statistics;
 pub use arguments::Arguments;
 pub use error::BenchError;
 
-use arguments::Verb;
+use arguments::{Compare, Verb};
 
 /// Runs the verb that the command line names.
 ///
@@ -31,6 +39,9 @@ use arguments::Verb;
 pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
     match &arguments.verb {
         Verb::Load(arguments) => load::verb(arguments),
-        _ => Err(BenchError::Argument("not yet".to_owned())),
+        Verb::Compare(Compare::Https(arguments)) => compare::https::verb(arguments),
+        Verb::Compare(Compare::Pull(arguments)) => compare::pull::verb(arguments),
+        Verb::Idle(arguments) => idle::verb(arguments),
+        Verb::Disk(_) => Err(BenchError::Argument("not yet".to_owned())),
     }
 }

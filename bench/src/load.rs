@@ -121,11 +121,7 @@ pub struct Measured {
 ///
 /// # Errors
 /// When a thread cannot do its part, or the server's process cannot be looked at.
-pub fn run(
-    plans: &[Plan],
-    span: &Span,
-    server_pid: Option<u32>,
-) -> Result<Measured, BenchError> {
+pub fn run(plans: &[Plan], span: &Span, server_pid: Option<u32>) -> Result<Measured, BenchError> {
     if let Some(pid) = server_pid {
         process::usage(pid)?;
     }
@@ -182,9 +178,8 @@ pub fn run(
         _ => None,
     };
     let clients: Duration = tallies.iter().map(|tally| tally.client_cpu).sum();
-    let others = server.map(|server| {
-        busy_after.saturating_sub(busy_before).saturating_sub(server.cpu + clients)
-    });
+    let others = server
+        .map(|server| busy_after.saturating_sub(busy_before).saturating_sub(server.cpu + clients));
     Ok(Measured { tallies, server, elapsed, others })
 }
 
@@ -275,9 +270,8 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
         pin: arguments.pin,
         threads: arguments.threads,
     };
-    let duration = arguments
-        .duration
-        .or_else(|| arguments.requests.is_none().then_some(DURATION_DEFAULT));
+    let duration =
+        arguments.duration.or_else(|| arguments.requests.is_none().then_some(DURATION_DEFAULT));
     let span = Span { warmup: arguments.warmup, duration, requests: arguments.requests };
 
     let heading = Heading::new(summary::describe(&plan, &span));

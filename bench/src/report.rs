@@ -82,7 +82,12 @@ impl Heading {
     ///
     /// # Errors
     /// When standard output cannot be written.
-    pub fn print<R: Serialize>(&self, json: bool, text: &str, result: &R) -> Result<(), BenchError> {
+    pub fn print<R: Serialize>(
+        &self,
+        json: bool,
+        text: &str,
+        result: &R,
+    ) -> Result<(), BenchError> {
         #[derive(Serialize)]
         struct Envelope<'a, R> {
             #[serde(flatten)]

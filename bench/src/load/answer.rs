@@ -96,9 +96,15 @@ impl Answer {
         match self.reader.head() {
             Some(head) => Failure::new(
                 FailureKind::ShortBody,
-                format!("the body ended {} bytes short of {}", self.reader.remaining(), head.length),
+                format!(
+                    "the body ended {} bytes short of {}",
+                    self.reader.remaining(),
+                    head.length
+                ),
             ),
-            None => Failure::new(FailureKind::Closed, "the connection ended before the answer began"),
+            None => {
+                Failure::new(FailureKind::Closed, "the connection ended before the answer began")
+            }
         }
     }
 }

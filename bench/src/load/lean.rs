@@ -36,7 +36,9 @@ const RETRY_LAST: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// No socket until then.
-    Closed { retry_at: Instant },
+    Closed {
+        retry_at: Instant,
+    },
     Connecting,
     Handshaking,
     /// Free for a request.
@@ -148,7 +150,7 @@ impl Engine {
             }
             for event in &events {
                 // A closed loop stops where its window ends; what is under way then is not counted.
-                if self.window.over_for_closed_loop() {
+                if self.worker.schedule.is_none() && self.window.over_for_closed_loop() {
                     break;
                 }
                 let epoll::Event { flags, data } = *event;
@@ -161,8 +163,7 @@ impl Engine {
     /// Open loop, after the end: whether there is still something to wait for.
     fn drains(&self, now: Instant) -> bool {
         let Some(schedule) = &self.worker.schedule else { return false };
-        let waiting =
-            self.connections.iter().any(|connection| connection.state == State::Waiting);
+        let waiting = self.connections.iter().any(|connection| connection.state == State::Waiting);
         (waiting || schedule.next_due_ns().is_some())
             && now < self.window.ended_at() + self.worker.timeout
     }
@@ -266,8 +267,7 @@ impl Engine {
 
     fn begin_connect(&mut self, index: usize) -> Result<(), Errno> {
         let address = self.worker.server.address;
-        let family =
-            if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -285,12 +285,12 @@ impl Engine {
             // An event of a socket that was closed earlier in the same batch.
             State::Closed { .. } => return,
             State::Connecting => self.connected(index),
-            State::Handshaking | State::Idle | State::Waiting => self
-                .write_if(index, flags.contains(EventFlags::OUT))
-                .and_then(|()| {
+            State::Handshaking | State::Idle | State::Waiting => {
+                self.write_if(index, flags.contains(EventFlags::OUT)).and_then(|()| {
                     let read = EventFlags::IN | EventFlags::HUP | EventFlags::ERR;
                     if flags.intersects(read) { self.read(index) } else { Ok(()) }
-                }),
+                })
+            }
         };
         if let Err(failure) = result {
             self.fail(index, failure);
@@ -481,8 +481,7 @@ impl Engine {
             connection.sent = 0;
         }
         if blocked != connection.waits_to_write {
-            let flags =
-                if blocked { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            let flags = if blocked { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
             epoll::modify(&self.epoll, socket, EventData::new_u64(index as u64), flags)
                 .map_err(|errno| Failure::new(FailureKind::Closed, format!("epoll: {errno}")))?;
             connection.waits_to_write = blocked;

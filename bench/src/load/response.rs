@@ -227,7 +227,8 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nServer: x\r\n\r\nhello world";
+    const RESPONSE: &[u8] =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nServer: x\r\n\r\nhello world";
 
     fn read(pieces: &[&[u8]]) -> Result<(Vec<u8>, Event), ResponseError> {
         let mut reader = ResponseReader::default();
@@ -310,7 +311,9 @@ mod tests {
 
     #[test]
     fn what_is_not_http_is_an_error() {
-        for input in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2xx OK\r\n\r\n", "HTTP/2 200\r\n\r\n", "\r\n\r\n"] {
+        for input in
+            ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2xx OK\r\n\r\n", "HTTP/2 200\r\n\r\n", "\r\n\r\n"]
+        {
             assert!(read(&[input.as_bytes()]).is_err(), "{input:?}");
         }
     }

@@ -161,7 +161,9 @@ impl Source {
     pub fn offset(&mut self, part: usize) {
         match self {
             Self::RoundRobin(source) => source.next = part % source.requests.len(),
-            Self::RandomRanges(source) => source.random.seed(source.random.get_seed() ^ part as u64),
+            Self::RandomRanges(source) => {
+                source.random.seed(source.random.get_seed() ^ part as u64)
+            }
         }
     }
 }

@@ -205,8 +205,10 @@ impl Summary {
                 failure.count, failure.first
             );
         }
-        text.push('\n');
-        text.push_str(&self.latency_table().render());
+        if self.latency.is_some() {
+            text.push('\n');
+            text.push_str(&self.latency_table().render());
+        }
         for warning in &self.warnings {
             let _ = writeln!(text, "\nNOTE      {warning}");
         }
@@ -214,9 +216,8 @@ impl Summary {
     }
 
     fn latency_table(&self) -> Table {
-        let mut table = Table::new([
-            "", "mean", "min", "p50", "p75", "p90", "p99", "p99.9", "p99.99", "max",
-        ]);
+        let mut table =
+            Table::new(["", "mean", "min", "p50", "p75", "p90", "p99", "p99.9", "p99.99", "max"]);
         let mut row = |name: &str, latency: &LatencySummary| {
             let values = [
                 latency.mean_us,
@@ -230,8 +231,7 @@ impl Summary {
                 latency.max_us,
             ];
             table.row(
-                std::iter::once(name.to_owned())
-                    .chain(values.iter().map(|us| report::micros(*us))),
+                std::iter::once(name.to_owned()).chain(values.iter().map(|us| report::micros(*us))),
             );
         };
         if let Some(latency) = &self.latency {

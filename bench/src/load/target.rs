@@ -110,7 +110,8 @@ pub fn request_lines(server: &Server, path: &str, headers: &[(String, String)]) 
 /// # Errors
 /// Says what is wrong with it; a line break would be a second header.
 pub fn header(text: &str) -> Result<(String, String), BenchError> {
-    let wrong = || BenchError::Argument(format!("{text:?} is not a header like \"Accept: text/plain\""));
+    let wrong =
+        || BenchError::Argument(format!("{text:?} is not a header like \"Accept: text/plain\""));
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(token) || value.bytes().any(|byte| byte < b' ') {

@@ -62,7 +62,9 @@ pub fn client_config(
 fn roots(file: &Path) -> Result<RootCertStore, BenchError> {
     let wrong = |error: String| BenchError::Tls(format!("{}: {error}", file.display()));
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))? {
+    for certificate in
+        CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))?
+    {
         let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
         roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
     }
@@ -139,7 +141,10 @@ impl Session {
     ///
     /// # Errors
     /// When rustls refuses the configuration.
-    pub fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, rustls::Error> {
+    pub fn new(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
         Ok(Self { connection: UnbufferedClientConnection::new(config, name)?, established: false })
     }
 
