@@ -30,7 +30,7 @@ pub(crate) enum Whence {
     Nobody(RepositoryName),
 }
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// What a repository is. One look-up in the names database.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ pub struct GatewayParts<N> {
 pub struct Gateway<N> {
     pub(crate) shard: u16,
     pub(crate) cache: Cache,
-    pub(crate) names: N,
+    pub(crate) names: Rc<N>,
     pub(crate) uplink: UplinkClient,
     pub(crate) upstreams: Upstreams,
     pub(crate) settings: GatewaySettings,
@@ -82,7 +82,7 @@ pub struct Gateway<N> {
 /// An answer, or the error that is written as one.
 pub(crate) type Answer = Result<Response<GatewayBody>, ApiError>;
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// The gateway of a shard. Call [`Gateway::recover`] before it is asked anything.
     pub fn new(parts: GatewayParts<N>) -> Rc<Self> {
         let GatewayParts { shard, cache, names, uplink, upstreams, settings, metrics } = parts;
@@ -90,7 +90,7 @@ impl<N: Names + Clone> Gateway<N> {
         Rc::new(Self {
             shard,
             cache,
-            names,
+            names: Rc::new(names),
             uplink,
             upstreams: Upstreams::new(upstreams),
             uploads: crate::uploads::Sessions::default(),
@@ -194,7 +194,7 @@ impl<N: Names + Clone> Gateway<N> {
     }
 }
 
-impl<N: Names + Clone> Handler for Gateway<N> {
+impl<N: Names> Handler for Gateway<N> {
     type Body = GatewayBody;
 
     fn handle(

@@ -20,7 +20,7 @@ pub(crate) struct Wanted {
     pub(crate) method: Read,
 }
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// `PUT /layer/upload?image=NAME&version=TAG&customer=ID[&digest=…]`
     pub(crate) async fn upload_layer(
         &self,

@@ -12,7 +12,7 @@ use crate::names::{Names, Repository};
 use crate::protocol::route::Page;
 use crate::protocol::{ApiError, Code, header};
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// `GET /v2/NAME/tags/list`: of a mirrored repository, the tags that were asked for here.
     pub(crate) async fn list_tags(
         &self,

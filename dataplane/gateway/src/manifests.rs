@@ -53,7 +53,7 @@ pub(crate) struct Fetched {
     bytes: Option<Bytes>,
 }
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// `GET, HEAD /v2/NAME/manifests/REFERENCE`
     pub(crate) async fn read_manifest(
         &self,
@@ -137,7 +137,7 @@ impl<N: Names + Clone> Gateway<N> {
         let (names, checked) = (self.names.clone(), tag.clone());
         let check = self
             .manifests
-            .run(wanted, || async move { errand.check_tag(&names, &checked, remembered).await });
+            .run(wanted, || async move { errand.check_tag(&*names, &checked, remembered).await });
         let Some((stat, record)) = known else {
             let fetched =
                 check.await.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;

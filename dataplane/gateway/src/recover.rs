@@ -17,7 +17,7 @@ pub struct Recovered {
     pub lost: u64,
 }
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// Shows every content that was pushed again, and gives the space of unfinished uploads back.
     ///
     /// # Errors

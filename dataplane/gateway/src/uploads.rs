@@ -143,7 +143,7 @@ impl Drop for Taken<'_> {
     }
 }
 
-impl<N: Names + Clone> Gateway<N> {
+impl<N: Names> Gateway<N> {
     /// `POST /v2/NAME/blobs/uploads/`
     pub(crate) async fn start_upload(
         &self,
