@@ -5,28 +5,30 @@
 pub enum ShardError {
     /// RLIMIT_MEMLOCK is too low for the executor's rings.
     #[error(
-        "shard {id}: {limit_bytes} bytes may be locked in memory, {needed_bytes} are needed: raise RLIMIT_MEMLOCK (`ulimit -l {}`, or LimitMEMLOCK={needed_bytes} in the systemd unit)", .needed_bytes / 1024
+        "shard {id}: {limit_bytes} bytes of memory may be locked, and {needed_bytes} are needed: \
+         raise RLIMIT_MEMLOCK (`ulimit -l {}`, or `LimitMEMLOCK={needed_bytes}` in the systemd unit)",
+        .needed_bytes / 1024
     )]
     LockedMemory {
-        /// The shard.
+        /// The shard's number.
         id: usize,
-        /// What is allowed.
+        /// The soft limit of this process.
         limit_bytes: u64,
-        /// What is needed.
+        /// The least that works.
         needed_bytes: u64,
     },
-    /// The executor could not be made.
+    /// The executor could not be made; often io_uring is switched off or filtered.
     #[error("shard {id}: the executor could not be made: {reason}")]
     Executor {
-        /// The shard.
+        /// The shard's number.
         id: usize,
-        /// What it said.
+        /// What the executor said.
         reason: String,
     },
     /// A system call failed.
     #[error("shard {id}: {what}: {source}")]
     System {
-        /// The shard.
+        /// The shard's number.
         id: usize,
         /// What was being done.
         what: &'static str,
@@ -36,7 +38,7 @@ pub enum ShardError {
     /// The shard's thread panicked.
     #[error("shard {id}: its thread panicked: {message}")]
     Panicked {
-        /// The shard.
+        /// The shard's number.
         id: usize,
         /// The panic's message.
         message: String,
