@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use outrider_cache::{ImportanceWeights, SsdConfig};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::units::{Size, Span};
 
@@ -44,7 +44,7 @@ pub const REGION_LENGTH_MAX: usize = 32;
 pub const TLS_NAMES_MAX: usize = 64;
 
 /// The whole configuration of one edge.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `[site]`: where this edge stands.
@@ -61,6 +61,10 @@ pub struct Config {
     pub cache: CacheSection,
     /// `[tags]`: how long a tag of an upstream is believed.
     pub tags: Tags,
+    /// `[uploads]`: pushes that are under way.
+    pub uploads: Uploads,
+    /// `[names]`: the database of names.
+    pub names: NamesSection,
     /// `[limits]`: what one client may take.
     pub limits: LimitsSection,
     /// `[drain]`: how the edge stops.
@@ -72,7 +76,7 @@ pub struct Config {
 }
 
 /// Where this edge stands.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Site {
     /// The region, `[a-z0-9-]{1,32}`. Default `local`. A `region=` of a request that is another one is
@@ -87,7 +91,7 @@ impl Default for Site {
 }
 
 /// What the edge keeps, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     /// The data directory. Default `/var/lib/outrider`.
@@ -101,7 +105,7 @@ impl Default for Data {
 }
 
 /// The addresses that the edge answers on.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listeners {
     /// HTTPS (HTTP/1.1 and HTTP/2). Default `127.0.0.1:8443`; `off` for none.
@@ -121,7 +125,7 @@ impl Default for Listeners {
 }
 
 /// The server's certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// Names and addresses that the certificate is made out to, besides `localhost`, `127.0.0.1`, `::1`,
@@ -130,7 +134,7 @@ pub struct Tls {
 }
 
 /// The threads that serve.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shards {
     /// How many. Default 1, which is also the most that this version serves from.
@@ -149,7 +153,7 @@ impl Default for Shards {
 }
 
 /// The sizes of the tiers.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheSection {
     /// The RAM arena of all shards together, resident from the start. Default: an eighth of the memory
@@ -192,7 +196,7 @@ impl Default for CacheSection {
 
 /// The weights of `H = clock + class × frequency × (fetch + execute) × depth / size`: what has the lowest
 /// score goes first. Each multiplies its term; all are 1.0 by default.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Importance {
     /// Of the customer's class. Default 1.0.
@@ -216,7 +220,7 @@ impl Default for Importance {
 }
 
 /// How long a tag of an upstream is believed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tags {
     /// For how long a tag is answered without asking its upstream again. Default 60s.
@@ -232,8 +236,50 @@ impl Default for Tags {
     }
 }
 
+/// Pushes that are under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Uploads {
+    /// How many upload sessions may be open; more are refused. Default 1024.
+    pub sessions_max: usize,
+    /// How long a session lives without a byte. Default 1h.
+    pub idle: Span,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        let settings = outrider_gateway::GatewaySettings::default();
+        Uploads { sessions_max: settings.upload_sessions_max, idle: Span(settings.upload_idle) }
+    }
+}
+
+/// The database of names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NamesSection {
+    /// How many tags of upstreams are remembered; the one that was checked longest ago is forgotten
+    /// first. Default 100000.
+    pub mirrored_tags_max: usize,
+    /// How many events of uploads wait to be taken over; after that the oldest is dropped, and counted.
+    /// Default 100000.
+    pub outbox_records_max: u64,
+    /// Memory for the database's pages. Default 16MiB.
+    pub page_cache: Size,
+}
+
+impl Default for NamesSection {
+    fn default() -> Self {
+        let limits = outrider_gateway::names::NamesLimits::default();
+        NamesSection {
+            mirrored_tags_max: limits.mirrored_tags_max,
+            outbox_records_max: limits.outbox_records_max,
+            page_cache: Size(limits.page_cache_bytes as u64),
+        }
+    }
+}
+
 /// What one client may take.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     /// Connections of each listener; more are closed at once. Default 10000.
@@ -269,7 +315,7 @@ impl Default for LimitsSection {
 }
 
 /// How the edge stops.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DrainSection {
     /// How long requests that are being answered may go on after SIGTERM or SIGINT. Default 20s.
@@ -283,7 +329,7 @@ impl Default for DrainSection {
 }
 
 /// What is logged to stderr.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,outrider_uplink=debug`.
@@ -300,7 +346,7 @@ impl Default for Log {
 }
 
 /// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -584,6 +630,12 @@ impl Config {
         bounded("limits.pinned_connection", limits.pinned_connection, Size::mib(1), Size::gib(1))?;
         bounded("tags.ttl", self.tags.ttl, Span::s(0), Span::s(365 * 86_400))?;
         bounded("tags.stale", self.tags.stale, Span::s(0), Span::s(10 * 365 * 86_400))?;
+        bounded("uploads.sessions_max", self.uploads.sessions_max, 1, 1_000_000)?;
+        bounded("uploads.idle", self.uploads.idle, Span::s(1), Span::s(7 * 86_400))?;
+        let names = &self.names;
+        bounded("names.mirrored_tags_max", names.mirrored_tags_max, 1, 100_000_000)?;
+        bounded("names.outbox_records_max", names.outbox_records_max, 1, 100_000_000)?;
+        bounded("names.page_cache", names.page_cache, Size::mib(1), Size::gib(16))?;
         bounded("drain.time", self.drain.time, Span::s(0), Span::s(3_600))
     }
 

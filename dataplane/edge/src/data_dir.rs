@@ -30,13 +30,14 @@ pub const STRIPES_MIN: u32 = 1;
 pub const STRIPES_MAX: u32 = 256;
 /// `format.toml` and `lock` are never larger than this.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
-/// What may be in a directory that is not yet Outrider's: what a mount point has, and what a first start
-/// that was interrupted leaves.
-const ALLOWED_BEFORE_FORMAT: [&str; 3] = ["lost+found", LOCK, FORMAT_NEW];
+/// What may be in a directory that is not yet Outrider's: what a mount point has, what a first start that
+/// was interrupted leaves, and the place of the stripes, which may be a mount point or a link of its own.
+const ALLOWED_BEFORE_FORMAT: [&str; 4] = ["lost+found", LOCK, FORMAT_NEW, SSD];
 
 const FORMAT: &str = "format.toml";
 const FORMAT_NEW: &str = "format.toml.new";
 const LOCK: &str = "lock";
+const SSD: &str = "ssd";
 
 /// What went wrong with the data directory.
 #[derive(Debug, thiserror::Error)]
@@ -223,7 +224,7 @@ impl DataDir {
     /// The stripe files.
     #[must_use]
     pub fn ssd(&self) -> PathBuf {
-        self.path.join("ssd")
+        self.path.join(SSD)
     }
 }
 

@@ -20,8 +20,10 @@ const SSD_SHARE: u64 = 10;
 const SSD_DEFAULT_MAX: Size = Size::gib(20);
 /// One stripe for so much of the SSD tier: some sixty segments, so that dropping one loses little.
 const STRIPE_BYTES: u64 = 1 << 30;
-/// The default number of stripes lies between these, so that a box may later have more shards.
+/// The default number of stripes lies between these, so that a box may later have more shards,
 const STRIPES_DEFAULT: (u64, u64) = (4, 64);
+/// but each has at least so much, since reclaim needs segments to choose from.
+const STRIPE_BYTES_MIN: u64 = 128 << 20;
 
 /// min(memory / 8, 1 GiB), but never less than the least arena that works.
 #[must_use]
@@ -37,11 +39,11 @@ pub fn ssd(free: Size) -> Option<Size> {
     (wanted.0 <= free.0 / 2).then_some(wanted)
 }
 
-/// One stripe a GiB, 4 to 64; fewer where a small tier was configured.
+/// One stripe a GiB, 4 to 64, but fewer where they would have less than 128 MiB each.
 #[must_use]
 pub fn stripes(ssd: Size) -> u32 {
     let (least, most) = STRIPES_DEFAULT;
-    let stripes = (ssd.0 / STRIPE_BYTES).clamp(least, most);
+    let stripes = (ssd.0 / STRIPE_BYTES).clamp(least, most).min(ssd.0 / STRIPE_BYTES_MIN).max(1);
     u32::try_from(stripes).unwrap_or(STRIPES_MAX)
 }
 
@@ -131,7 +133,9 @@ mod tests {
 
     #[test]
     fn there_is_a_stripe_for_every_gibibyte() {
-        assert_eq!(stripes(Size::mib(256)), 4);
+        assert_eq!(stripes(Size(0)), 1);
+        assert_eq!(stripes(Size::mib(256)), 2);
+        assert_eq!(stripes(Size::gib(1)), 4);
         assert_eq!(stripes(Size::gib(20)), 20);
         assert_eq!(stripes(Size(1 << 50)), 64);
     }

@@ -14,9 +14,17 @@ pub mod config;
 pub mod data_dir;
 pub mod defaults;
 pub mod logging;
+pub mod run;
+pub mod shard_main;
+pub mod sizes;
+pub mod sockets;
 pub mod units;
 
+mod metrics;
 mod notify;
+mod process;
+mod state;
 
 pub use config::{Config, ConfigError};
 pub use data_dir::{DataDir, DataDirError};
+pub use run::{Ready, RunError, Stopped, run};

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The units of [`Size`], the longest suffix first so that `GiB` is not taken for `B`.
 const SIZE_UNITS: [(&str, u64); 9] = [
@@ -103,6 +103,12 @@ impl fmt::Display for Size {
     }
 }
 
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
         struct Visitor;
@@ -166,6 +172,12 @@ impl fmt::Display for Span {
             }
         }
         if ns == 0 { f.write_str("0s") } else { write!(f, "{:?}", self.0) }
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

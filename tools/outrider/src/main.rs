@@ -1,2 +1,93 @@
-//! Not written yet.
-fn main() {}
+//! The `outrider` command: reads what its user wants, hands it to the library that does it, and says how
+//! it went. Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (usage or configuration).
+
+#![forbid(unsafe_code)]
+
+mod banner;
+mod cli;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use outrider_edge::{Config, Ready};
+
+use cli::{Cli, Command, EdgeArguments};
+
+/// Many small allocations of many threads: it is what mimalloc is for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The command failed.
+const FAILED: u8 = 1;
+/// The command was asked wrongly.
+const ASKED_WRONGLY: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    match cli.command {
+        Command::Up(arguments) => match arguments.into_config() {
+            Ok(config) => run(&config, |ready| say(&banner::text(ready))),
+            Err(error) => fail(error, ASKED_WRONGLY),
+        },
+        Command::Edge(arguments) => edge(&arguments),
+        Command::Version => {
+            say(&format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn edge(arguments: &EdgeArguments) -> ExitCode {
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return fail(error, ASKED_WRONGLY),
+    };
+    if arguments.check_config {
+        say(&format!("{}: the configuration is valid\n", arguments.config.display()));
+        return ExitCode::SUCCESS;
+    }
+    run(&config, |_| ())
+}
+
+fn run(config: &Config, ready: impl FnOnce(&Ready)) -> ExitCode {
+    outrider_edge::logging::start(&config.log);
+    match outrider_edge::run(config, ready) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => fail(error, FAILED),
+    }
+}
+
+/// Help and version go to stdout and are no failure; everything else is told as this program tells all
+/// its errors.
+fn explain(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            say(&text);
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = write!(std::io::stderr(), "{text}");
+            ExitCode::from(ASKED_WRONGLY)
+        }
+        _ => fail(text.strip_prefix("error: ").unwrap_or(&text).trim_end(), ASKED_WRONGLY),
+    }
+}
+
+fn fail(error: impl Display, code: u8) -> ExitCode {
+    // Nobody is left to be told when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "outrider: {error}");
+    ExitCode::from(code)
+}
+
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    // A reader that has seen enough (`| head`) is no reason to stop serving.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use outrider_uplink::{BreakerConfig, UpstreamConfig, WINDOW_BYTES_RANGE};
@@ -18,7 +18,7 @@ const UPSTREAM_NAME_LENGTH_MAX: usize = 253;
 const CONCURRENCY_MAX: usize = 65_536;
 
 /// One `[[upstream]]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// Under which name it is reached, as `/v2/NAME/…` and as `?ns=NAME`. Without one it is mirrored at
@@ -61,7 +61,7 @@ pub struct Upstream {
 }
 
 /// When an upstream that fails is left alone, and for how long.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Breaker {
     /// Failures in a row after which it is. Default 5.
@@ -216,6 +216,16 @@ impl Upstream {
         bounded(&key("breaker.open_min"), breaker.open_min, least, most)?;
         bounded(&key("breaker.open_max"), breaker.open_max, breaker.open_min, most)?;
         bounded(&key("breaker.retry_after_max"), breaker.retry_after_max, Span::s(0), most)
+    }
+
+    /// Host, and port where it is not the scheme's own.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default().to_ascii_lowercase();
+        match self.url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host,
+        }
     }
 
     /// What the uplink is told.

@@ -1,0 +1,488 @@
+//! Starts an edge, serves until it is told to stop, and drains.
+//!
+//! Owns the order of things: the lock before everything, the sockets before anything that takes time (so
+//! that a port in use is an error of the first second), the names before the shards, the readiness last.
+//! The main thread only waits for events; it has no timer and no loop of its own.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use outrider_cache::{CacheConfig, ImportanceWeights, SsdConfig};
+use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
+use outrider_gateway::{GatewaySettings, Upstream};
+use outrider_shard::{ShardConfig, ShardError, ShardThread};
+use outrider_transport::{Limits, PinBudget, TransportError, tls};
+use outrider_uplink::{Uplink, UplinkError, UplinkOptions, UpstreamId};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin;
+use crate::config::{Config, Listen};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::metrics::Metrics;
+use crate::notify::{State, notify};
+use crate::process;
+use crate::shard_main::{self, Events, ShardEvent, ShardParts, StartError};
+use crate::sizes::{self, Sizes, SizesError};
+use crate::sockets::{BindError, Sockets};
+use crate::state::{Edge, Message, Seat, Stage};
+use crate::units::Size;
+
+/// How much longer than `drain.time` the shards may take to end: to flush, and to notice.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// Events that may wait for the main thread: the three of each shard, and some signals.
+const EVENTS_PER_SHARD: usize = 4;
+const SIGNALS_WAITING_MAX: usize = 8;
+/// The share of the arena that clients may hold which do not take what they asked for.
+const PINNED_SHARE: u64 = 2;
+
+/// What the main thread waits for.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A signal to stop.
+    Stop(&'static str),
+    /// Something about a shard.
+    Shard(usize, ShardEvent),
+}
+
+/// Why the edge did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// No size that works.
+    #[error(transparent)]
+    Sizes(#[from] SizesError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The TLS files.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The names database.
+    #[error(transparent)]
+    Names(#[from] NamesError),
+    /// The uplink.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// A shard's executor.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// A shard could not start to serve.
+    #[error("shard {id}: {source}")]
+    Start {
+        /// The shard.
+        id: usize,
+        /// Why.
+        source: StartError,
+    },
+    /// A shard ended by itself.
+    #[error("shard {id} ended by itself; this is a defect, and the log has more")]
+    Ended {
+        /// The shard.
+        id: usize,
+    },
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    /// The admin pages cannot be served.
+    #[error("cannot serve the admin pages: {0}")]
+    Admin(io::Error),
+}
+
+/// What serves now, for whoever tells the user.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Whether the data directory was made by this start.
+    pub first_start: bool,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Where HTTPS is answered.
+    pub https: Option<SocketAddr>,
+    /// Where plain HTTP is answered.
+    pub http: Option<SocketAddr>,
+    /// Where the admin pages are.
+    pub admin: Option<SocketAddr>,
+    /// The certificate that clients have to trust.
+    pub ca_pem: PathBuf,
+    /// The size of the RAM arena.
+    pub ram: Size,
+    /// The size of the SSD tier; 0: none.
+    pub ssd: Size,
+    /// The upstreams: name, if any, and URL.
+    pub upstreams: Vec<(Option<String>, String)>,
+}
+
+/// How the edge ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Connections that were still busy when the time for the drain was over.
+    pub cut_off: usize,
+}
+
+/// Runs an edge until SIGTERM or SIGINT. `ready` is called once, when requests are answered. A second
+/// signal ends the drain at once.
+///
+/// # Errors
+/// See [`RunError`]; each says what to do. Threads that were started before the error end with the
+/// process, so the process should.
+pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<Stopped, RunError> {
+    let mut running = Running::start(config)?;
+    if running.wait_until_serving()? == Begun::ToldToStop {
+        // Nobody has been answered yet, so there is nothing to finish.
+        return Ok(Stopped { cut_off: 0 });
+    }
+    ready(&running.ready);
+    running.edge.announced.store(true, Ordering::Release);
+    notify(State::Ready);
+    let reason = running.wait_until_told();
+    running.drain(&reason);
+    let stopped = running.end()?;
+    match reason {
+        Reason::Signal(_) => Ok(stopped),
+        Reason::Failed(error) => Err(error),
+    }
+}
+
+/// Why an edge stops.
+enum Reason {
+    /// It was told to.
+    Signal(&'static str),
+    /// A shard failed.
+    Failed(RunError),
+}
+
+/// How the start went.
+#[derive(PartialEq, Eq)]
+enum Begun {
+    Serving,
+    ToldToStop,
+}
+
+/// Everything that is up, in the order in which it goes down.
+struct Running {
+    edge: Arc<Edge>,
+    ready: Ready,
+    inbox: Receiver<Event>,
+    drain_time: Duration,
+    shards_ended: usize,
+    cut_off: usize,
+    shards: Vec<ShardThread>,
+    uplink: Arc<Uplink>,
+    names: NamesThread,
+    /// The lock on the directory is given back last.
+    _dir: DataDir,
+}
+
+impl Running {
+    fn start(config: &Config) -> Result<Running, RunError> {
+        let started = Instant::now();
+        let dir = DataDir::open(&config.data.dir)?;
+        let mut sockets = Sockets::bind(config)?;
+        process::raise_descriptors(config.limits.connections, sockets.serving());
+        process::raise_locked_memory();
+        let sizes = sizes::decide(&config.cache, &dir)?;
+        let tls_files = tls::load_or_create(&dir.tls(), &certificate_names(config))?;
+        let tls = tls::server_config(&dir.tls())?;
+
+        let (metrics, registry) = Metrics::new();
+        let (names, names_client) =
+            names::open(dir.path(), names_limits(config), metrics.names.clone())?;
+        let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
+        let options = UplinkOptions { metrics: metrics.uplink.clone(), ..UplinkOptions::default() };
+        let uplink = Arc::new(outrider_uplink::start(upstreams, options)?);
+        let edge = Arc::new(Edge {
+            started,
+            region: config.site.region.clone(),
+            data_dir: dir.path().to_owned(),
+            addresses: sockets.addresses,
+            announced: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            seats: seats(config),
+            uplink: uplink.monitor(),
+            registry,
+        });
+
+        let (events, inbox) = mpsc::sync_channel(events_max(config.shards.count));
+        start_on_runtime(&uplink, &edge, sockets.admin.take(), &events)?;
+        let pins = pin_budget(config, sizes);
+        let mut shards = Vec::with_capacity(config.shards.count);
+        for seat in &edge.seats {
+            let parts = ShardParts {
+                edge: Arc::clone(&edge),
+                id: seat.id,
+                cache: cache_config(config, sizes, &dir, seat.id),
+                names: names_client.clone(),
+                uplink: Arc::clone(&uplink),
+                upstreams: gateway_upstreams(config),
+                settings: gateway_settings(config),
+                serve: sockets.of_shard(seat.id, &tls),
+                limits: limits(config),
+                pins: pins.clone(),
+                metrics: metrics.clone(),
+                drain_time_max: config.drain.time.0,
+                events: Events(events.clone()),
+            };
+            let shard = ShardConfig { id: seat.id, cpu: seat.cpu, spin: config.shards.spin.0 };
+            shards.push(outrider_shard::start(shard, |context| shard_main::main(context, parts))?);
+        }
+        Ok(Running {
+            ready: ready(config, &dir, &edge, sizes, tls_files.ca_pem),
+            edge,
+            inbox,
+            drain_time: config.drain.time.0,
+            shards_ended: 0,
+            cut_off: 0,
+            shards,
+            uplink,
+            names,
+            _dir: dir,
+        })
+    }
+
+    fn wait_until_serving(&mut self) -> Result<Begun, RunError> {
+        for _ in 0..self.edge.seats.len() {
+            match self.next_event(None) {
+                Some(Event::Shard(_, ShardEvent::Serving)) => {}
+                Some(Event::Shard(id, ShardEvent::Failed(source))) => {
+                    return Err(RunError::Start { id, source });
+                }
+                Some(Event::Shard(id, ShardEvent::Ended { .. })) => {
+                    return Err(RunError::Ended { id });
+                }
+                Some(Event::Stop(_)) | None => return Ok(Begun::ToldToStop),
+            }
+        }
+        let Ready { https, http, admin, ram, ssd, .. } = &self.ready;
+        let after_ms = self.edge.started.elapsed().as_millis();
+        tracing::info!(?https, ?http, ?admin, %ram, %ssd, after_ms, "serving");
+        Ok(Begun::Serving)
+    }
+
+    fn wait_until_told(&mut self) -> Reason {
+        match self.next_event(None) {
+            Some(Event::Stop(signal)) => Reason::Signal(signal),
+            Some(Event::Shard(id, ShardEvent::Failed(source))) => {
+                Reason::Failed(RunError::Start { id, source })
+            }
+            Some(Event::Shard(id, ShardEvent::Ended { .. } | ShardEvent::Serving)) => {
+                Reason::Failed(RunError::Ended { id })
+            }
+            None => Reason::Signal("the end of everything that could tell"),
+        }
+    }
+
+    /// Lets the shards finish what they have, for at most the configured time or until a second signal.
+    fn drain(&mut self, reason: &Reason) {
+        match reason {
+            Reason::Signal(signal) => tracing::info!(signal, "draining"),
+            Reason::Failed(error) => tracing::error!(%error, "draining"),
+        }
+        notify(State::Stopping);
+        self.edge.draining.store(true, Ordering::Release);
+        for seat in self.edge.seats.iter().filter(|seat| seat.stage() != Stage::Ended) {
+            if !seat.tell(Message::Drain) {
+                tracing::warn!(shard = seat.id, "the shard cannot be told to drain");
+            }
+        }
+        let until = Instant::now() + self.drain_time + DRAIN_GRACE;
+        while self.shards_ended < self.edge.seats.len() {
+            match self.next_event(Some(until)) {
+                Some(Event::Shard(..)) => {}
+                Some(Event::Stop(signal)) => {
+                    tracing::warn!(signal, "told again: not waiting for the rest of the drain");
+                    return;
+                }
+                None => {
+                    tracing::error!("a shard has not ended in time and is left behind");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next event; None when there is none until then.
+    fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
+        let event = match until {
+            None => self.inbox.recv().ok()?,
+            Some(until) => {
+                self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?
+            }
+        };
+        if let Event::Shard(_, ShardEvent::Ended { cut_off }) = &event {
+            self.shards_ended += 1;
+            self.cut_off += cut_off;
+        }
+        Some(event)
+    }
+
+    /// Takes down what the shards stood on. Shards that have not ended are left to the end of the
+    /// process: everything that was acknowledged is on the disk already.
+    fn end(self) -> Result<Stopped, RunError> {
+        let stopped = Stopped { cut_off: self.cut_off };
+        if self.shards_ended == self.edge.seats.len() {
+            for shard in self.shards {
+                shard.join()?;
+            }
+            if let Ok(uplink) = Arc::try_unwrap(self.uplink) {
+                uplink.shutdown();
+            }
+            self.names.stop()?;
+        }
+        tracing::info!(cut_off = stopped.cut_off, "stopped");
+        Ok(stopped)
+    }
+}
+
+const fn events_max(shards: usize) -> usize {
+    shards * EVENTS_PER_SHARD + SIGNALS_WAITING_MAX
+}
+
+/// Starts what runs on the uplink's runtime: the signals and the admin pages.
+fn start_on_runtime(
+    uplink: &Uplink,
+    edge: &Arc<Edge>,
+    admin: Option<TcpListener>,
+    events: &SyncSender<Event>,
+) -> Result<(), RunError> {
+    let runtime = uplink.runtime();
+    let _inside = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let events = events.clone();
+    runtime.spawn(async move {
+        loop {
+            let name = tokio::select! {
+                Some(()) = terminate.recv() => "SIGTERM",
+                Some(()) = interrupt.recv() => "SIGINT",
+                else => return,
+            };
+            // When it is full, the main thread has been told often enough.
+            let _ = events.try_send(Event::Stop(name));
+        }
+    });
+    if let Some(listener) = admin {
+        let server = admin::serve(listener, Arc::clone(edge)).map_err(RunError::Admin)?;
+        runtime.spawn(server);
+    }
+    Ok(())
+}
+
+fn ready(config: &Config, dir: &DataDir, edge: &Edge, sizes: Sizes, ca_pem: PathBuf) -> Ready {
+    Ready {
+        first_start: sizes.first_start,
+        data_dir: dir.path().to_owned(),
+        https: edge.addresses.https,
+        http: edge.addresses.http,
+        admin: edge.addresses.admin,
+        ca_pem,
+        ram: sizes.ram,
+        ssd: sizes.ssd,
+        upstreams: config.upstream.iter().map(|u| (u.name.clone(), u.url.to_string())).collect(),
+    }
+}
+
+/// A seat for each shard, with a CPU of its own where pinning is wanted.
+fn seats(config: &Config) -> Vec<Seat> {
+    let cpus = if config.shards.pin { process::cpus() } else { Vec::new() };
+    if config.shards.pin && cpus.len() < config.shards.count {
+        let (shards, cpus) = (config.shards.count, cpus.len());
+        tracing::warn!(shards, cpus, "there are fewer CPUs than shards, so that some share one");
+    }
+    let cpu = |id: usize| cpus.get(id % cpus.len().max(1)).copied();
+    (0..config.shards.count).map(|id| Seat::new(id, cpu(id))).collect()
+}
+
+/// The names in the certificate besides the ones that it always has.
+fn certificate_names(config: &Config) -> Vec<String> {
+    let mut names = config.tls.names.clone();
+    if let Listen::At(address) = config.listen.https
+        && !address.ip().is_unspecified()
+        && !address.ip().is_loopback()
+    {
+        names.push(address.ip().to_string());
+    }
+    names
+}
+
+fn pin_budget(config: &Config, sizes: Sizes) -> PinBudget {
+    PinBudget::new(
+        bytes_usize(Size(sizes.ram.0 / PINNED_SHARE)),
+        bytes_usize(config.limits.pinned_connection),
+    )
+}
+
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        connections_max: limits.connections,
+        header_bytes_max: bytes_usize(limits.header_bytes),
+        header_time: limits.header_time.0,
+        handshake_time: limits.handshake_time.0,
+        idle_time: limits.idle_time.0,
+        streams_max: limits.streams,
+    }
+}
+
+fn names_limits(config: &Config) -> NamesLimits {
+    NamesLimits {
+        mirrored_tags_max: config.names.mirrored_tags_max,
+        outbox_records_max: config.names.outbox_records_max,
+        page_cache_bytes: bytes_usize(config.names.page_cache),
+        ..NamesLimits::default()
+    }
+}
+
+fn gateway_settings(config: &Config) -> GatewaySettings {
+    GatewaySettings {
+        region: config.site.region.clone(),
+        tag_ttl: config.tags.ttl.0,
+        tag_stale: config.tags.stale.0,
+        upload_sessions_max: config.uploads.sessions_max,
+        upload_idle: config.uploads.idle.0,
+    }
+}
+
+fn gateway_upstreams(config: &Config) -> Vec<Upstream> {
+    let upstream = |(index, upstream): (usize, &crate::config::Upstream)| Upstream {
+        id: UpstreamId(u16::try_from(index).expect("UPSTREAMS_MAX is far below 2^16")),
+        name: upstream.name.clone(),
+        host: upstream.host(),
+    };
+    config.upstream.iter().enumerate().map(upstream).collect()
+}
+
+fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shard: usize) -> CacheConfig {
+    let cache = &config.cache;
+    let ram = bytes_usize(Size(sizes.ram.0 / config.shards.count as u64));
+    let ssd = (sizes.ssd != Size(0)).then(|| SsdConfig {
+        upload_share: cache.upload_share,
+        queue_depth: cache.queue_depth,
+        stripe_errors_max: cache.stripe_errors_max,
+        ..SsdConfig::new(
+            dir.ssd(),
+            sizes.ssd.0,
+            u16::try_from(sizes.stripes).expect("STRIPES_MAX is far below 2^16"),
+        )
+    });
+    let crate::config::Importance { class, frequency, fetch, execute, depth } =
+        cache.importance.clone();
+    CacheConfig {
+        ssd,
+        weights: ImportanceWeights { class, frequency, fetch, execute, depth },
+        // Shards should not all decide alike; otherwise the seed is of no matter.
+        seed: shard as u64,
+        object_bytes_max: cache.object_max.0,
+        ..CacheConfig::new(ram)
+    }
+}
+
+/// Sizes are below 2^63 and this program is for 64-bit machines; on others it saturates.
+fn bytes_usize(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}

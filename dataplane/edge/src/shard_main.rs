@@ -1,0 +1,244 @@
+//! What runs on a shard's thread: opens the shard's cache, takes over what was pushed before, serves its
+//! listeners, and answers the few questions that come from outside.
+//!
+//! Owns everything that must not leave the thread: the cache, the gateway. It must never block once it
+//! serves; what blocks (the scan of the stripes) is done before.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use outrider_cache::{Cache, CacheConfig, CacheError};
+use outrider_gateway::names::{LocalNames, Names, NamesClient, NamesError};
+use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Recovered, Upstream};
+use outrider_shard::channel::{self, Completer, Receiver};
+use outrider_shard::{ShardContext, Source, task, time};
+use outrider_transport::{self as transport, Drain, Limits, Listener, PinBudget};
+use outrider_uplink::Uplink;
+
+use crate::metrics::Metrics;
+use crate::run::Event;
+use crate::state::{
+    Edge, INBOX_MAX, Message, OutboxReport, RecoveredReport, Seat, ShardReport, Stage,
+};
+
+/// How long the disk may take at the end to write what is still queued for it. Only cached content is:
+/// uploads are on the disk before they are acknowledged.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const FLUSH_LOOK: Duration = Duration::from_millis(10);
+
+/// Why a shard cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its cache.
+    #[error("the cache cannot be opened: {0}")]
+    Cache(#[from] CacheError),
+    /// What was pushed before cannot be taken over.
+    #[error("what was pushed before cannot be taken over: {0}")]
+    Recover(#[from] NamesError),
+}
+
+/// What a shard tells the main thread.
+#[derive(Debug)]
+pub(crate) enum ShardEvent {
+    /// It serves.
+    Serving,
+    /// It cannot.
+    Failed(StartError),
+    /// Its main function is over, whatever the reason.
+    Ended {
+        /// Connections that were still busy when the time for the drain was over.
+        cut_off: usize,
+    },
+}
+
+/// A listener and how it is served.
+pub(crate) struct Serve {
+    pub(crate) listener: Listener,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Everything that a shard is given.
+pub(crate) struct ShardParts {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) id: usize,
+    pub(crate) cache: CacheConfig,
+    pub(crate) names: NamesClient,
+    pub(crate) uplink: Arc<Uplink>,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) settings: GatewaySettings,
+    pub(crate) serve: Vec<Serve>,
+    pub(crate) limits: Limits,
+    pub(crate) pins: PinBudget,
+    pub(crate) metrics: Metrics,
+    pub(crate) drain_time_max: Duration,
+    pub(crate) events: Events,
+}
+
+/// The way from the shards to the main thread. It has room for every event of every shard.
+#[derive(Clone)]
+pub(crate) struct Events(pub(crate) SyncSender<Event>);
+
+impl Events {
+    fn tell(&self, shard: usize, event: ShardEvent) {
+        // Only fails when the main thread has stopped to listen, since it is ending everything.
+        let _ = self.0.try_send(Event::Shard(shard, event));
+    }
+}
+
+/// The main function of a shard.
+pub(crate) async fn main(context: ShardContext, parts: ShardParts) {
+    let ending = Ending { id: parts.id, events: parts.events.clone(), cut_off: Cell::new(0) };
+    let edge = Arc::clone(&parts.edge);
+    let seat = &edge.seats[parts.id];
+    match serve(&context, seat, parts).await {
+        Ok(cut_off) => ending.cut_off.set(cut_off),
+        Err(error) => ending.events.tell(ending.id, ShardEvent::Failed(error)),
+    }
+    seat.set_stage(Stage::Ended);
+}
+
+/// Tells the end even when it is a panic, so that the main thread never waits for a shard that is gone.
+struct Ending {
+    id: usize,
+    events: Events,
+    cut_off: Cell<usize>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.events.tell(self.id, ShardEvent::Ended { cut_off: self.cut_off.get() });
+    }
+}
+
+/// The cache's disk ring and waiting readers, in the driver's turn.
+struct CacheSource(Cache);
+
+impl Source for CacheSource {
+    fn turn(&mut self) -> bool {
+        self.0.turn()
+    }
+
+    fn in_flight(&self) -> bool {
+        self.0.in_flight()
+    }
+}
+
+/// Starts, serves, drains; gives how many connections were cut off at the end.
+async fn serve(
+    context: &ShardContext,
+    seat: &Seat,
+    parts: ShardParts,
+) -> Result<usize, StartError> {
+    let handle = context.handle();
+    let (tell, inbox) = channel::bounded(INBOX_MAX, &handle);
+    seat.open(tell);
+
+    let cache = Cache::open(parts.cache, Some(handle.doorbell()), parts.metrics.cache)?;
+    context.add_source(Box::new(CacheSource(cache.clone())));
+    let gateway = Gateway::new(GatewayParts {
+        shard: u16::try_from(parts.id).expect("SHARDS_MAX is far below 2^16"),
+        cache: cache.clone(),
+        names: parts.names.on(&handle),
+        uplink: parts.uplink.client(&handle),
+        upstreams: parts.upstreams,
+        settings: parts.settings,
+        metrics: parts.metrics.gateway,
+    });
+    // The main thread takes the uplink down when no shard holds it any more.
+    drop(parts.uplink);
+    let recovered = gateway.recover().await?;
+    tracing::info!(shard = parts.id, hosted = recovered.hosted, lost = recovered.lost, "recovered");
+
+    let drain = Drain::new();
+    for Serve { listener, tls } in parts.serve {
+        let (limits, pins) = (parts.limits.clone(), parts.pins.clone());
+        let metrics = parts.metrics.transport.clone();
+        task::spawn(transport::serve(
+            listener,
+            tls,
+            Rc::clone(&gateway),
+            limits,
+            pins,
+            drain.clone(),
+            metrics,
+        ));
+    }
+    let (asked, told_to_drain) = channel::oneshot(&handle);
+    let reporter = Rc::new(Reporter {
+        cache: cache.clone(),
+        gateway,
+        pins: parts.pins,
+        names: parts.names.on(&handle),
+        recovered,
+    });
+    task::spawn(answer_questions(inbox, reporter, asked));
+    seat.set_stage(Stage::Serving);
+    parts.events.tell(parts.id, ShardEvent::Serving);
+
+    told_to_drain.await;
+    seat.set_stage(Stage::Draining);
+    drain.start();
+    let cut_off = drain.wait(parts.drain_time_max).await;
+    flush(&cache).await;
+    Ok(cut_off)
+}
+
+/// Answers for as long as the shard lives, while it drains too.
+async fn answer_questions(
+    mut inbox: Receiver<Message>,
+    reporter: Rc<Reporter>,
+    asked_to_drain: Completer<()>,
+) {
+    let mut asked_to_drain = Some(asked_to_drain);
+    while let Some(message) = inbox.recv().await {
+        match message {
+            Message::Report(answer) => {
+                let reporter = Rc::clone(&reporter);
+                // A task of its own, since the names database may take its time.
+                task::spawn(async move {
+                    // Who asked may have stopped waiting.
+                    let _ = answer.send(reporter.report().await);
+                });
+            }
+            Message::Drain => {
+                if let Some(asked) = asked_to_drain.take() {
+                    asked.complete(());
+                }
+            }
+        }
+    }
+}
+
+/// What the shard's report is made from.
+struct Reporter {
+    cache: Cache,
+    gateway: Rc<Gateway<LocalNames>>,
+    pins: PinBudget,
+    names: LocalNames,
+    recovered: Recovered,
+}
+
+impl Reporter {
+    async fn report(&self) -> ShardReport {
+        let outbox = self.names.outbox_status().await.ok();
+        ShardReport {
+            cache: self.cache.usage().into(),
+            flights: self.gateway.flights(),
+            pinned_bytes: self.pins.pinned_bytes(),
+            recovered: RecoveredReport { hosted: self.recovered.hosted, lost: self.recovered.lost },
+            outbox: outbox.map(|o| OutboxReport { pending: o.pending, dropped: o.dropped }),
+        }
+    }
+}
+
+/// Gives the disk a moment to take what was admitted to it, so that a restart finds it.
+async fn flush(cache: &Cache) {
+    let until = Instant::now() + FLUSH_TIME_MAX;
+    while cache.in_flight() && Instant::now() < until {
+        time::sleep(FLUSH_LOOK).await;
+    }
+}

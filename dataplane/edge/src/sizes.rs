@@ -1,0 +1,162 @@
+//! How large the tiers are: what the configuration says, what the first start decided, and what the
+//! machine has, in this order. The deciding is pure.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{CacheSection, SSD_MIN};
+use crate::data_dir::{DataDir, DataDirError, FORMAT_VERSION, Format};
+use crate::defaults;
+use crate::units::Size;
+
+/// Why there is no size that works.
+#[derive(Debug, thiserror::Error)]
+pub enum SizesError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// What is free cannot be found out.
+    #[error("cannot find out what is free in {}: {source}", .dir.display())]
+    Free {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is too little for what was configured.
+    #[error(
+        "cache.ssd = \"{wanted}\", but only {free} are free in {}; free some, or give it less", .dir.display()
+    )]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// What was configured.
+        wanted: Size,
+        /// What is free.
+        free: Size,
+    },
+    /// There is too little for any tier, and none was configured.
+    #[error(
+        "only {free} are free in {}, too little for an SSD tier (at least {SSD_MIN}, and at most half of what \
+         is free, by default); free some, set cache.ssd (--ssd), or set it to \"0B\" to use no disk",
+        .dir.display()
+    )]
+    Full {
+        /// The directory.
+        dir: PathBuf,
+        /// What is free.
+        free: Size,
+    },
+    /// It was another size at the first start.
+    #[error(
+        "cache.ssd = \"{configured}\", but the data directory {} was made with \"{kept}\" at its first start, \
+         and that cannot be changed; leave cache.ssd (--ssd) out, or start with a new directory",
+        .dir.display()
+    )]
+    SsdDiffers {
+        /// The directory.
+        dir: PathBuf,
+        /// What was configured.
+        configured: Size,
+        /// What `format.toml` says.
+        kept: Size,
+    },
+}
+
+/// The sizes of this start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// The RAM arena of all shards.
+    pub ram: Size,
+    /// The SSD tier; 0: none.
+    pub ssd: Size,
+    /// Its stripes.
+    pub stripes: u32,
+    /// Whether this is the first start on the directory.
+    pub first_start: bool,
+}
+
+/// Decides the sizes of this start, and at the first one keeps them in `format.toml`.
+///
+/// # Errors
+/// See [`SizesError`].
+pub fn decide(cache: &CacheSection, dir: &DataDir) -> Result<Sizes, SizesError> {
+    let ram = cache.ram.unwrap_or_else(|| defaults::ram(defaults::memory()));
+    // The stripes may have a file system of their own, mounted or linked there before.
+    let ssd = dir.ssd();
+    let place = if ssd.exists() { &ssd } else { dir.path() };
+    let free = || {
+        defaults::disk_free(place)
+            .map_err(|source| SizesError::Free { dir: place.to_owned(), source })
+    };
+    let (mut kept, first_start) = dir.format(|| first_format(cache, place, free()?))?;
+    crate::data_dir::check_stripes(dir.path(), cache.stripes, kept)?;
+    let configured = cache.ssd.unwrap_or(Size(kept.ssd_bytes));
+    if configured != Size(kept.ssd_bytes) {
+        if kept.ssd_bytes != 0 {
+            let (dir, kept) = (dir.path().to_owned(), Size(kept.ssd_bytes));
+            return Err(SizesError::SsdDiffers { dir, configured, kept });
+        }
+        // There was no disk so far, so nothing lies anywhere yet.
+        kept.ssd_bytes = first_format(cache, place, free()?)?.ssd_bytes;
+        dir.write_format(kept)?;
+    }
+    Ok(Sizes { ram, ssd: Size(kept.ssd_bytes), stripes: kept.stripes, first_start })
+}
+
+fn first_format(cache: &CacheSection, dir: &Path, free: Size) -> Result<Format, SizesError> {
+    let ssd = match cache.ssd {
+        Some(wanted) if wanted > free => {
+            return Err(SizesError::NoRoom { dir: dir.to_owned(), wanted, free });
+        }
+        Some(wanted) => wanted,
+        None => {
+            defaults::ssd(free).ok_or_else(|| SizesError::Full { dir: dir.to_owned(), free })?
+        }
+    };
+    let stripes = cache.stripes.unwrap_or_else(|| defaults::stripes(ssd));
+    Ok(Format { version: FORMAT_VERSION, stripes, ssd_bytes: ssd.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(ssd: Option<Size>, stripes: Option<u32>) -> CacheSection {
+        CacheSection { ram: Some(Size::mib(64)), ssd, stripes, ..CacheSection::default() }
+    }
+
+    #[test]
+    fn what_the_first_start_decided_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path()).unwrap();
+        let first = decide(&cache(Some(Size::mib(512)), Some(3)), &dir).unwrap();
+        assert_eq!((first.ssd, first.stripes, first.first_start), (Size::mib(512), 3, true));
+        let later = decide(&cache(None, None), &dir).unwrap();
+        assert_eq!(later, Sizes { first_start: false, ..first });
+        let error = decide(&cache(Some(Size::gib(1)), None), &dir).unwrap_err().to_string();
+        assert!(error.contains("\"1GiB\"") && error.contains("\"512MiB\""), "{error}");
+        assert!(decide(&cache(Some(Size(0)), None), &dir).is_err());
+        let error = decide(&cache(None, Some(4)), &dir).unwrap_err().to_string();
+        assert!(error.contains("made with 3"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_can_be_added_to_a_directory_without_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path()).unwrap();
+        assert_eq!(decide(&cache(Some(Size(0)), None), &dir).unwrap().ssd, Size(0));
+        assert_eq!(decide(&cache(None, None), &dir).unwrap().ssd, Size(0));
+        let added = decide(&cache(Some(Size::mib(256)), None), &dir).unwrap();
+        assert_eq!((added.ssd, added.first_start), (Size::mib(256), false));
+        assert_eq!(decide(&cache(None, None), &dir).unwrap(), added);
+    }
+
+    #[test]
+    fn more_than_is_free_is_refused_before_anything_is_written() {
+        let dir = Path::new("/d");
+        let error = first_format(&cache(Some(Size::gib(2)), None), dir, Size::gib(1)).unwrap_err();
+        assert!(error.to_string().contains("only 1GiB are free"), "{error}");
+        let error = first_format(&cache(None, None), dir, Size::mib(100)).unwrap_err().to_string();
+        assert!(error.contains("only 100MiB are free") && error.contains("\"0B\""), "{error}");
+    }
+}
