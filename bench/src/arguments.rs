@@ -159,7 +159,7 @@ pub struct TrustArguments {
 }
 
 /// Options of `disk`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct DiskArguments {
     /// Where to make the stripes: a folder on the disk that is to be measured.
     #[arg(long, value_name = "DIR")]
@@ -176,6 +176,9 @@ pub struct DiskArguments {
     /// Pairs, interleaved.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
     pub pairs: u32,
+    /// The CPU of the reads; with --beside-serving of the server, 0 unless given.
+    #[arg(long, value_name = "CPU")]
+    pub pin: Option<usize>,
     /// Read through a running server while it serves downloads that saturate it.
     #[arg(long)]
     pub beside_serving: bool,
@@ -327,5 +330,80 @@ fn connections(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(count) if (1..=CONNECTIONS_MAX).contains(&count) => Ok(count),
         _ => Err(format!("from 1 to {CONNECTIONS_MAX}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        let words = std::iter::once("outrider-bench").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map(|arguments| arguments.verb)
+    }
+
+    fn load(line: &str) -> LoadArguments {
+        match parse(&format!("load {line}")) {
+            Ok(Verb::Load(arguments)) => arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units_and_a_bound() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "s", "-1s", "1 day", "25h", "1e400s", "1..5s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_tell_powers_of_two_from_powers_of_ten() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("69MB"), Ok(69_000_000));
+        assert_eq!(size("1.5GiB"), Ok(3 << 29));
+        assert_eq!(size("4096"), Ok(4096));
+        for text in ["", "MiB", "-1", "5 apples", "99999999999TiB", "1.2.3MiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_and_connections_are_bounded() {
+        for line in ["-r 0", "-r -5", "-r nan", "-r 1e9", "-c 0", "-c 70000", "--streams 0"] {
+            assert!(parse(&format!("load http://127.0.0.1/ {line}")).is_err(), "{line}");
+        }
+        assert_eq!(load("http://127.0.0.1/ -r 2.5 -c 3").rate, Some(2.5));
+    }
+
+    #[test]
+    fn a_body_is_verified_against_the_url_or_a_given_digest() {
+        let given = Digest::sha256(b"x");
+        assert_eq!(load("http://127.0.0.1/").verify, None);
+        assert_eq!(load("--verify http://127.0.0.1/").verify, Some(None));
+        let line = format!("--verify={given} http://127.0.0.1/");
+        assert_eq!(load(&line).verify, Some(Some(given)));
+        assert!(parse("load --verify=md5:00 http://127.0.0.1/").is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_judged_in_one_way() {
+        assert!(parse("load https://127.0.0.1/ --insecure --ca file").is_err());
+    }
+
+    #[test]
+    fn a_load_needs_a_url_and_a_verb_is_needed() {
+        assert!(parse("load").is_err());
+        assert!(parse("").is_err());
+        assert!(parse("compare").is_err());
     }
 }

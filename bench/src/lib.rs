@@ -5,6 +5,7 @@
 //!
 //! - [`arguments`]: the command line.
 //! - [`load`]: the load generator.
+//! - [`disk`]: stripe reads against the device's own rate.
 //! - [`compare`]: other servers and Outrider side by side. [`peers`]: how they are started.
 //! - [`image`], [`http`]: images to push and pull, and the small client that does it.
 //! - [`idle`]: what a server uses while nobody asks it for anything.
@@ -16,6 +17,7 @@
 
 pub mod arguments;
 pub mod compare;
+pub mod disk;
 pub mod error;
 pub mod http;
 pub mod idle;
@@ -42,6 +44,6 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         Verb::Compare(Compare::Https(arguments)) => compare::https::verb(arguments),
         Verb::Compare(Compare::Pull(arguments)) => compare::pull::verb(arguments),
         Verb::Idle(arguments) => idle::verb(arguments),
-        Verb::Disk(_) => Err(BenchError::Argument("not yet".to_owned())),
+        Verb::Disk(arguments) => disk::verb(arguments),
     }
 }

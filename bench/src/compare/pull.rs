@@ -224,9 +224,8 @@ fn notes(heading: &Heading) -> Vec<String> {
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
-    let mut table = Table::new([
-        "through", "cold min", "median", "max", "warm min", "median", "max", "version",
-    ]);
+    let mut table =
+        Table::new(["through", "cold min", "median", "max", "warm min", "median", "max"]);
     for times in &report.times {
         let ms = |value: f64| format!("{value:.0} ms");
         table.row([
@@ -237,10 +236,13 @@ fn text(report: &Report) -> String {
             ms(times.warm.min),
             ms(times.warm.median),
             ms(times.warm.max),
-            times.version.clone(),
         ]);
     }
     text.push_str(&table.render());
+    text.push('\n');
+    for times in &report.times {
+        let _ = writeln!(text, "{}: {}", times.contender.name(), times.version);
+    }
     if !report.ratios.is_empty() {
         text.push('\n');
         let mut table = Table::new([
