@@ -46,7 +46,8 @@ impl Doorkeeper {
 
 fn bits(key: u64) -> impl Iterator<Item = usize> {
     let step = (key >> 32) | 1;
-    (0..u64::from(HASHES)).map(move |i| key.wrapping_add(i.wrapping_mul(step)) as usize % FILTER_BITS)
+    (0..u64::from(HASHES))
+        .map(move |i| key.wrapping_add(i.wrapping_mul(step)) as usize % FILTER_BITS)
 }
 
 fn contains(filter: &[u64], key: u64) -> bool {

@@ -1,23 +1,31 @@
 //! The public handle of a shard's cache.
 
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use outrider_artifact::Digest;
 
-use crate::arena::ChunkWriter;
+use crate::arena::{Arena, ChunkWriter};
 use crate::config::CacheConfig;
+use crate::disk::ring::Ring;
+use crate::disk::{Disk, scan, stripe};
+use crate::engine::{Engine, Sequence, Time};
 use crate::error::CacheError;
+use crate::index::{ObjectId, flag};
 use crate::metrics::CacheMetrics;
+use crate::ram::{Ram, plan};
+use crate::store::Store;
 use crate::upload::{StoredUpload, Upload, UploadId};
 
 /// A media type, shared by all objects that have it.
 pub type MediaType = Arc<str>;
 
-/// Where a chunk came from: an opaque hash of (upstream, repository).
+/// Where an object came from: an opaque hash of (upstream, repository).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin(pub u64);
 
@@ -30,23 +38,24 @@ pub enum Tier {
     Ssd,
 }
 
-/// A chunk in memory. The slot is reused only after the last clone of `bytes` is gone.
+/// A chunk in memory. The slot is reused only after the last clone of `bytes` is gone, on whatever
+/// thread that happens.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// The payload, in the arena.
     pub bytes: Bytes,
     /// Where it was found.
     pub tier: Tier,
-    /// Whether all of the object was hashed with this chunk in it.
+    /// Whether the whole object was hashed with this chunk in it.
     pub verified: bool,
 }
 
-/// What is known about an object. O(1).
+/// What is known about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectStat {
     /// Its size in bytes.
     pub size: u64,
-    /// Its media type.
+    /// Its media type, cut to 96 bytes.
     pub media_type: MediaType,
     /// All of it is present and was hashed.
     pub verified: bool,
@@ -67,7 +76,7 @@ pub struct Access {
     pub unix_s: u64,
 }
 
-/// Measured costs of having the object again. Clamped to 1 ms … 10 s.
+/// Measured costs of having the object again; 1 ms to 10 s count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Costs {
     /// Time to fetch it.
@@ -81,7 +90,7 @@ pub struct Costs {
 pub struct Importance {
     /// The class of its customer; 1 is neutral.
     pub class: u8,
-    /// How many artifacts depend on it (at most 4 of one customer's counted by the caller).
+    /// How many artifacts depend on it (the caller counts at most 4 of one customer's).
     pub dependants: u32,
 }
 
@@ -92,13 +101,13 @@ pub struct Usage {
     pub ram_used_bytes: u64,
     /// Bytes of all slots.
     pub ram_total_bytes: u64,
-    /// Bytes of live records on the stripes.
+    /// Bytes of records on the stripes that are in use.
     pub ssd_used_bytes: u64,
     /// Bytes of all segments.
     pub ssd_total_bytes: u64,
-    /// Bytes of uploads' records, hosted or not.
+    /// Bytes of segments that hold uploads.
     pub uploads_bytes: u64,
-    /// Bytes that uploads may take.
+    /// Bytes of segments that uploads may take.
     pub uploads_total_bytes: u64,
     /// Objects in the index.
     pub objects: u64,
@@ -106,160 +115,428 @@ pub struct Usage {
     pub hosted: u64,
     /// Stripes in service.
     pub stripes: u16,
-    /// Stripes that were taken out of service after errors.
+    /// Stripes that were taken out of service after errors, or take no more writes.
     pub stripes_out: u16,
     /// Whether the arena is registered with the kernel.
     pub registered: bool,
 }
 
-/// One shard's cache. Clones share it; it stays on its thread.
+/// The engine behind its borrow, and the rule that nobody is woken inside of one.
+pub(crate) struct Shared {
+    engine: RefCell<Engine>,
+}
+
+impl Shared {
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Engine) -> R) -> R {
+        let (result, wakers) = {
+            let mut engine = self.engine.borrow_mut();
+            let result = act(&mut engine);
+            (result, std::mem::take(&mut engine.wakers))
+        };
+        for waker in wakers {
+            waker.wake();
+        }
+        result
+    }
+
+    pub(crate) async fn slot(&self, payload_bytes: usize) -> Result<ChunkWriter, CacheError> {
+        match self.with(|engine| engine.slot(payload_bytes))? {
+            Ok(writer) => Ok(writer),
+            Err(waiter) => waiter.wait().await,
+        }
+    }
+
+    pub(crate) async fn read(
+        &self,
+        object: ObjectId,
+        chunk: u32,
+    ) -> Result<Option<Chunk>, CacheError> {
+        let found = self.with(|engine| match engine.resident_of(object, chunk) {
+            Some(chunk) => Ok(Ok(Some(chunk))),
+            None => engine
+                .read(object, chunk)
+                .map(|waiter| waiter.ok_or(()).map_or_else(|()| Ok(None), Err)),
+        })?;
+        match found {
+            Ok(answer) => {
+                if answer.is_none() {
+                    self.with(|engine| engine.metrics.misses.inc());
+                }
+                Ok(answer)
+            }
+            Err(waiter) => waiter.wait().await,
+        }
+    }
+}
+
+/// One shard's cache. Clones share it; it stays on the thread that opened it.
+///
+/// Its futures use standard wakers only and make progress when [`Cache::turn`] is called. A loop
+/// without any runtime is enough to drive it: poll the futures (with a waker that does nothing),
+/// call `turn`, and when `turn` returned `false` wait on the doorbell (an eventfd), repeat.
 #[derive(Clone)]
 pub struct Cache {
-    _inner: Rc<()>,
+    shared: Rc<Shared>,
 }
 
-/// The size and number of stripes with which the store in `dir` was made; `None` when there is none.
-///
-/// # Errors
-/// `Os` when the folder cannot be read, `Stripe` when a file in it is not ours.
-pub fn stored_size(_dir: &Path) -> Result<Option<(u64, u16)>, CacheError> {
-    unimplemented!()
+struct RealTime(Instant);
+
+impl Time for RealTime {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
-#[expect(clippy::unused_async)]
+/// One for all caches of the process, so that what several shards hold of one digest can be ordered.
+static SEQUENCE: LazyLock<Sequence> = LazyLock::new(|| Arc::new(AtomicU64::new(1)));
+
+/// How the parts of a cache are put together; a simulation brings its own disk and time.
+pub(crate) struct Parts {
+    pub(crate) arena: Arena,
+    pub(crate) store: Option<Store>,
+    pub(crate) made: Vec<bool>,
+    pub(crate) sequence: Sequence,
+    pub(crate) time: Box<dyn Time>,
+}
+
 impl Cache {
     /// Opens the cache on the thread that will use it: maps the arena, opens (or makes) the stripes,
-    /// scans them, rebuilds the index. Blocks. `doorbell` is an eventfd that is rung when a disk
-    /// operation is done or a slot that someone waits for is free.
+    /// scans them, rebuilds the index. Blocks, for about 100 µs per 64 segments and record in each.
+    /// `doorbell` is an eventfd that is rung when a disk operation is done, or a slot is free that
+    /// someone waits for.
     ///
     /// # Errors
-    /// `Config`, `Stripe`, `Os`.
+    /// `Config`, `Stripe` (a file that is not ours or has other sizes: nothing was changed), `Os`.
     pub fn open(
-        _config: CacheConfig,
-        _doorbell: Option<BorrowedFd<'_>>,
-        _metrics: CacheMetrics,
+        config: CacheConfig,
+        doorbell: Option<BorrowedFd<'_>>,
+        metrics: CacheMetrics,
     ) -> Result<Self, CacheError> {
-        unimplemented!()
+        check(&config)?;
+        let chunk_bytes = config.geometry.chunk_bytes as usize;
+        let plan = plan(config.arena_bytes, chunk_bytes).ok_or_else(|| too_small(&config))?;
+        let own_doorbell = doorbell
+            .map(|doorbell| doorbell.try_clone_to_owned())
+            .transpose()
+            .map_err(|error| CacheError::os("duplicating the doorbell", &error))?;
+        let arena = Arena::map(plan.map_bytes, plan.big_bytes, plan.slots_max, own_doorbell)
+            .map_err(|error| {
+                CacheError::os(format!("mapping {} bytes for the cache", plan.map_bytes), &error)
+            })?;
+        let mut made = Vec::new();
+        let store = match &config.ssd {
+            None => None,
+            Some(ssd) => {
+                let stripes = stripe::open(ssd, config.geometry)?;
+                metrics.scan_stripes_recreated.inc_by(stripes.recreated as u64);
+                let ring = Ring::new(
+                    stripes.files,
+                    &arena,
+                    plan.big_bytes,
+                    ssd.register_buffers,
+                    doorbell.as_ref().map(AsFd::as_fd),
+                )
+                .map_err(|error| CacheError::os("making the disk's io_uring", &error))?;
+                let registered = ring.registered();
+                tracing::info!(
+                    stripes = ssd.stripes,
+                    direct = stripes.direct,
+                    registered,
+                    "the SSD store is open"
+                );
+                let sizes: Vec<u64> =
+                    stripes.superblocks.iter().map(|superblock| superblock.stripe_bytes).collect();
+                let seed = stripes.superblocks[0].seed();
+                let disk: Box<dyn Disk> = Box::new(ring);
+                let mut store = Store::new(disk, seed, config.geometry, &sizes, ssd);
+                store.registered = registered;
+                made = stripes.made;
+                Some(store)
+            }
+        };
+        let parts = Parts {
+            arena,
+            store,
+            made,
+            sequence: SEQUENCE.clone(),
+            time: Box::new(RealTime(Instant::now())),
+        };
+        Self::assemble(config, parts, metrics)
     }
-    /// Moves everything that can move; `true` when something did. Cheap when idle.
+
+    pub(crate) fn assemble(
+        config: CacheConfig,
+        parts: Parts,
+        metrics: CacheMetrics,
+    ) -> Result<Self, CacheError> {
+        let chunk_bytes = config.geometry.chunk_bytes as usize;
+        let plan = plan(config.arena_bytes, chunk_bytes).ok_or_else(|| too_small(&config))?;
+        let ram = Ram::new(parts.arena, &plan, chunk_bytes, metrics.clone());
+        let mut engine = Engine::new(config, ram, parts.store, parts.sequence, parts.time, metrics);
+        if engine.store.is_some() {
+            let started = Instant::now();
+            let summary = scan::scan(&mut engine, &parts.made);
+            let seconds = started.elapsed().as_secs_f64();
+            let metrics = &engine.metrics;
+            metrics.scan_seconds.set(seconds);
+            metrics.scan_chunks.inc_by(summary.chunks);
+            metrics.scan_uploads.inc_by(summary.uploads);
+            metrics.scan_damaged.inc_by(summary.damaged);
+            tracing::info!(?summary, seconds, "the SSD store was scanned");
+        }
+        Ok(Self { shared: Rc::new(Shared { engine: RefCell::new(engine) }) })
+    }
+
+    /// Moves everything that can move: collects finished disk operations, starts waiting ones, wakes
+    /// futures. `true` when something moved. Costs a few loads when idle.
     pub fn turn(&self) -> bool {
-        unimplemented!()
+        self.shared.with(Engine::turn)
     }
-    /// Whether disk operations run or wait, or someone waits for a slot.
+
+    /// Whether disk operations run or wait, or someone waits for a slot: keep turning.
     pub fn in_flight(&self) -> bool {
-        unimplemented!()
+        self.shared.engine.borrow().in_flight()
     }
-    /// What is known about an object. O(1).
-    pub fn stat(&self, _digest: &Digest) -> Option<ObjectStat> {
-        unimplemented!()
+
+    /// What is known about an object. O(1), no allocation.
+    pub fn stat(&self, digest: &Digest) -> Option<ObjectStat> {
+        let engine = self.shared.engine.borrow();
+        let object = engine.index.find(digest)?;
+        let hosted = engine.index.has(object, flag::HOSTED);
+        Some(ObjectStat {
+            size: engine.index.get(object).size,
+            media_type: engine.index.media_type(object).clone(),
+            verified: engine.index.verified(object),
+            hosted,
+            complete: engine.index.complete(object),
+            origin: (!hosted).then(|| engine.index.origin(object)),
+        })
     }
-    /// A chunk that is in RAM. O(1), no allocation.
-    pub fn resident(&self, _digest: &Digest, _chunk: u32) -> Option<Chunk> {
-        unimplemented!()
+
+    /// A chunk that is in RAM. O(1), no allocation. An object without bytes has an empty chunk 0.
+    pub fn resident(&self, digest: &Digest, chunk: u32) -> Option<Chunk> {
+        self.shared.with(|engine| engine.resident(digest, chunk))
     }
-    /// A chunk from RAM or SSD; `None` is a miss.
+
+    /// A chunk from RAM or SSD; `None` is a miss. A record that turns out to be damaged is dropped
+    /// and is a miss. Reads of the same chunk at the same time are one.
     ///
     /// # Errors
-    /// `Busy`.
-    pub async fn read(&self, _digest: &Digest, _chunk: u32) -> Result<Option<Chunk>, CacheError> {
-        unimplemented!()
+    /// `Busy` when no slot came free in time.
+    pub async fn read(&self, digest: &Digest, chunk: u32) -> Result<Option<Chunk>, CacheError> {
+        let object = self.shared.with(|engine| engine.index.find(digest));
+        match object {
+            Some(object) => self.shared.read(object, chunk).await,
+            None => {
+                self.shared.with(|engine| engine.metrics.misses.inc());
+                Ok(None)
+            }
+        }
     }
-    /// Counts an access; once per request.
-    pub fn touch(&self, _digest: &Digest, _access: Access) {
-        unimplemented!()
+
+    /// Counts an access, once per request. The second customer-minute of an object sends what is
+    /// only in RAM of it to SSD.
+    pub fn touch(&self, digest: &Digest, access: Access) {
+        self.shared.with(|engine| engine.touch(digest, access));
     }
-    /// Makes an object known, to be filled chunk by chunk. Idempotent.
+
+    /// Makes an object known, to be filled chunk by chunk. Idempotent: an object that is known keeps
+    /// its origin and media type.
     ///
     /// # Errors
     /// `SizeDiffers`, `TooLarge`, `TooMany`.
     pub fn begin(
         &self,
-        _digest: &Digest,
-        _size: u64,
-        _media_type: &str,
-        _origin: Origin,
+        digest: &Digest,
+        size: u64,
+        media_type: &str,
+        origin: Origin,
     ) -> Result<(), CacheError> {
-        unimplemented!()
+        self.shared.with(|engine| engine.begin(digest, size, media_type, origin))
     }
-    /// An empty slot for `payload_bytes` bytes; waits (bounded) while everything is pinned.
+
+    /// An empty slot for exactly `payload_bytes` bytes. Waits (bounded) while everything is pinned.
     ///
     /// # Errors
     /// `Busy`; `TooLarge` when it is more than a chunk.
-    pub async fn slot(&self, _payload_bytes: usize) -> Result<ChunkWriter, CacheError> {
-        unimplemented!()
+    pub async fn slot(&self, payload_bytes: usize) -> Result<ChunkWriter, CacheError> {
+        self.shared.slot(payload_bytes).await
     }
-    /// Makes a filled slot the chunk `chunk` of a begun object: resident and unverified.
-    pub fn insert(&self, _digest: &Digest, _chunk: u32, _writer: ChunkWriter) -> Chunk {
-        unimplemented!()
+
+    /// Makes a filled slot the chunk `chunk` of a begun object: resident at once, unverified, and
+    /// queued for SSD if admission says so. Unverified bytes that were there before are replaced.
+    /// When the object is not known (forgotten meanwhile), the length is not that of the chunk, or
+    /// a verified chunk is there, the bytes are handed back and not kept.
+    pub fn insert(&self, digest: &Digest, chunk: u32, writer: ChunkWriter) -> Chunk {
+        self.shared.with(|engine| {
+            let chunk = engine.insert(digest, chunk, writer);
+            engine.pump();
+            chunk
+        })
     }
-    /// All chunks were hashed in order and the digest is right.
-    pub fn set_verified(&self, _digest: &Digest) {
-        unimplemented!()
+
+    /// Every chunk that is present was hashed in order, and the digest is right. Survives a restart
+    /// when the seal was written, which happens after the chunks were. O(chunks).
+    pub fn set_verified(&self, digest: &Digest) {
+        self.shared.with(|engine| engine.set_verified(digest));
     }
-    /// Drops an object and sees to it that a restart does not bring it back. Hosted ones stay.
-    pub fn forget(&self, _digest: &Digest) {
-        unimplemented!()
+
+    /// Drops an object, and sees to it that a restart does not bring it back (await [`Cache::flush`]
+    /// to know that a power cut does not either). Hosted objects stay: that is refused and counted.
+    pub fn forget(&self, digest: &Digest) {
+        self.shared.with(|engine| engine.forget(digest));
     }
-    /// Resolves when every tombstone and seal asked for so far is durable.
+
+    /// Resolves when every tombstone and seal that was asked for so far is durable.
     pub async fn flush(&self) {
-        unimplemented!()
+        if let Some(waiter) = self.shared.with(Engine::flush) {
+            waiter.wait().await;
+        }
     }
-    /// Chunks of `from..to` that are neither in RAM nor on SSD. All of them when it is unknown.
+
+    /// Chunks of `from..to` that are neither in RAM nor on SSD; all of them when the object is not
+    /// known. Looks at the moment of each step.
     pub fn missing(
         &self,
-        _digest: &Digest,
+        digest: &Digest,
         from: u32,
         to: u32,
     ) -> impl Iterator<Item = u32> + use<> {
-        from..to
+        let (shared, digest) = (self.shared.clone(), *digest);
+        (from..to).filter(move |chunk| {
+            let engine = shared.engine.borrow();
+            let object = engine.index.find(&digest);
+            !object.is_some_and(|object| engine.index.entry(object, *chunk).present())
+        })
     }
-    /// Measured costs.
-    pub fn set_costs(&self, _digest: &Digest, _costs: Costs) {
-        unimplemented!()
+
+    /// Sets what having the object again would cost.
+    pub fn set_costs(&self, digest: &Digest, costs: Costs) {
+        self.shared.with(|engine| engine.set_costs(digest, costs.fetch_ms, costs.execute_ms));
     }
-    /// Importance from the control plane.
-    pub fn set_importance(&self, _digest: &Digest, _importance: Importance) {
-        unimplemented!()
+
+    /// Sets what the control plane knows of its importance.
+    pub fn set_importance(&self, digest: &Digest, importance: Importance) {
+        let Importance { class, dependants } = importance;
+        self.shared.with(|engine| engine.set_importance(digest, class, dependants));
     }
-    /// Starts an upload.
+
+    /// Starts an upload. `id` must never have been used before.
     ///
     /// # Errors
     /// `StoreFull`, `NoDisk`.
-    pub fn upload(&self, _id: UploadId) -> Result<Upload, CacheError> {
-        unimplemented!()
+    pub fn upload(&self, id: UploadId) -> Result<Upload, CacheError> {
+        let (object, life) = self.shared.with(|engine| engine.start_upload(id))?;
+        let chunk_bytes = self.shared.engine.borrow().config.geometry.chunk_bytes as usize;
+        Ok(Upload::new(self.shared.clone(), object, life, id, chunk_bytes))
     }
-    /// Makes a stored upload visible, verified and hosted. Call after the names committed. When the
-    /// digest was hosted before, the new upload takes its place.
-    pub fn host(&self, _stored: StoredUpload, _digest: &Digest, _media_type: &str) {
-        unimplemented!()
+
+    /// Makes a stored upload visible, verified and hosted. Call it only after the names have been
+    /// committed with the upload's id. When the digest was hosted before, the newer upload takes its
+    /// place (so the names must have the newer id).
+    pub fn host(&self, stored: StoredUpload, digest: &Digest, media_type: &str) {
+        let (object, size) = stored.release();
+        self.shared.with(|engine| {
+            if let Err(error) = engine.host(object, digest, size, media_type) {
+                tracing::error!(%digest, %error, "an upload is stored and cannot be shown");
+            }
+        });
     }
-    /// Finished uploads that the scan found, with their sizes.
+
+    /// Finished uploads that the scan found whole and that nobody has adopted, with their sizes.
     pub fn recovered_uploads(&self) -> Vec<(UploadId, u64)> {
-        unimplemented!()
+        let engine = self.shared.engine.borrow();
+        let whole = engine
+            .recovered
+            .iter()
+            .filter(|(_, recovered)| engine.index.complete(recovered.object));
+        let mut found: Vec<_> =
+            whole.filter_map(|(id, recovered)| Some((*id, recovered.size?))).collect();
+        found.sort_unstable();
+        found
     }
-    /// Makes a recovered upload visible again.
+
+    /// Makes a recovered upload visible again, as the names database says.
     ///
     /// # Errors
-    /// `UploadMissing`, `UploadDamaged`.
+    /// `UploadMissing` when no part of it was found, `UploadDamaged` when a part is missing or its
+    /// header is damaged (payloads are checked whenever they are read).
     pub fn adopt(
         &self,
-        _id: UploadId,
-        _digest: &Digest,
-        _size: u64,
-        _media_type: &str,
+        id: UploadId,
+        digest: &Digest,
+        size: u64,
+        media_type: &str,
     ) -> Result<(), CacheError> {
-        unimplemented!()
+        self.shared.with(|engine| engine.adopt(id, digest, size, media_type))
     }
-    /// Gives the space of recovered uploads that nobody adopted back.
+
+    /// Gives the space of recovered uploads back that nobody adopted. After the last `adopt`.
     pub fn drop_unadopted(&self) {
-        unimplemented!()
+        self.shared.with(Engine::drop_unadopted);
     }
-    /// Gives a hosted object's space back, after its delete was committed.
-    pub fn unhost(&self, _digest: &Digest) {
-        unimplemented!()
+
+    /// Gives a hosted object's space back, after its delete was committed. Others are left alone.
+    pub fn unhost(&self, digest: &Digest) {
+        self.shared.with(|engine| {
+            if let Some(object) = engine.index.find(digest)
+                && engine.index.has(object, flag::HOSTED)
+            {
+                engine.drop_object(object);
+                engine.pump();
+            }
+        });
     }
-    /// Sizes. O(stripes).
+
+    /// Sizes. O(segments).
     pub fn usage(&self) -> Usage {
-        unimplemented!()
+        let engine = self.shared.engine.borrow();
+        let mut usage = Usage {
+            ram_used_bytes: engine.ram.used_bytes(),
+            ram_total_bytes: engine.ram.total_bytes(),
+            objects: engine.index.len() as u64,
+            hosted: engine.hosted,
+            ..Usage::default()
+        };
+        if let Some(store) = &engine.store {
+            let segment_bytes = store.geometry.segment_bytes;
+            usage.registered = store.registered;
+            for stripe in &store.stripes {
+                let live = |segment: &crate::disk::segment::Segment| segment.live_bytes;
+                usage.ssd_used_bytes += stripe.segments.iter().map(live).sum::<u64>();
+                usage.ssd_total_bytes += stripe.segments.len() as u64 * segment_bytes;
+                usage.uploads_bytes += u64::from(stripe.upload_segments) * segment_bytes;
+                usage.uploads_total_bytes += u64::from(stripe.upload_segments_max) * segment_bytes;
+                if stripe.writable() {
+                    usage.stripes += 1;
+                } else {
+                    usage.stripes_out += 1;
+                }
+            }
+        }
+        usage
     }
+
+    #[cfg(test)]
+    pub(crate) fn engine(&self) -> std::cell::RefMut<'_, Engine> {
+        self.shared.engine.borrow_mut()
+    }
+}
+
+fn too_small(config: &CacheConfig) -> CacheError {
+    CacheError::Config(format!("{} bytes of arena are too few", config.arena_bytes))
+}
+
+fn check(config: &CacheConfig) -> Result<(), CacheError> {
+    let geometry = &config.geometry;
+    let block = crate::arena::BLOCK_BYTES as u64;
+    let fits = geometry.chunk_bytes >= block
+        && geometry.extent_bytes.is_multiple_of(geometry.chunk_bytes)
+        && geometry.segment_bytes.is_multiple_of(block)
+        && geometry.segment_bytes
+            >= 2 * crate::arena::record_bytes(geometry.chunk_bytes as usize) as u64 + block;
+    if !fits {
+        return Err(CacheError::Config(format!("{geometry:?} does not fit together")));
+    }
+    Ok(())
 }

@@ -98,11 +98,7 @@ pub struct Geometry {
 
 impl Default for Geometry {
     fn default() -> Self {
-        Self {
-            chunk_bytes: CHUNK_BYTES,
-            extent_bytes: EXTENT_BYTES,
-            segment_bytes: SEGMENT_BYTES,
-        }
+        Self { chunk_bytes: CHUNK_BYTES, extent_bytes: EXTENT_BYTES, segment_bytes: SEGMENT_BYTES }
     }
 }
 

@@ -109,6 +109,8 @@ pub(crate) mod flag {
     pub(crate) const TAINTED: u8 = 8;
     /// A seal of this life is on disk or on its way there.
     pub(crate) const SEALED: u8 = 16;
+    /// It was asked for before it was begun: may be written to a full SSD.
+    pub(crate) const ADMITTED: u8 = 32;
     /// The slot of the index is free.
     pub(crate) const FREE: u8 = 128;
 }
@@ -326,11 +328,8 @@ impl Index {
             return Err("origins");
         };
         let count = new.size.div_ceil(self.chunk_bytes) as usize;
-        let chunks = if count > 1 {
-            MANY | u64::from(self.new_many(count))
-        } else {
-            Entry::ABSENT.0
-        };
+        let chunks =
+            if count > 1 { MANY | u64::from(self.new_many(count)) } else { Entry::ABSENT.0 };
         let object = Object {
             key: [0; 16],
             check: 0,

@@ -3,23 +3,39 @@
 //!
 //! It has no networking and no async runtime: its futures use standard wakers only, and everything
 //! moves when the shard's driver calls [`Cache::turn`]. A cache may forget, and must never lie.
+//!
+//! From the outside in:
+//! - [`cache`](Cache): the handle; [`upload`](Upload): objects that clients store here.
+//! - `engine`: ties the tiers together; `wait`: what its futures wait on.
+//! - `index`: what is where; `policy`, `admission`: what is worth keeping, and where.
+//! - `ram`: the RAM tier over `arena`, the memory (unsafe lives there, and in `disk::ring`).
+//! - `store`, `reclaim`: the SSD tier's segments over [`disk`], its format, files and queue.
 
 pub mod config;
+pub mod disk;
 pub mod error;
 pub mod metrics;
 
+mod admission;
 mod arena;
 mod cache;
+mod engine;
+mod index;
+mod policy;
+mod ram;
+mod reclaim;
+mod store;
 mod upload;
+mod wait;
 
 pub use arena::ChunkWriter;
 pub use cache::{
     Access, Cache, Chunk, Costs, Importance, MediaType, ObjectStat, Origin, Tier, Usage,
-    stored_size,
 };
 pub use config::{
     CHUNK_BYTES, CacheConfig, EXTENT_BYTES, Geometry, ImportanceWeights, SEGMENT_BYTES, SsdConfig,
 };
+pub use disk::stripe::stored_size;
 pub use error::CacheError;
 pub use metrics::CacheMetrics;
 pub use upload::{StoredUpload, Upload, UploadId};

@@ -267,11 +267,7 @@ impl Frozen {
 
     /// A shared view of all of the payload. One small allocation; its clones need none.
     pub(crate) fn share(&self) -> Bytes {
-        Bytes::from_owner(View {
-            handle: self.handle.clone(),
-            from: 0,
-            to: self.payload_bytes,
-        })
+        Bytes::from_owner(View { handle: self.handle.clone(), from: 0, to: self.payload_bytes })
     }
 
     /// Gives the slot up, but remembers it: while others still hold it, it can be revived.

@@ -79,7 +79,11 @@ impl Slab {
 
     /// Bytes of slots that are out.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.classes.iter().zip(&self.used).map(|(bytes, used)| *bytes as u64 * u64::from(*used)).sum()
+        self.classes
+            .iter()
+            .zip(&self.used)
+            .map(|(bytes, used)| *bytes as u64 * u64::from(*used))
+            .sum()
     }
 
     /// Bytes of all slots.

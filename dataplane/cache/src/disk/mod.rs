@@ -10,8 +10,6 @@ pub mod superblock;
 
 pub(crate) mod ring;
 pub(crate) mod scan;
-#[cfg(test)]
-pub(crate) mod sim;
 pub(crate) mod stripe;
 
 use std::io;

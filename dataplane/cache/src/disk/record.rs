@@ -198,9 +198,7 @@ fn from_parts(header: &[u8], body: &ArchivedRecordBody) -> Option<Record> {
                 2 => Algorithm::Sha512,
                 _ => return None,
             };
-            Owner::Object(
-                Digest::from_value(algorithm, &body.digest[..algorithm.bytes()]).ok()?,
-            )
+            Owner::Object(Digest::from_value(algorithm, &body.digest[..algorithm.bytes()]).ok()?)
         }
         Kind::UploadChunk => Owner::Upload(UploadId(body.upload)),
         Kind::End => Owner::Nobody,

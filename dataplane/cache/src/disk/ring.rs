@@ -97,9 +97,7 @@ impl Ring {
                     None => opcode::Write::new(file, pointer, len).offset(*offset).build(),
                 }
             }
-            Operation::Sync => {
-                opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build()
-            }
+            Operation::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         }
     }
 
@@ -225,5 +223,7 @@ impl Drop for Ring {
             self.reap(&mut done);
             done.clear();
         }
+        // The kernel tears a ring down later; the files (and their locks) are let go of now.
+        let _ = self.ring.submitter().unregister_files();
     }
 }

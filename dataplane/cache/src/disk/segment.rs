@@ -54,7 +54,8 @@ impl SegmentHeader {
         let block = block.get(..USED_BYTES)?;
         let mut hash = [0; 8];
         hash.copy_from_slice(&block[32..40]);
-        if block[..8] != MAGIC || xxh3_64_with_seed(&block[..32], seed) != u64::from_le_bytes(hash) {
+        if block[..8] != MAGIC || xxh3_64_with_seed(&block[..32], seed) != u64::from_le_bytes(hash)
+        {
             return None;
         }
         let mut sequence = [0; 8];
@@ -123,7 +124,7 @@ pub(crate) const fn byte_of(block: u32) -> u64 {
 /// What a segment is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentState {
-    /// May be taken. Its former header (if any) is still on the disk.
+    /// May be taken.
     Free,
     /// Its header is being written.
     Opening,
@@ -146,6 +147,8 @@ pub(crate) struct Segment {
     pub(crate) sequence: u64,
     /// The next block that a record may take.
     pub(crate) cursor: u32,
+    /// Blocks that records of this life have taken.
+    pub(crate) written_blocks: u64,
     /// Blocks where records start, for reclaim.
     pub(crate) records: Vec<u32>,
     /// Records and bytes that the index points at.
@@ -153,6 +156,8 @@ pub(crate) struct Segment {
     pub(crate) live_bytes: u64,
     /// Sum of the scores of the live chunks, as of the last sweep and what was added since.
     pub(crate) score: f64,
+    /// Seals and tombstones, which nothing points at.
+    pub(crate) marks: u32,
     /// Reads and writes in flight.
     pub(crate) readers: u32,
     pub(crate) writers: u32,
@@ -167,10 +172,12 @@ impl Segment {
             content: Use::Cache,
             sequence: 0,
             cursor: 0,
+            written_blocks: 0,
             records: Vec::new(),
             live_records: 0,
             live_bytes: 0,
             score: 0.0,
+            marks: 0,
             readers: 0,
             writers: 0,
             stuck: false,

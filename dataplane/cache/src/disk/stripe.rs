@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
@@ -21,6 +22,9 @@ use crate::error::CacheError;
 pub(crate) const SEGMENTS_MIN: u32 = 6;
 /// What a location can name.
 pub(crate) const STRIPES_MAX: u16 = 64;
+/// How long a former process may take to let go of a stripe.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// Steps in which the size is lowered when the disk is full, in sixteenths.
 const SHRINK_STEPS: u64 = 15;
 
@@ -89,11 +93,7 @@ pub fn stored_size(dir: &Path) -> Result<Option<(u64, u16)>, CacheError> {
     Ok(None)
 }
 
-fn check(
-    path: &Path,
-    found: &Superblock,
-    expected: &Superblock,
-) -> Result<(), CacheError> {
+fn check(path: &Path, found: &Superblock, expected: &Superblock) -> Result<(), CacheError> {
     let problem = if found.store != expected.store {
         "it belongs to another store".to_owned()
     } else if found.stripe != expected.stripe {
@@ -117,7 +117,10 @@ fn check(
 pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, CacheError> {
     let dir = &config.dir;
     if config.stripes == 0 || config.stripes > STRIPES_MAX {
-        return Err(CacheError::Config(format!("1 to {STRIPES_MAX} stripes, not {}", config.stripes)));
+        return Err(CacheError::Config(format!(
+            "1 to {STRIPES_MAX} stripes, not {}",
+            config.stripes
+        )));
     }
     let share_bytes = config.bytes / u64::from(config.stripes);
     let layout = Layout::new(&geometry);
@@ -185,10 +188,7 @@ pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, Ca
             }
         };
         let (file, direct) = open_direct(&path)?;
-        // Two processes on one store would write over each other.
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            refuse(&path, "it is in use by another process", "Stop that one first")
-        })?;
+        lock(&file, &path)?;
         let len = file.metadata().map_or(0, |metadata| metadata.len());
         if len < superblock.stripe_bytes {
             tracing::warn!(path = %path.display(), "a stripe was cut short: growing it again");
@@ -202,6 +202,20 @@ pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, Ca
         stripes.made.push(made);
     }
     Ok(stripes)
+}
+
+/// Keeps a second process out: two on one store would write over each other. The lock is held by the
+/// file that the ring has registered, so after a kill it is held until the kernel has finished the
+/// last write of the former process; hence the patience.
+fn lock(file: &File, path: &Path) -> Result<(), CacheError> {
+    let deadline = Instant::now() + LOCK_WAIT_MAX;
+    while rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= deadline {
+            return Err(refuse(path, "it is in use by another process", "Stop that one first"));
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+    Ok(())
 }
 
 fn random_store() -> Result<[u8; 16], CacheError> {
@@ -233,10 +247,13 @@ fn open_direct(path: &Path) -> Result<(File, bool), CacheError> {
 }
 
 /// Preallocates a stripe and writes its superblock, last of all.
-fn make(path: &Path, mut superblock: Superblock, layout: &Layout) -> Result<Superblock, CacheError> {
-    let failed = |what: &str, error: &io::Error| {
-        CacheError::os(format!("{what} {}", path.display()), error)
-    };
+fn make(
+    path: &Path,
+    mut superblock: Superblock,
+    layout: &Layout,
+) -> Result<Superblock, CacheError> {
+    let failed =
+        |what: &str, error: &io::Error| CacheError::os(format!("{what} {}", path.display()), error);
     let file = OpenOptions::new()
         .read(true)
         .write(true)

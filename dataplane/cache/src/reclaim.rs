@@ -1,0 +1,469 @@
+//! Emptying segments: of cached content the segment that is worth least, of uploads one that is more
+//! than half garbage.
+//!
+//! The headers of a segment's records say what it holds. At most a quarter of a cache segment is
+//! written again (what scores above the mean), the rest is dropped; of an upload segment everything
+//! that is alive is moved, and the segment is only let go of when nothing points at it. What was
+//! moved is flushed before the old place may be written again. One segment per stripe at a time.
+
+use std::collections::VecDeque;
+
+use crate::arena::{BLOCK_BYTES, HEADER_BYTES, SlotMut};
+use crate::disk::Operation;
+use crate::disk::record::{self, Kind, Owner, Record};
+use crate::disk::segment::{SegmentState, Use};
+use crate::engine::Engine;
+use crate::index::{Location, ObjectId, flag};
+use crate::store::{Action, FREE_TARGET, Job, Purpose, Store, SyncFor, What};
+
+/// Header reads of one reclaim in flight.
+const HEADERS_IN_FLIGHT_MAX: u32 = 16;
+/// Records of one reclaim that are being moved at once; each holds a slot of the engine's own.
+const MOVES_IN_FLIGHT_MAX: u32 = 2;
+/// One part in this many of a cache segment may be written again.
+const REWRITE_PART: u64 = 4;
+/// Objects that one turn of a sweep looks at.
+const SWEEP_OBJECTS_PER_TURN: u32 = 512;
+/// A sweep is due after as many reclaims as this part of all segments, and not before the minimum.
+const SWEEP_SEGMENTS_PART: u32 = 16;
+const SWEEP_RECLAIMS_MIN: u32 = 8;
+
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    Chunk { object: ObjectId, life: u32, chunk: u32 },
+    Mark,
+}
+
+/// A record that is still needed.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    location: Location,
+    bytes: u32,
+    score: f64,
+    kept: Kept,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Headers,
+    Moving,
+    Syncing,
+    Draining,
+    Erasing,
+}
+
+/// One segment that is being emptied.
+pub(crate) struct Reclaim {
+    segment: u32,
+    content: Use,
+    phase: Phase,
+    headers: VecDeque<u32>,
+    found: Vec<Candidate>,
+    moves: VecDeque<Candidate>,
+    moving: Vec<Candidate>,
+    outstanding: u32,
+    /// Stripes that hold moved records, one bit each; those that must still be flushed.
+    touched: u64,
+}
+
+impl Reclaim {
+    pub(crate) fn content(&self) -> Use {
+        self.content
+    }
+}
+
+/// A walk over the index that sums the scores of each segment anew.
+pub(crate) struct Sweep {
+    next: ObjectId,
+    scores: Vec<Vec<f64>>,
+    sum: f64,
+    count: u64,
+}
+
+impl Engine {
+    pub(crate) fn pump_reclaim(&mut self) -> bool {
+        let stripes = self.store.as_ref().map_or(0, |store| store.stripes.len()) as u16;
+        let mut moved = self.sweep();
+        for stripe in 0..stripes {
+            moved |= self.start_reclaim(stripe);
+            while self.step_reclaim(stripe) {
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn start_reclaim(&mut self, stripe: u16) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        let target = &mut store.stripes[stripe as usize];
+        if target.reclaim.is_some() || !target.writable() {
+            return false;
+        }
+        let compact = if target.free.is_empty() { None } else { target.candidate(Use::Uploads) };
+        let candidate = match compact {
+            Some(segment) => Some(segment),
+            None if target.free.len() < FREE_TARGET => target.candidate(Use::Cache),
+            None => None,
+        };
+        let Some(index) = candidate else { return false };
+        let segment = &mut target.segments[index as usize];
+        segment.state = SegmentState::Reclaiming;
+        let content = segment.content;
+        // Nothing alive and no marks: there is nothing to look at.
+        let empty = segment.live_records == 0 && (content == Use::Uploads || segment.marks == 0);
+        let headers =
+            if empty { VecDeque::new() } else { segment.records.iter().copied().collect() };
+        target.reclaim = Some(Reclaim {
+            segment: index,
+            content,
+            phase: Phase::Headers,
+            headers,
+            found: Vec::new(),
+            moves: VecDeque::new(),
+            moving: Vec::new(),
+            outstanding: 0,
+            touched: 0,
+        });
+        store.reclaims_since_sweep += 1;
+        let segments: usize = store.stripes.iter().map(|stripe| stripe.segments.len()).sum();
+        let due = (segments as u32 / SWEEP_SEGMENTS_PART).max(SWEEP_RECLAIMS_MIN);
+        if content == Use::Cache && store.sweep.is_none() && store.reclaims_since_sweep >= due {
+            store.reclaims_since_sweep = 0;
+            store.sweep = Some(Sweep {
+                next: 0,
+                scores: store.stripes.iter().map(|s| vec![0.0; s.segments.len()]).collect(),
+                sum: 0.0,
+                count: 0,
+            });
+        }
+        true
+    }
+
+    /// Moves one reclaim on by one step; `false` when it waits for the disk (or there is none).
+    fn step_reclaim(&mut self, stripe: u16) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        let target = &mut store.stripes[stripe as usize];
+        let Some(reclaim) = &mut target.reclaim else { return false };
+        let segment = reclaim.segment;
+        match reclaim.phase {
+            Phase::Headers => {
+                if reclaim.headers.is_empty() && reclaim.outstanding == 0 {
+                    self.choose_moves(stripe);
+                    return true;
+                }
+                if reclaim.outstanding >= HEADERS_IN_FLIGHT_MAX {
+                    return false;
+                }
+                let Some(block) = reclaim.headers.front().copied() else { return false };
+                let Some(slot) = self.ram.system_slot(0) else { return false };
+                reclaim.headers.pop_front();
+                reclaim.outstanding += 1;
+                let location = Location { stripe, block };
+                store.submit(
+                    stripe,
+                    Action::ReclaimHeader { location },
+                    Operation::Read {
+                        slot,
+                        offset: Store::offset(location),
+                        len: BLOCK_BYTES as u32,
+                    },
+                );
+                true
+            }
+            Phase::Moving => {
+                if reclaim.moves.is_empty() && reclaim.outstanding == 0 {
+                    self.finish_moves(stripe);
+                    return true;
+                }
+                if reclaim.outstanding >= MOVES_IN_FLIGHT_MAX {
+                    return false;
+                }
+                let Some(candidate) = reclaim.moves.front().copied() else { return false };
+                let payload_bytes = candidate.bytes as usize - HEADER_BYTES;
+                let Some(slot) = self.ram.system_slot(payload_bytes) else { return false };
+                reclaim.moves.pop_front();
+                reclaim.outstanding += 1;
+                reclaim.moving.push(candidate);
+                let location = candidate.location;
+                store.submit(
+                    stripe,
+                    Action::ReclaimRead { location },
+                    Operation::Read { slot, offset: Store::offset(location), len: candidate.bytes },
+                );
+                true
+            }
+            Phase::Draining => {
+                let emptied = &target.segments[segment as usize];
+                if emptied.readers > 0 || emptied.writers > 0 {
+                    return false;
+                }
+                self.erase(stripe, segment)
+            }
+            Phase::Syncing | Phase::Erasing => false,
+        }
+    }
+
+    /// Clears the header of an emptied segment, so that a restart sees it free, and lets it go.
+    fn erase(&mut self, stripe: u16, segment: u32) -> bool {
+        let Some(mut slot) = self.ram.system_slot(0) else { return false };
+        slot.bytes_mut().fill(0);
+        let frozen = slot.freeze(0);
+        let Some(store) = &mut self.store else { return false };
+        if let Some(reclaim) = &mut store.stripes[stripe as usize].reclaim {
+            reclaim.phase = Phase::Erasing;
+        }
+        self.metrics.reclaimed_segments.inc();
+        let location = Location { stripe, block: store.layout.first_block(segment) };
+        store.submit(
+            stripe,
+            Action::EraseSegment { segment },
+            Operation::Write { frozen, offset: Store::offset(location) },
+        );
+        true
+    }
+
+    pub(crate) fn erased(&mut self, stripe: u16, segment: u32) {
+        if let Some(store) = &mut self.store {
+            store.stripes[stripe as usize].reclaim = None;
+            store.release(stripe, segment);
+        }
+    }
+
+    /// A header has come in: notes the record if it is still needed.
+    pub(crate) fn reclaim_header(&mut self, location: Location, slot: SlotMut, ok: bool) {
+        let Some(store) = &mut self.store else { return };
+        let sequence = store.segment_mut(location).sequence;
+        let seed = store.seed;
+        let record = ok.then(|| record::parse(slot.bytes(), seed, sequence).ok()).flatten();
+        let candidate = record.and_then(|record| self.still_needed(location, &record));
+        let Some(store) = &mut self.store else { return };
+        if let Some(reclaim) = &mut store.stripes[location.stripe as usize].reclaim {
+            reclaim.outstanding -= 1;
+            reclaim.found.extend(candidate);
+        }
+    }
+
+    fn still_needed(&self, location: Location, record: &Record) -> Option<Candidate> {
+        let store = self.store.as_ref()?;
+        let bytes = record.len_bytes() as u32;
+        let mark = Some(Candidate { location, bytes, score: f64::INFINITY, kept: Kept::Mark });
+        match (record.kind, &record.owner) {
+            (Kind::Chunk, Owner::Object(digest)) => {
+                self.live_chunk(self.index.find(digest)?, location, record)
+            }
+            (Kind::UploadChunk, Owner::Upload(id)) => {
+                self.live_chunk(self.object_of_upload(*id)?, location, record)
+            }
+            (Kind::Seal, Owner::Object(digest)) => {
+                let object = self.index.find(digest)?;
+                let current = self.index.get(object).life == record.life as u32
+                    && self.index.has(object, flag::SEALED);
+                if current { mark } else { None }
+            }
+            (Kind::Tombstone, _) => {
+                let segment = store.layout.segment_of(location.block);
+                let needed = store.older_than(record.sequence, (location.stripe, segment));
+                if needed { mark } else { None }
+            }
+            _ => None,
+        }
+    }
+
+    fn live_chunk(
+        &self,
+        object: ObjectId,
+        location: Location,
+        record: &Record,
+    ) -> Option<Candidate> {
+        if self.index.entry(object, record.chunk).location() != Some(location) {
+            return None;
+        }
+        let known = self.index.get(object);
+        Some(Candidate {
+            location,
+            bytes: record.len_bytes() as u32,
+            score: known.score,
+            kept: Kept::Chunk { object, life: known.life, chunk: record.chunk },
+        })
+    }
+
+    /// All headers are in: decides what is moved, and drops the rest.
+    fn choose_moves(&mut self, stripe: u16) {
+        let Some(store) = &mut self.store else { return };
+        let budget = store.geometry.segment_bytes / REWRITE_PART;
+        let mean = store.mean_score;
+        let Some(reclaim) = &mut store.stripes[stripe as usize].reclaim else { return };
+        reclaim.phase = Phase::Moving;
+        let mut found = std::mem::take(&mut reclaim.found);
+        if reclaim.content == Use::Uploads {
+            reclaim.moves = found.into();
+            return;
+        }
+        // Marks first (infinite score), then what is worth most.
+        found.sort_by(|a, b| {
+            b.score.total_cmp(&a.score).then(a.location.block.cmp(&b.location.block))
+        });
+        let mut bytes = 0;
+        let mut dropped = Vec::new();
+        for candidate in found {
+            let size = u64::from(candidate.bytes);
+            let worth = match candidate.kept {
+                Kept::Mark => true,
+                Kept::Chunk { .. } => candidate.score > mean && bytes + size <= budget,
+            };
+            if worth {
+                bytes += size;
+                reclaim.moves.push_back(candidate);
+            } else {
+                dropped.push(candidate);
+            }
+        }
+        for candidate in dropped {
+            self.drop_candidate(&candidate);
+        }
+    }
+
+    fn drop_candidate(&mut self, candidate: &Candidate) {
+        if let Kept::Chunk { object, life, chunk } = candidate.kept
+            && self.index.alive(object, life)
+            && self.index.entry(object, chunk).location() == Some(candidate.location)
+        {
+            self.metrics.evicted_ssd.inc();
+            self.drop_location(object, chunk);
+        }
+    }
+
+    /// A record that is to be moved has been read: checks it and queues it at its new place.
+    pub(crate) fn reclaim_read(&mut self, location: Location, slot: SlotMut, ok: bool) {
+        let Some(store) = &mut self.store else { return };
+        let sequence = store.segment_mut(location).sequence;
+        let seed = store.seed;
+        let Some(reclaim) = &mut store.stripes[location.stripe as usize].reclaim else { return };
+        let content = reclaim.content;
+        let position = reclaim.moving.iter().position(|moving| moving.location == location);
+        let Some(candidate) = position.map(|position| reclaim.moving.swap_remove(position)) else {
+            return;
+        };
+        let record = ok.then(|| record::parse_whole(slot.bytes(), seed, sequence).ok()).flatten();
+        let Some(record) = record else {
+            if ok {
+                let hosted = content == Use::Uploads;
+                tracing::error!(?location, hosted, "a record on disk is damaged: dropped");
+                if hosted {
+                    self.metrics.damaged_hosted.inc();
+                } else {
+                    self.metrics.damaged_cached.inc();
+                }
+                self.drop_candidate(&candidate);
+            }
+            return self.reclaim_moved(location, None, 0);
+        };
+        let frozen = slot.freeze(record.payload_bytes as usize);
+        let what = match candidate.kept {
+            Kept::Chunk { object, life, chunk } => {
+                What::MoveChunk { from: location, object, life, chunk }
+            }
+            Kept::Mark => What::MoveMark { from: location, attempts: 0 },
+        };
+        let purpose = match content {
+            Use::Cache => Purpose::CacheMove,
+            Use::Uploads => Purpose::UploadMove,
+        };
+        store.stripes[location.stripe as usize].urgent.push_back(Job { frozen, purpose, what });
+    }
+
+    /// A record was moved (`to` is where), or could not be.
+    pub(crate) fn reclaim_moved(&mut self, from: Location, to: Option<Location>, bytes: usize) {
+        self.metrics.reclaim_rewritten_bytes.inc_by(bytes as u64);
+        let Some(store) = &mut self.store else { return };
+        if let Some(reclaim) = &mut store.stripes[from.stripe as usize].reclaim {
+            reclaim.outstanding = reclaim.outstanding.saturating_sub(1);
+            if let Some(to) = to {
+                reclaim.touched |= 1 << to.stripe;
+            }
+        }
+    }
+
+    fn finish_moves(&mut self, stripe: u16) {
+        let Some(store) = &mut self.store else { return };
+        let target = &mut store.stripes[stripe as usize];
+        let Some(reclaim) = &mut target.reclaim else { return };
+        let index = reclaim.segment;
+        let segment = &mut target.segments[index as usize];
+        if segment.live_records > 0 && segment.content == Use::Uploads {
+            // Something of an upload could not be moved: it stays where it is.
+            tracing::warn!(stripe, segment = index, "an upload segment could not be emptied");
+            segment.state = SegmentState::Closed;
+            segment.stuck = true;
+            target.reclaim = None;
+            return;
+        }
+        reclaim.phase = if reclaim.touched == 0 { Phase::Draining } else { Phase::Syncing };
+        let touched = reclaim.touched;
+        for (other, target) in store.stripes.iter_mut().enumerate() {
+            if touched & (1 << other) != 0 {
+                target.sync_next.push(SyncFor::Reclaim(stripe));
+            }
+        }
+        let layout = store.layout;
+        if store.stripes[stripe as usize].segments[index as usize].live_records > 0 {
+            // Records that could not be read or moved: their chunks are misses from now on.
+            self.drop_locations(
+                |location| location.stripe == stripe && layout.segment_of(location.block) == index,
+                "damaged",
+            );
+        }
+    }
+
+    /// What was moved to `flushed` is durable (or could not be made so).
+    pub(crate) fn reclaim_synced(&mut self, stripe: u16, flushed: u16, ok: bool) {
+        let Some(store) = &mut self.store else { return };
+        let target = &mut store.stripes[stripe as usize];
+        let Some(reclaim) = &mut target.reclaim else { return };
+        if !ok {
+            // Without the flush the old copies are all there is to rely on.
+            let segment = &mut target.segments[reclaim.segment as usize];
+            segment.state = SegmentState::Closed;
+            segment.stuck = true;
+            target.reclaim = None;
+            return;
+        }
+        reclaim.touched &= !(1 << flushed);
+        if reclaim.touched == 0 {
+            reclaim.phase = Phase::Draining;
+        }
+    }
+
+    /// One slice of a running sweep.
+    fn sweep(&mut self) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        let Some(sweep) = &mut store.sweep else { return false };
+        let end = (sweep.next + SWEEP_OBJECTS_PER_TURN).min(self.index.slots());
+        for object in sweep.next..end {
+            if self.index.is_free(object) {
+                continue;
+            }
+            let score = self.index.get(object).score;
+            for chunk in 0..self.index.chunks(object) {
+                if let Some(location) = self.index.entry(object, chunk).location() {
+                    let segment = store.layout.segment_of(location.block);
+                    sweep.scores[location.stripe as usize][segment as usize] += score;
+                    sweep.sum += score;
+                    sweep.count += 1;
+                }
+            }
+        }
+        sweep.next = end;
+        if end == self.index.slots()
+            && let Some(sweep) = store.sweep.take()
+        {
+            store.mean_score = sweep.sum / sweep.count.max(1) as f64;
+            for (stripe, scores) in store.stripes.iter_mut().zip(sweep.scores) {
+                for (segment, score) in stripe.segments.iter_mut().zip(scores) {
+                    segment.score = score;
+                }
+            }
+        }
+        true
+    }
+}
