@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use outrider_uplink::{ContentRange, FetchMethod, FetchRange, content_range, head, retry_after, token};
+use outrider_uplink::{
+    ContentRange, FetchMethod, FetchRange, content_range, head, retry_after, token,
+};
 
 fuzz_target!(|bytes: &[u8]| {
     token::parse_answer(bytes);
@@ -16,9 +18,10 @@ fuzz_target!(|bytes: &[u8]| {
     for line in rest.split(|byte| *byte == b'\n').take(32) {
         let at = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let (name, value) = line.split_at(at);
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value.get(1..).unwrap_or_default()))
-        {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name),
+            HeaderValue::from_bytes(value.get(1..).unwrap_or_default()),
+        ) {
             headers.append(name, value);
         }
         let Ok(text) = std::str::from_utf8(value) else { continue };
@@ -29,7 +32,11 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(range.total.is_none_or(|total| range.last < total));
         }
     }
-    for asked in [None, Some(FetchRange { first: 100, last: Some(199) }), Some(FetchRange { first: 5, last: None })] {
+    for asked in [
+        None,
+        Some(FetchRange { first: 100, last: Some(199) }),
+        Some(FetchRange { first: 5, last: None }),
+    ] {
         for method in [FetchMethod::Get, FetchMethod::Head] {
             let Ok(head) = head::check(method, asked, status, &headers, now) else { continue };
             assert!(matches!(status, 200 | 206), "{status} is no success");

@@ -4,8 +4,8 @@
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use outrider_artifact::Digest;
-use outrider_gateway::protocol::range::{self, ResolvedRange};
 use outrider_gateway::protocol::conditional;
+use outrider_gateway::protocol::range::{self, ResolvedRange};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((size, header)) = bytes.split_first_chunk::<8>() else { return };

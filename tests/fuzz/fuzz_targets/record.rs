@@ -1,14 +1,23 @@
-//! Records of a stripe. The hash is made right for every second look, since no fuzzer guesses one.
+//! What stands on a stripe: its superblock, headers of segments, records. The hash of a record is made right
+//! for a second look, since no fuzzer guesses one.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outrider_cache::record;
+use outrider_cache::disk::record;
+use outrider_cache::disk::segment::SegmentHeader;
+use outrider_cache::disk::superblock::Superblock;
 
 const SEED: u64 = 7;
 const SEGMENT: u64 = 9;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = record::parse_whole(bytes, SEED, SEGMENT);
+    if let Ok(superblock) = Superblock::parse(bytes) {
+        assert_eq!(Superblock::parse(&superblock.to_block()), Ok(superblock));
+    }
+    if let Some(header) = SegmentHeader::parse(bytes, SEED, 1, 2) {
+        assert_eq!((header.stripe, header.index), (1, 2));
+    }
     let mut bytes = bytes.to_vec();
     bytes.resize(bytes.len().max(4096), 0);
     let archive = usize::from(u16::from_le_bytes([bytes[40], bytes[41]]));
