@@ -407,7 +407,8 @@ fn failure(error: &hyper_util::client::legacy::Error) -> Failure {
         }
         source = cause.source();
     }
-    let lost = FetchError::Connect(reason(error));
+    // What the client says on top of its cause is only that it failed.
+    let lost = FetchError::Connect(error.source().map_or_else(|| reason(error), reason));
     if error.is_connect() { Failure::Final(lost) } else { Failure::Lost(lost) }
 }
 
