@@ -57,6 +57,10 @@ pub enum NamesError {
     /// The disk failed, or is full. What was asked for was not done.
     #[error("the names database cannot be read or written: {0}")]
     Storage(String),
+    /// The disk failed, and the file cannot be opened again yet: whether what was asked for was done
+    /// is not known. It may be found later, so that a put must be made again.
+    #[error("the names database failed and may or may not have kept this: {0}")]
+    Unsettled(String),
     /// Another process has it open.
     #[error("{} is open in another process; stop that one, or use another data directory", .0.display())]
     InUse(PathBuf),
@@ -102,7 +106,10 @@ impl From<NamesError> for ApiError {
                     .with_detail(serde_json::json!({ "digests": named.collect::<Vec<_>>() }))
             }
             NamesError::SizeConflict { .. } => Self::new(Code::SizeInvalid, message),
-            NamesError::Busy | NamesError::Closed | NamesError::Storage(_) => {
+            NamesError::Busy
+            | NamesError::Closed
+            | NamesError::Storage(_)
+            | NamesError::Unsettled(_) => {
                 Self::new(Code::Unavailable, message).with_retry_after(Duration::from_secs(1))
             }
             NamesError::InUse(_)

@@ -10,17 +10,24 @@
 //! box: one file, owned by one thread, which answers shards over their channels and commits all
 //! writes that wait in one transaction. An answer to a write comes after its commit is on the disk.
 //!
+//! - [`model`]: what is asked and answered.
+//! - [`query`], [`command`]: each question and each change, as functions of the tables.
 //! - [`record`]: what is stored, as rkyv archives behind a version number.
-//! - [`operation`]: each question and each change, as pure functions of the tables.
-//! - [`store`]: the database file, its tables and transactions.
+//! - [`store`]: the database file, its tables, and what is checked when it is opened.
 //! - [`thread`]: the queue, group commits, and what is done when the disk fails.
-//! - [`local`]: the client that shards use, with a small table of recent answers.
-//! - [`metrics`]: what an operator asks.
+//! - [`local`]: the client that shards use. [`recent`]: what they were answered a short while ago.
+//! - [`metrics`]: what is counted.
 
+mod command;
 mod error;
 mod local;
 pub mod metrics;
 mod model;
+mod query;
+mod recent;
+mod record;
+mod store;
+mod thread;
 
 pub use error::NamesError;
 pub use local::{LocalNames, NamesClient, NamesLimits, NamesThread, open};
@@ -39,8 +46,8 @@ use outrider_artifact::{Digest, RepositoryName, Tag};
 /// What handlers ask and tell. Futures are polled on one shard and need not be `Send`.
 ///
 /// Every method can fail with [`NamesError::Busy`] (the queue is full), [`NamesError::Closed`] (it is
-/// shutting down) and [`NamesError::Storage`] (the disk failed; a write that got this was not
-/// made).
+/// shutting down), [`NamesError::Storage`] (the disk failed; a change that got this was not made) and
+/// [`NamesError::Unsettled`] (it failed, and whether the change was made is not known).
 pub trait Names: 'static {
     /// What the repository is.
     fn repository(
@@ -184,6 +191,9 @@ pub trait Names: 'static {
     /// The events up to this sequence number, itself too, were taken over and are deleted here.
     fn outbox_acknowledge(&self, through: u64) -> impl Future<Output = Result<(), NamesError>>;
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The most bytes of descriptors on one page of referrers, unless the first alone has more.
 pub const REFERRERS_BYTES_MAX: usize = 4 << 20;
