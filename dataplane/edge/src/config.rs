@@ -31,13 +31,13 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// The most upstreams that one edge has.
 pub const UPSTREAMS_MAX: usize = 64;
 /// The most shards; more than one is refused for now, see [`SHARDS_SERVED_MAX`].
-pub const SHARDS_MAX: usize = 256;
+pub const SHARDS_MAX: usize = 64;
 /// How many shards this version can serve from.
 pub const SHARDS_SERVED_MAX: usize = 1;
 /// The least RAM arena: the pins of eight clients at their bound, and as much again.
 pub const RAM_MIN: Size = Size::mib(64);
-/// The least SSD tier: four segments for each of [`crate::data_dir::STRIPES_MIN`] stripes.
-pub const SSD_MIN: Size = Size::mib(256);
+/// The least SSD tier: two stripes of the least size.
+pub const SSD_MIN: Size = Size(2 * crate::defaults::STRIPE_MIN.0);
 /// The longest region name.
 pub const REGION_LENGTH_MAX: usize = 32;
 /// The most names in the server's certificate.

@@ -27,7 +27,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The least number of stripes.
 pub const STRIPES_MIN: u32 = 1;
 /// The largest number of stripes.
-pub const STRIPES_MAX: u32 = 256;
+pub const STRIPES_MAX: u32 = 64;
 /// `format.toml` and `lock` are never larger than this.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
 /// What may be in a directory that is not yet Outrider's: what a mount point has, what a first start that

@@ -22,8 +22,8 @@ const SSD_DEFAULT_MAX: Size = Size::gib(20);
 const STRIPE_BYTES: u64 = 1 << 30;
 /// The default number of stripes lies between these, so that a box may later have more shards,
 const STRIPES_DEFAULT: (u64, u64) = (4, 64);
-/// but each has at least so much, since reclaim needs segments to choose from.
-const STRIPE_BYTES_MIN: u64 = 128 << 20;
+/// but each has at least so much: eight segments, since reclaim needs some to choose from.
+pub const STRIPE_MIN: Size = Size::mib(128);
 
 /// min(memory / 8, 1 GiB), but never less than the least arena that works.
 #[must_use]
@@ -43,7 +43,7 @@ pub fn ssd(free: Size) -> Option<Size> {
 #[must_use]
 pub fn stripes(ssd: Size) -> u32 {
     let (least, most) = STRIPES_DEFAULT;
-    let stripes = (ssd.0 / STRIPE_BYTES).clamp(least, most).min(ssd.0 / STRIPE_BYTES_MIN).max(1);
+    let stripes = (ssd.0 / STRIPE_BYTES).clamp(least, most).min(ssd.0 / STRIPE_MIN.0).max(1);
     u32::try_from(stripes).unwrap_or(STRIPES_MAX)
 }
 
@@ -51,7 +51,7 @@ pub fn stripes(ssd: Size) -> u32 {
 #[must_use]
 pub fn memory() -> Size {
     let info = rustix::system::sysinfo();
-    let machine = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit.max(1)));
+    let machine = info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)));
     let limit = fs::read_to_string("/proc/self/cgroup")
         .ok()
         .and_then(|groups| cgroup_limit(&groups, Path::new("/sys/fs/cgroup")));

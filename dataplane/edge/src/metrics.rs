@@ -1,17 +1,26 @@
 //! Every metric of the process in one registry. Each part counts for itself and is shared by all shards;
 //! the names all begin with `outrider_`, except those of the process, which have their usual ones.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use outrider_cache::CacheMetrics;
 use outrider_gateway::GatewayMetrics;
 use outrider_gateway::names::NamesMetrics;
+use outrider_shard::{ShardHandle, ShardStats};
 use outrider_transport::TransportMetrics;
 use outrider_uplink::UplinkMetrics;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::process::ProcessMetrics;
+
+/// What every name begins with.
+const PREFIX: &str = "outrider";
 
 /// What the parts count in. Clones share it.
 #[derive(Clone)]
@@ -21,6 +30,52 @@ pub(crate) struct Metrics {
     pub(crate) names: NamesMetrics,
     pub(crate) transport: TransportMetrics,
     pub(crate) uplink: UplinkMetrics,
+    pub(crate) shards: ShardMetrics,
+    pub(crate) recovered: Family<RecoveredLabels, Gauge>,
+}
+
+/// How a content that was pushed before fared at the start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RecoveredLabels {
+    /// `hosted` or `lost`.
+    pub(crate) outcome: &'static str,
+}
+
+/// What the shards' drivers count. Clones share the list of shards.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShardMetrics(Arc<Mutex<Vec<ShardHandle>>>);
+
+/// A counter of a driver: its name, its help, and how it is read.
+type DriverCounter = (&'static str, &'static str, fn(&ShardStats) -> u64);
+
+const DRIVER_COUNTERS: [DriverCounter; 5] = [
+    ("turns", "Turns of the driver", ShardStats::turns),
+    ("parks", "Times that the thread slept", ShardStats::parks),
+    ("spins_won", "Times that spinning found work before the thread slept", ShardStats::spins_won),
+    ("spins_lost", "Times that spinning found nothing", ShardStats::spins_lost),
+    ("stalls", "Times that the driver's turn came much too late", ShardStats::stalls),
+];
+
+impl ShardMetrics {
+    /// Shows this shard too.
+    pub(crate) fn add(&self, handle: ShardHandle) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+    }
+}
+
+impl Collector for ShardMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (name, help, read) in DRIVER_COUNTERS {
+            let name = format!("{PREFIX}_shard_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            for shard in &shards {
+                let label = [("shard", shard.id().to_string())];
+                ConstCounter::new(read(shard.stats())).encode(family.encode_family(&label)?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,22 +87,31 @@ impl Metrics {
     /// Makes the registry with everything in it.
     pub(crate) fn new() -> (Metrics, Registry) {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ProcessMetrics::new()));
-        let ours = registry.sub_registry_with_prefix("outrider");
-        let build = Family::<Build, Gauge>::default();
-        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
-        ours.register("build_info", "The version that runs", build);
         let metrics = Metrics {
-            cache: CacheMetrics::register(ours),
+            cache: CacheMetrics::register(registry.sub_registry_with_prefix(PREFIX)),
             gateway: GatewayMetrics::default(),
             names: NamesMetrics::default(),
             transport: TransportMetrics::default(),
             uplink: UplinkMetrics::default(),
+            shards: ShardMetrics::default(),
+            recovered: Family::default(),
         };
-        metrics.names.register(ours);
+        // Some parts write their whole names, and others only what stands behind the prefix.
+        metrics.gateway.register(&mut registry);
+        metrics.names.register(&mut registry);
+        registry.register_collector(Box::new(metrics.shards.clone()));
+        registry.register_collector(Box::new(ProcessMetrics::new()));
+        let ours = registry.sub_registry_with_prefix(PREFIX);
         metrics.transport.register(ours);
         metrics.uplink.register(ours);
-        metrics.gateway.register(&mut registry);
+        ours.register(
+            "recovered_contents",
+            "Contents that were pushed before, by how they fared at this start",
+            metrics.recovered.clone(),
+        );
+        let build = Family::<Build, Gauge>::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        ours.register("build_info", "The version that runs", build);
         (metrics, registry)
     }
 }

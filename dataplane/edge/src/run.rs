@@ -229,7 +229,9 @@ impl Running {
                 events: Events(events.clone()),
             };
             let shard = ShardConfig { id: seat.id, cpu: seat.cpu, spin: config.shards.spin.0 };
-            shards.push(outrider_shard::start(shard, |context| shard_main::main(context, parts))?);
+            let thread = outrider_shard::start(shard, |context| shard_main::main(context, parts))?;
+            metrics.shards.add(thread.handle());
+            shards.push(thread);
         }
         Ok(Running {
             ready: ready(config, &dir, &edge, sizes, tls_files.ca_pem),

@@ -18,7 +18,7 @@ use outrider_shard::{ShardContext, Source, task, time};
 use outrider_transport::{self as transport, Drain, Limits, Listener, PinBudget};
 use outrider_uplink::Uplink;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RecoveredLabels};
 use crate::run::Event;
 use crate::state::{
     Edge, INBOX_MAX, Message, OutboxReport, RecoveredReport, Seat, ShardReport, Stage,
@@ -151,6 +151,11 @@ async fn serve(
     // The main thread takes the uplink down when no shard holds it any more.
     drop(parts.uplink);
     let recovered = gateway.recover().await?;
+    for (outcome, contents) in [("hosted", recovered.hosted), ("lost", recovered.lost)] {
+        let gauge = parts.metrics.recovered.get_or_create(&RecoveredLabels { outcome }).clone();
+        // Shards add up.
+        gauge.inc_by(i64::try_from(contents).unwrap_or(i64::MAX));
+    }
     tracing::info!(shard = parts.id, hosted = recovered.hosted, lost = recovered.lost, "recovered");
 
     let drain = Drain::new();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{CacheSection, SSD_MIN};
 use crate::data_dir::{DataDir, DataDirError, FORMAT_VERSION, Format};
-use crate::defaults;
+use crate::defaults::{self, STRIPE_MIN};
 use crate::units::Size;
 
 /// Why there is no size that works.
@@ -45,6 +45,19 @@ pub enum SizesError {
         dir: PathBuf,
         /// What is free.
         free: Size,
+    },
+    /// The stripes would be too small.
+    #[error(
+        "cache.stripes = {stripes}: each of them would have less than {STRIPE_MIN} of the {ssd} of the SSD tier; \
+         write {most} or less, or leave it out"
+    )]
+    Stripes {
+        /// How many were configured.
+        stripes: u32,
+        /// The size of all together.
+        ssd: Size,
+        /// How many there could be.
+        most: u64,
     },
     /// It was another size at the first start.
     #[error(
@@ -89,18 +102,21 @@ pub fn decide(cache: &CacheSection, dir: &DataDir) -> Result<Sizes, SizesError> 
             .map_err(|source| SizesError::Free { dir: place.to_owned(), source })
     };
     let (mut kept, first_start) = dir.format(|| first_format(cache, place, free()?))?;
-    crate::data_dir::check_stripes(dir.path(), cache.stripes, kept)?;
-    let configured = cache.ssd.unwrap_or(Size(kept.ssd_bytes));
-    if configured != Size(kept.ssd_bytes) {
-        if kept.ssd_bytes != 0 {
-            let (dir, kept) = (dir.path().to_owned(), Size(kept.ssd_bytes));
-            return Err(SizesError::SsdDiffers { dir, configured, kept });
-        }
-        // There was no disk so far, so nothing lies anywhere yet.
-        kept.ssd_bytes = first_format(cache, place, free()?)?.ssd_bytes;
+    let had_no_disk = kept.ssd_bytes == 0;
+    if had_no_disk && cache.ssd.is_some_and(|ssd| ssd != Size(0)) {
+        // Nothing lies anywhere yet.
+        kept = first_format(cache, place, free()?)?;
         dir.write_format(kept)?;
     }
-    Ok(Sizes { ram, ssd: Size(kept.ssd_bytes), stripes: kept.stripes, first_start })
+    let kept_ssd = Size(kept.ssd_bytes);
+    if let Some(configured) = cache.ssd
+        && configured != kept_ssd
+    {
+        let dir = dir.path().to_owned();
+        return Err(SizesError::SsdDiffers { dir, configured, kept: kept_ssd });
+    }
+    crate::data_dir::check_stripes(dir.path(), cache.stripes, kept)?;
+    Ok(Sizes { ram, ssd: kept_ssd, stripes: kept.stripes, first_start })
 }
 
 fn first_format(cache: &CacheSection, dir: &Path, free: Size) -> Result<Format, SizesError> {
@@ -114,6 +130,10 @@ fn first_format(cache: &CacheSection, dir: &Path, free: Size) -> Result<Format, 
         }
     };
     let stripes = cache.stripes.unwrap_or_else(|| defaults::stripes(ssd));
+    if ssd != Size(0) && Size(ssd.0 / u64::from(stripes)) < STRIPE_MIN {
+        let most = ssd.0 / STRIPE_MIN.0;
+        return Err(SizesError::Stripes { stripes, ssd, most });
+    }
     Ok(Format { version: FORMAT_VERSION, stripes, ssd_bytes: ssd.0 })
 }
 
@@ -156,6 +176,12 @@ mod tests {
         let dir = Path::new("/d");
         let error = first_format(&cache(Some(Size::gib(2)), None), dir, Size::gib(1)).unwrap_err();
         assert!(error.to_string().contains("only 1GiB are free"), "{error}");
+        let many = cache(Some(Size::mib(512)), Some(5));
+        let error = first_format(&many, dir, Size::gib(1)).unwrap_err().to_string();
+        assert!(
+            error.contains("cache.stripes = 5") && error.contains("write 4 or less"),
+            "{error}"
+        );
         let error = first_format(&cache(None, None), dir, Size::mib(100)).unwrap_err().to_string();
         assert!(error.contains("only 100MiB are free") && error.contains("\"0B\""), "{error}");
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use outrider_edge::Config;
-use outrider_edge::config::{Invalid, Listen, UpOptions, UpstreamArgument};
+use outrider_edge::config::{Listen, UpOptions, UpstreamArgument};
 use outrider_edge::units::Size;
 
 /// An edge cache for container images and other content-addressed artifacts.
@@ -45,7 +45,7 @@ pub(crate) struct UpArguments {
     shards: Option<usize>,
     /// A registry to mirror: URL at the root, NAME=URL as NAME/... and ?ns=NAME; may be repeated
     #[arg(long = "upstream", value_name = "[NAME=]URL")]
-    upstreams: Vec<UpstreamArgument>,
+    upstreams: Vec<String>,
     /// Memory for the cache [default: an eighth of the memory, at most 1GiB]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Size>,
@@ -69,16 +69,19 @@ pub(crate) struct EdgeArguments {
 
 impl UpArguments {
     /// The configuration that these arguments ask for.
-    pub(crate) fn into_config(self) -> Result<Config, Invalid> {
+    pub(crate) fn into_config(self) -> Result<Config, String> {
+        // Not by clap, which repeats what it refuses, and with it a password.
+        let upstreams = self
+            .upstreams
+            .iter()
+            .map(|text| text.parse::<UpstreamArgument>())
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("--upstream: {error}"))?;
         let data = match self.data {
             Some(data) => data,
             None => data_default(|name| std::env::var_os(name)).ok_or_else(|| {
-                Invalid::new(
-                    "--data",
-                    "",
-                    "neither XDG_DATA_HOME nor HOME says where your data is",
-                    "name a directory",
-                )
+                "--data: neither XDG_DATA_HOME nor HOME says where your data is; name a directory"
+                    .to_owned()
             })?,
         };
         Config::for_up(UpOptions {
@@ -90,8 +93,9 @@ impl UpArguments {
             ram: self.ram,
             ssd: self.ssd,
             tls_names: self.tls_names,
-            upstreams: self.upstreams,
+            upstreams,
         })
+        .map_err(|invalid| invalid.to_string())
     }
 }
 
@@ -113,7 +117,7 @@ mod tests {
     fn up(arguments: &[&str]) -> Result<Config, String> {
         let all = ["outrider", "up", "--data", "/d"].iter().chain(arguments);
         match Cli::try_parse_from(all).map_err(|e| e.to_string())?.command {
-            Command::Up(arguments) => arguments.into_config().map_err(|e| e.to_string()),
+            Command::Up(arguments) => arguments.into_config(),
             other => panic!("{other:?}"),
         }
     }
@@ -169,6 +173,7 @@ mod tests {
         ] {
             let message = up(&arguments).unwrap_err();
             assert!(message.contains(wanted), "{arguments:?} gave {message}");
+            assert!(!message.contains("u:p"), "{message}");
         }
         let twice = ["--upstream", "x=https://a.example", "--upstream", "x=https://b.example"];
         assert!(up(&twice).unwrap_err().contains("another upstream has that name"));

@@ -108,7 +108,7 @@ pub enum ConfigError {
         /// The line, from 1.
         line: Option<usize>,
         /// What is wrong.
-        invalid: Invalid,
+        invalid: Box<Invalid>,
     },
 }
 
@@ -135,7 +135,7 @@ impl ConfigError {
     /// Adds the place in the file to what [`super::Config::check`] found.
     pub(super) fn from_invalid(invalid: Invalid, text: &str, file: &str) -> ConfigError {
         let line = line_of(text, &invalid.key);
-        ConfigError::Invalid { file: file.to_owned(), line, invalid }
+        ConfigError::Invalid { file: file.to_owned(), line, invalid: Box::new(invalid) }
     }
 }
 

@@ -127,14 +127,18 @@ impl FromStr for UpstreamArgument {
             check_name(name)
                 .map_err(|(why, remedy)| format!("the name {name:?}: {why}; {remedy}"))?;
         }
+        // What stands before an '@' may be a password, which must not end up on a screen or in a log.
+        let secret = address.contains('@');
+        let shown = if secret { "the address".to_owned() } else { format!("{address:?}") };
         if !address.contains("://") {
-            let host = if address.is_empty() { "registry.example.com" } else { address };
+            let example = address.is_empty() || secret;
+            let host = if example { "registry.example.com" } else { address };
             let name = name.map(|n| format!("{n}=")).unwrap_or_default();
-            return Err(format!("{address:?} has no scheme; write {name}https://{host}"));
+            return Err(format!("{shown} has no scheme; write {name}https://{host}"));
         }
         let url = Url::parse(address).map_err(|error| {
             format!(
-                "{address:?} is not a URL ({error}); write for example https://registry.example.com"
+                "{shown} is not a URL ({error}); write for example https://registry.example.com"
             )
         })?;
         check_url(&url).map_err(|(why, remedy)| format!("{why}; {remedy}"))?;
