@@ -108,8 +108,11 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_do() {
 
 #[test]
 fn a_password_in_a_url_is_never_printed() {
-    let message = refused("[[upstream]]\nurl = \"https://user:secret@a.example\"\n");
-    assert!(!message.contains("secret"), "{message}");
+    for url in ["https://user:secret@a.example", "user:secret@a.example", "https://user:secret@a b"]
+    {
+        let message = refused(&format!("[[upstream]]\nurl = \"{url}\"\n"));
+        assert!(!message.contains("secret"), "{message}");
+    }
     for text in
         ["x=https://user:secret@a.example", "user:secret@a.example", "https://user:secret@a b"]
     {

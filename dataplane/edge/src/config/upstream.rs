@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 use outrider_uplink::{BreakerConfig, UpstreamConfig, WINDOW_BYTES_RANGE};
@@ -27,6 +27,7 @@ pub struct Upstream {
     pub name: Option<String>,
     /// Where it is: `https://HOST` or `http://HOST`, with a port if need be, and a path if its API is not
     /// at the root of its host (`/v2/…` follows it).
+    #[serde(deserialize_with = "deserialize_url")]
     pub url: Url,
     /// Certificates (PEM) to trust besides the system's. Default none.
     #[serde(default)]
@@ -127,23 +128,36 @@ impl FromStr for UpstreamArgument {
             check_name(name)
                 .map_err(|(why, remedy)| format!("the name {name:?}: {why}; {remedy}"))?;
         }
-        // What stands before an '@' may be a password, which must not end up on a screen or in a log.
-        let secret = address.contains('@');
-        let shown = if secret { "the address".to_owned() } else { format!("{address:?}") };
         if !address.contains("://") {
-            let example = address.is_empty() || secret;
+            let example = address.is_empty() || may_be_secret(address);
             let host = if example { "registry.example.com" } else { address };
-            let name = name.map(|n| format!("{n}=")).unwrap_or_default();
+            let (name, shown) = (name.map(|n| format!("{n}=")).unwrap_or_default(), shown(address));
             return Err(format!("{shown} has no scheme; write {name}https://{host}"));
         }
-        let url = Url::parse(address).map_err(|error| {
-            format!(
-                "{shown} is not a URL ({error}); write for example https://registry.example.com"
-            )
-        })?;
+        let url = parse_url(address)?;
         check_url(&url).map_err(|(why, remedy)| format!("{why}; {remedy}"))?;
         Ok(UpstreamArgument { name: name.map(str::to_owned), url })
     }
+}
+
+/// What stands before an '@' may be a password, which must not end up on a screen or in a log.
+fn may_be_secret(address: &str) -> bool {
+    address.contains('@')
+}
+
+fn shown(address: &str) -> String {
+    if may_be_secret(address) { "the address".to_owned() } else { format!("{address:?}") }
+}
+
+fn parse_url(address: &str) -> Result<Url, String> {
+    Url::parse(address).map_err(|error| {
+        let shown = shown(address);
+        format!("{shown} is not a URL ({error}); write for example https://registry.example.com")
+    })
+}
+
+fn deserialize_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    parse_url(&String::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
 impl From<UpstreamArgument> for Upstream {
@@ -173,9 +187,10 @@ impl Upstream {
                 .map_err(|(why, remedy)| Invalid::new(key("name"), name, why, remedy))?;
         }
         check_url(&self.url).map_err(|(why, remedy)| {
-            // Never print what may be a password.
-            let mut shown = self.url.clone();
-            let _ = shown.set_password(None);
+            let shown = match self.url.host_str() {
+                Some(host) => format!("{}://{host}", self.url.scheme()),
+                None => shown(self.url.as_str()),
+            };
             Invalid::new(key("url"), shown, why, remedy)
         })?;
         match (&self.username, &self.password_file) {
