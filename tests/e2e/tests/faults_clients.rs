@@ -37,12 +37,12 @@ fn a_thousand_slow_readers_stay_within_the_pins_and_a_fast_one_goes_on() {
         let other = bytes(10 + round, 5 * MIB);
         let cold = blob_path("team/app", &upstream.blob(&other));
         assert!(client.get(&cold).expect(200).body == other, "round {round}, cold");
-        let pinned = outrider.metrics().sum("outrider_pinned_bytes", &[]);
+        let pinned = outrider.metrics().sum("outrider_transport_pinned_bytes", &[]);
         assert!(pinned <= (64 * MIB) as f64, "half of the arena at most, not {pinned}");
     }
     drop(slow);
     until("what they pinned is free again", || {
-        outrider.metrics().sum("outrider_pinned_bytes", &[]) < MIB as f64
+        outrider.metrics().sum("outrider_transport_pinned_bytes", &[]) < MIB as f64
     });
 }
 
@@ -141,7 +141,7 @@ fn a_storm_of_clients_that_leave_at_random_leaves_nothing_behind() {
     });
     assert!(client.get(&path).expect(200).body == content);
     until("no flight is left and nothing is pinned", || {
-        outrider.metrics().sum("outrider_pinned_bytes", &[]) == 0.0
+        outrider.metrics().sum("outrider_transport_pinned_bytes", &[]) == 0.0
     });
 }
 

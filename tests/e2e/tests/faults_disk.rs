@@ -151,6 +151,10 @@ fn damaged_bytes_of_cached_content_are_never_served_and_are_fetched_again() {
         outrider.resume();
         all(&client);
         all(&client);
+        let metrics = outrider.metrics();
+        let noticed = metrics.sum("outrider_cache_damaged_records_total", &[])
+            + metrics.sum("outrider_cache_scan_damaged_blocks_total", &[]);
+        assert!(noticed > 0.0, "the damage is counted");
     }
 }
 

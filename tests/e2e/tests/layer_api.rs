@@ -101,7 +101,7 @@ fn the_event_of_an_upload_is_in_the_outbox_after_a_crash() {
     let mut outrider = Outrider::start(Options::default());
     let client = outrider.client();
     let content = bytes(6, 100_000);
-    let waiting = |outrider: &Outrider| outrider.metrics().sum("outrider_outbox_events", &[]);
+    let waiting = |outrider: &Outrider| outrider.metrics().sum("outrider_outbox_pending", &[]);
     assert_eq!(waiting(&outrider), 0.0);
     client.request("PUT", UPLOAD).body(&content).send().expect(201);
     assert_eq!(waiting(&outrider), 1.0, "the layer");
