@@ -6,7 +6,6 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -81,7 +80,7 @@ impl Upstream {
         };
         let headers = headers_of(request);
         let scope = format!("repository:{}:pull", request.repository);
-        let known = self.known_authorization(&scope).await;
+        let known = self.known_authorization(&scope);
         let send = |authorization: Option<HeaderValue>| {
             self.send(&method, url.clone(), &headers, authorization, Reach::Public)
         };
@@ -98,7 +97,11 @@ impl Upstream {
             None => return Err(FetchError::Unauthorized),
             Some(Challenge::Basic) => {
                 let value = self.credentials_header().await?;
-                self.basic.store(true, Relaxed);
+                if matches!(&known, Authorization::Basic(refused) if *refused == value) {
+                    // The same again would only count against the account.
+                    return Err(FetchError::Unauthorized);
+                }
+                *lock(&self.basic) = Some(value.clone());
                 Authorization::Basic(value)
             }
             Some(Challenge::Bearer { realm, service, scope: asked }) => {
@@ -128,17 +131,11 @@ impl Upstream {
     }
 
     /// What is known to work without being asked for it.
-    async fn known_authorization(&self, scope: &str) -> Authorization {
+    fn known_authorization(&self, scope: &str) -> Authorization {
         if let Some(token) = lock(&self.tokens).get(scope, Instant::now()) {
             return Authorization::Bearer(token);
         }
-        if self.basic.load(Relaxed) {
-            return match self.credentials_header().await {
-                Ok(value) => Authorization::Basic(value),
-                Err(_) => Authorization::Nobody,
-            };
-        }
-        Authorization::Nobody
+        lock(&self.basic).clone().map_or(Authorization::Nobody, Authorization::Basic)
     }
 
     /// User and password as `Authorization`, if there are any.

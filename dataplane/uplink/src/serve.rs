@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use outrider_shard::{ShardHandle, channel};
@@ -198,6 +199,10 @@ async fn pump(
         }
         received += bytes;
         sender.send(data).await?;
+        if length == Some(received) && body.is_end_stream() {
+            // The reader may leave with the last byte it was told of, so the end is not waited for.
+            return Ok(());
+        }
         // From here on, so that the time in which the reader took nothing does not count.
         let patience = patience(upstream, length == Some(received));
         silence.as_mut().reset(tokio::time::Instant::now() + patience);

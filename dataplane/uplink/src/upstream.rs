@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::{Semaphore, watch};
@@ -49,8 +50,9 @@ pub(crate) struct Upstream {
     pub(crate) tokens: Mutex<TokenCache>,
     /// Token requests that are under way, by scope. As many as fetches at the most.
     pub(crate) token_flights: Mutex<HashMap<String, TokenFlight>>,
-    /// Whether the upstream asked for Basic authentication: then it is sent at once.
-    pub(crate) basic: std::sync::atomic::AtomicBool,
+    /// What was sent when the upstream asked for Basic authentication: from then on it is sent at
+    /// once, until it is refused.
+    pub(crate) basic: Mutex<Option<HeaderValue>>,
     pub(crate) last_error: Mutex<Option<String>>,
     manifests: Lane,
     blobs: Lane,
@@ -96,7 +98,7 @@ impl Upstream {
             credentials: credentials(&config, &label)?,
             tokens: Mutex::new(TokenCache::new(TOKENS_MAX)),
             token_flights: Mutex::new(HashMap::new()),
-            basic: std::sync::atomic::AtomicBool::new(false),
+            basic: Mutex::new(None),
             last_error: Mutex::new(None),
             label,
             config,

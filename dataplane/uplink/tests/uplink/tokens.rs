@@ -311,6 +311,9 @@ fn without_credentials_or_with_wrong_ones_basic_ends_in_unauthorized() {
     let (config, dir) = with_password(upstream(&origin.url()), "hunter1");
     let uplink = start(config);
     assert_eq!(error(&uplink, blob(CONTENT)), FetchError::Unauthorized);
+    assert_eq!(origin.seen().len(), 3);
+    assert_eq!(error(&uplink, blob(CONTENT)), FetchError::Unauthorized);
+    assert_eq!(origin.seen().len(), 4, "the same password is not tried twice");
     std::fs::write(dir.path().join("password"), "hunter2\n").unwrap();
     assert_eq!(get(&uplink, blob(CONTENT)).unwrap(), CONTENT, "the password was rotated");
 }
