@@ -118,11 +118,17 @@ struct TokenAuth {
     user: Option<(String, String)>,
 }
 
+#[derive(Clone, Debug)]
+struct Stored {
+    media_type: String,
+    bytes: Arc<Vec<u8>>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     blobs: HashMap<String, Arc<Vec<u8>>>,
-    /// (repository, tag or digest) to (media type, bytes)
-    manifests: HashMap<(String, String), (String, Arc<Vec<u8>>)>,
+    /// By repository and tag or digest.
+    manifests: HashMap<(String, String), Stored>,
     rules: Vec<Rule>,
     seen: Vec<Seen>,
     /// Weak, so that a connection's end is decided by its own thread.
@@ -235,8 +241,9 @@ impl FakeUpstream {
         let digest = sha256(bytes);
         let mut inner = self.shared.lock();
         for reference in [tag, &digest] {
-            let entry = (media_type.to_owned(), Arc::new(bytes.to_vec()));
-            inner.manifests.insert((repository.to_owned(), reference.to_owned()), entry);
+            let stored =
+                Stored { media_type: media_type.to_owned(), bytes: Arc::new(bytes.to_vec()) };
+            inner.manifests.insert((repository.to_owned(), reference.to_owned()), stored);
         }
         digest
     }
@@ -429,7 +436,7 @@ fn honest(shared: &Shared, seen: &Seen) -> Honest {
         },
         Some((name, "manifests", reference)) => {
             match inner.manifests.get(&(name.to_owned(), reference.to_owned())) {
-                Some((media_type, content)) => Honest {
+                Some(Stored { media_type, bytes: content }) => Honest {
                     status: 200,
                     headers: vec![
                         ("Content-Type".into(), media_type.clone()),

@@ -71,7 +71,7 @@ fn oci_suite(url: &str) -> (usize, BTreeSet<String>) {
     let report = scratch.path().join("junit.xml");
     assert!(report.is_file(), "{}{}", output.out, output.err);
     let (cases, failed) = read_junit(&report);
-    println!("{url}: {cases} cases, {} failed", failed.len());
+    eprintln!("{url}: {cases} cases, {} failed", failed.len());
     assert!(cases >= 60, "all of the suite ran: {cases}");
     (cases, failed)
 }
@@ -108,7 +108,7 @@ fn h2spec_passes() {
     assert!(report.is_file(), "{}{}", output.out, output.err);
     let (cases, failed) = read_junit(&report);
     assert!(cases >= 140, "all of the suite ran: {cases}");
-    println!("{cases} cases, {} failed", failed.len());
+    eprintln!("{cases} cases, {} failed", failed.len());
     assert_failures(&failed, &H2SPEC_EXPECTED_FAILURES);
     client.get("/v2/").expect(200);
 }

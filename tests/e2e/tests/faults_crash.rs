@@ -23,7 +23,7 @@ struct Pushed {
 #[test]
 fn fifty_kills_at_random_moments_lose_nothing_that_was_acknowledged() {
     let seed = Random::seed_of_this_run();
-    println!("OUTRIDER_SEED={seed}");
+    eprintln!("OUTRIDER_SEED={seed}");
     let mut random = Random::new(seed);
     let upstream = FakeUpstream::start();
     let mirrored = SmallImage::new(1, &[5_000_000, 300_000, 1]);
@@ -87,7 +87,7 @@ fn fifty_kills_at_random_moments_lose_nothing_that_was_acknowledged() {
     }
 
     let acknowledged = acknowledged.into_inner().expect("no writer panics");
-    println!("{} images were acknowledged in {ROUNDS} rounds", acknowledged.len());
+    eprintln!("{} images were acknowledged in {ROUNDS} rounds", acknowledged.len());
     assert!(acknowledged.len() as u64 > ROUNDS / 2, "the rounds were long enough to push in");
     for pushed in &acknowledged {
         assert_served(&client, "own/app", &pushed.tag, &pushed.image);

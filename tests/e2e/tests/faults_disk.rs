@@ -128,7 +128,7 @@ fn more_than_the_cache_holds_is_served_right_and_the_disk_does_not_fill() {
 #[test]
 fn damaged_bytes_of_cached_content_are_never_served_and_are_fetched_again() {
     let seed = Random::seed_of_this_run();
-    println!("OUTRIDER_SEED={seed}");
+    eprintln!("OUTRIDER_SEED={seed}");
     let mut random = Random::new(seed);
     let upstream = FakeUpstream::start();
     let images: Vec<_> = (0..4).map(|n| SmallImage::new(400 + n, &[6 * MIB, 50_000])).collect();
@@ -161,7 +161,7 @@ fn damaged_bytes_of_cached_content_are_never_served_and_are_fetched_again() {
 #[test]
 fn damaged_bytes_of_pushed_content_are_an_error_and_never_wrong_content() {
     let seed = Random::seed_of_this_run();
-    println!("OUTRIDER_SEED={seed}");
+    eprintln!("OUTRIDER_SEED={seed}");
     let mut random = Random::new(seed);
     let mut outrider = Outrider::start(Options::default());
     let client = outrider.client();
@@ -186,7 +186,7 @@ fn damaged_bytes_of_pushed_content_are_an_error_and_never_wrong_content() {
         }
         assert!(matches!(status, 200 | 404 | 500..=504), "{status}");
     }
-    println!("{whole} of {} blobs were not hit", blobs.len());
+    eprintln!("{whole} of {} blobs were not hit", blobs.len());
     push(&client, "own/other", "v1", &SmallImage::new(4, &[1000]));
 }
 

@@ -201,7 +201,7 @@ fn statuses_and_pages_that_are_no_content_are_errors_of_the_protocol() {
     ];
     for (seed, fault) in cases {
         let mut scene = Scene::new(seed, MIB);
-        scene.bad.always("GET", "/team/app/blobs/", &[fault.clone()]);
+        scene.bad.always("GET", "/team/app/blobs/", std::slice::from_ref(&fault));
         let answer = scene.open().expect("an answer").finish().expect("a whole answer");
         assert!(answer.status >= 400, "{fault:?}: {}", answer.status);
         assert!(answer.json()["errors"][0]["code"].is_string(), "{fault:?}: {}", answer.text());
@@ -250,19 +250,19 @@ fn manifests_that_are_lies_are_errors_and_not_kept() {
 
 #[test]
 fn a_redirect_to_itself_or_to_no_registry_is_an_error() {
-    let here = |scene: &Scene| format!("{}/v2/team/app/blobs/{}", scene.bad.url(), scene.digest);
-    let targets: [(u64, &dyn Fn(&Scene) -> String); 6] = [
-        (30, &here),
-        (31, &|_| "file:///etc/passwd".to_owned()),
-        (32, &|_| "gopher://127.0.0.1/".to_owned()),
-        (33, &|_| "http://".to_owned()),
-        (34, &|_| "http://user:password@127.0.0.1:1/".to_owned()),
-        (35, &|_| "\u{7f}".to_owned()),
+    let targets = [
+        "itself",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/",
+        "http://",
+        "http://user:password@127.0.0.1:1/",
+        "\u{7f}",
     ];
-    for (seed, target) in targets {
+    for (seed, target) in (30..).zip(targets) {
         let mut scene = Scene::new(seed, MIB);
-        let target = target(&scene);
-        scene.bad.always("GET", "/team/app/blobs/", &[Fault::redirect(&target)]);
+        let itself = format!("{}/v2/team/app/blobs/{}", scene.bad.url(), scene.digest);
+        let target = if target == "itself" { &itself } else { target };
+        scene.bad.always("GET", "/team/app/blobs/", &[Fault::redirect(target)]);
         let answer = scene.open().expect("an answer").finish().expect("a whole answer");
         assert!(answer.status >= 500, "{target}: {}", answer.status);
         assert!(answer.json()["errors"][0]["code"].is_string());

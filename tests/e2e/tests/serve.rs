@@ -178,7 +178,7 @@ fn an_upstream_that_limits_or_fails_never_disturbs_what_is_cached() {
         Fault::status(401),
     ] {
         upstream.behave();
-        upstream.always("", "/", &[fault.clone()]);
+        upstream.always("", "/", std::slice::from_ref(&fault));
         assert_served(&client, "team/app", "v1", &image);
         let unknown = client.get(&blob_path("team/app", &sha256(format!("{fault:?}").as_bytes())));
         assert!(unknown.status >= 400, "{fault:?}: {}", unknown.status);
