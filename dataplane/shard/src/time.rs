@@ -34,6 +34,12 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { deadline, registered: None }
 }
 
+/// The time at which the driver last had its turn: free of charge, and late by as long as the tasks
+/// have been running since (some 100 µs under load). For what is measured in seconds.
+pub fn turn_time() -> Instant {
+    local::with_current(|local| local.turn_at.get()).unwrap_or_else(Instant::now)
+}
+
 /// Now plus `duration`, or far away when that is beyond what the clock can hold.
 fn deadline_after(duration: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);

@@ -1,6 +1,25 @@
-//! Bodies: what comes in, and why one ends early.
+//! Bodies: what comes in with a request, and why an answer is cut off.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use outrider_shard::{task, time};
+
+use crate::limits::Limits;
+
+/// What is still read, of a body that its handler did not care for, so that the connection can go on.
+const REST_BYTES_MAX: usize = 256 * 1024;
+
+/// For how long.
+const REST_TIME: Duration = Duration::from_secs(5);
+
+/// Over how much waiting the speed of a body is averaged.
+const SPEED_WINDOW: Duration = Duration::from_secs(30);
 
 /// Why a request body ended early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -8,12 +27,13 @@ pub enum BodyError {
     /// The client went away, or broke the protocol.
     #[error("the request body was cut off: {0}")]
     Cut(String),
-    /// The client sent too slowly.
+    /// The client sent nothing for too long, or too little.
     #[error("the request body came in too slowly")]
     Slow,
 }
 
-/// Why a response body cannot be finished. The transport cuts the response off.
+/// Why a response body cannot be finished. The transport then cuts the response off, so that the
+/// client does not take it for whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the response body cannot be finished: {reason}")]
 pub struct BodyFault {
@@ -21,24 +41,255 @@ pub struct BodyFault {
 }
 
 impl BodyFault {
-    /// A fault with its reason, for the log.
+    /// A fault with its reason, which is for the log; the client does not get to see it.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into() }
     }
 }
 
-/// The body of a request.
-#[derive(Debug)]
-pub struct RequestBody {}
+/// The body of a request. It is read from the socket as fast as it is read from here. When it is
+/// dropped with little of it left, the rest is read and thrown away behind the handler's back, so
+/// that the connection can go on.
+pub struct RequestBody {
+    source: Source,
+    pace: Pace,
+    /// Made at the first wait.
+    sleep: Option<time::Sleep>,
+    read_rest: ReadRest,
+    ended: bool,
+}
+
+enum Source {
+    Incoming(Incoming),
+    Whole(Bytes),
+}
+
+/// Whether what the handler leaves is worth reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadRest {
+    /// HTTP/1: it stands between this request and the next.
+    Yes,
+    /// The client waits to be asked for it, so that reading would bring it on.
+    OnceAsked,
+    /// HTTP/2: a stream ends on its own.
+    No,
+}
 
 impl RequestBody {
-    /// The next bytes; None at the end.
-    pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
-        unimplemented!()
+    pub(crate) fn new(incoming: Incoming, limits: &Limits, http1: bool, expects: bool) -> Self {
+        let read_rest = match (http1, expects) {
+            (false, _) => ReadRest::No,
+            (true, true) => ReadRest::OnceAsked,
+            (true, false) => ReadRest::Yes,
+        };
+        let ended = incoming.is_end_stream();
+        Self {
+            source: Source::Incoming(incoming),
+            pace: Pace::new(limits),
+            sleep: None,
+            read_rest,
+            ended,
+        }
     }
 
-    /// How many bytes are still to come, if the client said so.
+    /// A body that is whole, for tests of handlers.
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        Self {
+            ended: bytes.is_empty(),
+            source: Source::Whole(bytes),
+            pace: Pace::new(&Limits::default()),
+            sleep: None,
+            read_rest: ReadRest::No,
+        }
+    }
+
+    /// The next bytes; `None` at the end of the body. After an error it has ended.
+    pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`Self::next`] for those who poll.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self.read_rest == ReadRest::OnceAsked {
+            self.read_rest = ReadRest::Yes;
+        }
+        let incoming = match &mut self.source {
+            Source::Incoming(incoming) => incoming,
+            Source::Whole(bytes) => {
+                self.ended = true;
+                return Poll::Ready(Some(Ok(std::mem::take(bytes))));
+            }
+        };
+        loop {
+            let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let now = time::turn_time();
+                    let deadline = self.pace.begin_wait(now);
+                    let sleep = self.sleep.get_or_insert_with(|| time::sleep_until(deadline));
+                    if sleep.deadline() != deadline {
+                        sleep.reset(deadline);
+                    }
+                    std::task::ready!(Pin::new(sleep).poll(cx));
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(BodyError::Slow)));
+                }
+            };
+            let item = match frame {
+                None => None,
+                Some(Err(error)) => Some(Err(BodyError::Cut(error.to_string()))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) if bytes.is_empty() => continue,
+                    Ok(bytes) if self.pace.note(bytes.len(), time::turn_time()) => Some(Ok(bytes)),
+                    Ok(_) => Some(Err(BodyError::Slow)),
+                    // Trailers: nothing here asks for them.
+                    Err(_) => continue,
+                },
+            };
+            self.ended = !matches!(item, Some(Ok(_)));
+            return Poll::Ready(item);
+        }
+    }
+
+    /// How many bytes are still to come, if the client has said so.
     pub fn size_hint(&self) -> Option<u64> {
-        unimplemented!()
+        match &self.source {
+            Source::Incoming(incoming) => incoming.size_hint().exact(),
+            Source::Whole(bytes) => Some(bytes.len() as u64),
+        }
+    }
+
+    fn is_rest_worth_reading(&self) -> bool {
+        !self.ended
+            && self.read_rest == ReadRest::Yes
+            && self.size_hint().is_none_or(|rest| rest <= REST_BYTES_MAX as u64)
+    }
+
+    async fn read_rest(mut self) {
+        let mut left = REST_BYTES_MAX;
+        let reading = async {
+            while let Some(Ok(bytes)) = self.next().await {
+                match left.checked_sub(bytes.len()) {
+                    Some(less) => left = less,
+                    None => break,
+                }
+            }
+        };
+        // Whatever is left after that ends the connection.
+        let _ = time::timeout(REST_TIME, reading).await;
+        self.read_rest = ReadRest::No;
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.is_rest_worth_reading() {
+            let body = Self {
+                source: std::mem::replace(&mut self.source, Source::Whole(Bytes::new())),
+                pace: self.pace,
+                sleep: self.sleep.take(),
+                read_rest: self.read_rest,
+                ended: false,
+            };
+            self.ended = true;
+            task::spawn(body.read_rest());
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("size_hint", &self.size_hint())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a body comes in fast enough. Only the time spent waiting for it counts: a handler may
+/// take its own.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    idle_time: Duration,
+    bytes_per_second_min: u64,
+    waiting_since: Option<Instant>,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            idle_time: limits.body_idle_time,
+            bytes_per_second_min: limits.body_bytes_per_second_min,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// Waits, or goes on waiting; gives until when.
+    fn begin_wait(&mut self, now: Instant) -> Instant {
+        *self.waiting_since.get_or_insert(now) + self.idle_time
+    }
+
+    /// Some bytes came in; false when they are too few for the time.
+    fn note(&mut self, bytes: usize, now: Instant) -> bool {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += now.saturating_duration_since(since);
+        }
+        self.bytes += bytes as u64;
+        if self.waited < SPEED_WINDOW {
+            return true;
+        }
+        let owed = u128::from(self.bytes_per_second_min) * self.waited.as_millis() / 1000;
+        let fast_enough = u128::from(self.bytes) >= owed;
+        self.waited = Duration::ZERO;
+        self.bytes = 0;
+        fast_enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_a_second_is_too_slow_after_half_a_minute_of_waiting() {
+        let mut pace = Pace::new(&Limits::default());
+        let start = Instant::now();
+        let mut seconds = 0;
+        let ended = loop {
+            pace.begin_wait(start + Duration::from_secs(seconds));
+            seconds += 1;
+            if !pace.note(1, start + Duration::from_secs(seconds)) {
+                break seconds;
+            }
+            assert!(seconds < 100);
+        };
+        assert_eq!(ended, 30);
+    }
+
+    #[test]
+    fn the_time_that_the_handler_takes_does_not_count_against_the_client() {
+        let mut pace = Pace::new(&Limits::default());
+        let start = Instant::now();
+        for minute in 0..100 {
+            let at = start + Duration::from_secs(60 * minute);
+            pace.begin_wait(at);
+            assert!(pace.note(1, at + Duration::from_millis(1)));
+        }
+    }
+
+    #[test]
+    fn waiting_has_an_end_that_does_not_move_while_nothing_comes() {
+        let mut pace = Pace::new(&Limits::default());
+        let start = Instant::now();
+        let end = start + Duration::from_secs(60);
+        assert_eq!(pace.begin_wait(start), end);
+        assert_eq!(pace.begin_wait(start + Duration::from_secs(59)), end);
     }
 }

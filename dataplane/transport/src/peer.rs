@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-/// The version of HTTP that was negotiated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The version of HTTP that a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.0 or 1.1.
     Http1,

@@ -1,21 +1,65 @@
-//! Accepting connections and serving them.
+//! Accepting connections, and serving each in a task of its own.
 
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use outrider_shard::ready::Watched;
+use outrider_shard::{task, time};
+use prometheus_client::metrics::gauge::Gauge;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 
-use crate::{
-    BodyFault, Drain, Limits, Listener, Peer, PinBudget, RequestBody, TransportMetrics,
-};
+use crate::activity::{Activity, InFlight};
+use crate::body::{BodyFault, RequestBody};
+use crate::connection::{Connection, End, Http};
+use crate::drain::{Connected, Drain};
+use crate::limits::Limits;
+use crate::link::TlsLink;
+use crate::listener::Listener;
+use crate::metrics::{Reason, TransportMetrics};
+use crate::peer::{Peer, Protocol};
+use crate::pins::{ConnectionPins, PinBudget, PinnedBody};
+use crate::socket::Socket;
+use crate::stream::{Stream, Transport};
+
+/// Connections accepted before the others have their turn.
+const ACCEPT_BATCH: u64 = 32;
+
+/// For how long accepting rests when there are no descriptors or no memory left.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// What hyper buffers of a connection in one direction. A response frame that is larger still goes
+/// out as it is, alone.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Receive windows of HTTP/2: what a client may send ahead of who reads it.
+const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Streams that a client may have reset before they were looked at, and that it may have made this
+/// end reset (CVE-2023-44487, CVE-2025-8671): beyond that the connection is ended.
+const PENDING_RESETS_MAX: usize = 20;
+const LOCAL_RESETS_MAX: usize = 100;
 
 /// Answers requests.
 pub trait Handler: 'static {
-    /// The body of the answers. An error cuts the response off: over HTTP/1 the connection is
-    /// closed, over HTTP/2 the stream is reset.
+    /// The body of the answers. An error cuts the answer off: over HTTP/1 the connection is reset,
+    /// over HTTP/2 the stream.
     type Body: http_body::Body<Data = Bytes, Error = BodyFault> + 'static;
 
-    /// Answers one request.
+    /// Answers one request. The future is dropped when the client has gone away.
     fn handle(
         self: Rc<Self>,
         request: http::Request<RequestBody>,
@@ -23,7 +67,11 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
 }
 
-/// Serves `listener` on this shard until `drain` is started.
+/// Serves `listener` on this shard until `drain` is started. It returns then; the connections go on
+/// as tasks of their own, until they have ended or the shard does (see [`Drain::wait`]).
+///
+/// # Panics
+/// On a thread that is not a shard's.
 pub async fn serve<H: Handler>(
     listener: Listener,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -33,6 +81,261 @@ pub async fn serve<H: Handler>(
     drain: Drain,
     metrics: TransportMetrics,
 ) {
-    let _ = (listener, tls, handler, limits, pins, drain, metrics);
-    unimplemented!()
+    metrics.watch_pins(&pins);
+    let (accepted, open) = metrics.of_listener(tls.is_some());
+    let server = Rc::new(Server {
+        tls,
+        handler,
+        limits: Rc::new(limits),
+        pins,
+        drain,
+        metrics,
+        connections: Cell::new(0),
+        connections_open: open,
+    });
+    let acceptor = match Acceptor::new(&listener) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::error!(%error, address = %listener.local_address(), "cannot listen");
+            return;
+        }
+    };
+    let mut drained = pin!(server.drain.watch());
+    for turn in 1u64.. {
+        let next = std::future::poll_fn(|cx| match drained.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => acceptor.poll_accept(cx).map(Some),
+        });
+        match next.await {
+            None => return,
+            Some(Ok((stream, address))) => {
+                accepted.inc();
+                server.take(stream, address);
+            }
+            Some(Err(error)) => {
+                server.metrics.count_accept_error();
+                tracing::warn!(%error, address = %listener.local_address(), "cannot accept");
+                // The descriptors or the memory that are missing come back when connections end.
+                let _ = time::timeout(ACCEPT_REST, drained.as_mut()).await;
+            }
+        }
+        if turn % ACCEPT_BATCH == 0 {
+            task::yield_now().await;
+        }
+    }
+}
+
+/// The listening socket on its shard.
+struct Acceptor<'a> {
+    watched: Watched<&'a TcpListener>,
+}
+
+impl<'a> Acceptor<'a> {
+    fn new(listener: &'a Listener) -> io::Result<Self> {
+        Ok(Self { watched: Watched::new(listener.socket())? })
+    }
+
+    /// Errors are those of this process; what is wrong with a connection is no concern of the others.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        loop {
+            ready!(self.watched.poll_readable(cx));
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match rustix::net::acceptfrom_with(self.watched.get_ref(), flags) {
+                Ok((socket, address)) => {
+                    // A connection without an address has gone again.
+                    if let Some(address) = address.and_then(|any| SocketAddr::try_from(any).ok()) {
+                        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                        return Poll::Ready(Ok((TcpStream::from(socket), address)));
+                    }
+                }
+                Err(Errno::AGAIN) => self.watched.clear_readable(),
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    return Poll::Ready(Err(error.into()));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// What all connections of one listener share.
+struct Server<H> {
+    tls: Option<Arc<rustls::ServerConfig>>,
+    handler: Rc<H>,
+    limits: Rc<Limits>,
+    pins: PinBudget,
+    drain: Drain,
+    metrics: TransportMetrics,
+    connections: Cell<usize>,
+    connections_open: Gauge,
+}
+
+impl<H: Handler> Server<H> {
+    /// Serves a connection, or closes it when there are too many.
+    fn take(self: &Rc<Self>, stream: TcpStream, address: SocketAddr) {
+        if self.connections.get() >= self.limits.connections_max {
+            self.metrics.count_closed(Reason::TooMany);
+            return;
+        }
+        let open = Open::new(self);
+        task::spawn(async move { open.server.run(stream, address).await });
+    }
+
+    async fn run(&self, stream: TcpStream, address: SocketAddr) {
+        let Some(transport) = self.connect(stream).await else { return };
+        let (secure, protocol) = match &transport {
+            Transport::Plain(_) => (false, Protocol::Http1),
+            Transport::Tls(link) => (true, link.protocol()),
+        };
+        let requests = Rc::new(Requests {
+            handler: self.handler.clone(),
+            peer: Peer { address, secure, protocol },
+            limits: self.limits.clone(),
+            activity: Activity::new(protocol),
+            pins: self.pins.connection(),
+            metrics: self.metrics.clone(),
+        });
+        let activity = requests.activity.clone();
+        let stream = Stream::new(transport, activity.clone(), self.metrics.clone());
+        let end = match protocol {
+            Protocol::Http1 => self.watch(self.http1(stream, requests.clone()), &requests).await,
+            Protocol::Http2 => self.watch(self.http2(stream, requests.clone()), &requests).await,
+        };
+        match end {
+            End::Served(Ok(())) => {}
+            End::Served(Err(_)) if activity.fault.get() => {
+                self.metrics.count_closed(Reason::Fault);
+            }
+            End::Served(Err(error)) => {
+                tracing::debug!(%error, %address, "connection lost");
+                self.metrics.count_closed(Reason::Protocol);
+            }
+            End::Closed(reason) => {
+                tracing::debug!(?reason, %address, "connection closed");
+                self.metrics.count_closed(reason);
+            }
+        }
+    }
+
+    /// The socket, with TLS if that is spoken here.
+    async fn connect(&self, stream: TcpStream) -> Option<Transport> {
+        let socket = match Socket::new(stream) {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.metrics.count_accept_error();
+                tracing::warn!(%error, "cannot watch a connection");
+                return None;
+            }
+        };
+        let Some(config) = &self.tls else { return Some(Transport::Plain(socket)) };
+        let mut drained = pin!(self.drain.watch());
+        let mut handshake = pin!(TlsLink::accept(socket, config.clone()));
+        let shaken = std::future::poll_fn(|cx| match drained.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => handshake.as_mut().poll(cx).map(Some),
+        });
+        match time::timeout(self.limits.handshake_time, shaken).await {
+            Ok(None) => None,
+            Ok(Some(Ok(link))) => Some(Transport::Tls(Box::new(link))),
+            Ok(Some(Err(error))) => {
+                tracing::debug!(%error, "handshake failed");
+                self.metrics.count_closed(Reason::Handshake);
+                None
+            }
+            Err(time::Elapsed) => {
+                self.metrics.count_closed(Reason::HandshakeTime);
+                None
+            }
+        }
+    }
+
+    fn http1(&self, stream: Stream, requests: Rc<Requests<H>>) -> impl Http {
+        http1::Builder::new()
+            // The watch has its own clock for heads, which needs no timer per request.
+            .header_read_timeout(None)
+            .max_header_size(self.limits.header_bytes_max)
+            .max_buf_size(BUFFER_BYTES.max(self.limits.header_bytes_max))
+            .serve_connection(stream, service_fn(move |request| requests.clone().answer(request)))
+    }
+
+    fn http2(&self, stream: Stream, requests: Rc<Requests<H>>) -> impl Http {
+        http2::Builder::new(OnShard)
+            .max_concurrent_streams(self.limits.streams_max)
+            .max_header_list_size(u32::try_from(self.limits.header_bytes_max).unwrap_or(u32::MAX))
+            .max_send_buf_size(BUFFER_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+            .serve_connection(stream, service_fn(move |request| requests.clone().answer(request)))
+    }
+
+    async fn watch(&self, http: impl Http, requests: &Requests<H>) -> End {
+        Connection::new(
+            http,
+            requests.activity.clone(),
+            requests.pins.clone(),
+            self.limits.clone(),
+            self.drain.watch(),
+        )
+        .await
+    }
+}
+
+/// A connection that counts as one.
+struct Open<H: Handler> {
+    server: Rc<Server<H>>,
+    _connected: Connected,
+}
+
+impl<H: Handler> Open<H> {
+    fn new(server: &Rc<Server<H>>) -> Self {
+        server.connections.set(server.connections.get() + 1);
+        server.connections_open.inc();
+        Self { server: server.clone(), _connected: server.drain.count_connection() }
+    }
+}
+
+impl<H: Handler> Drop for Open<H> {
+    fn drop(&mut self) {
+        self.server.connections.set(self.server.connections.get() - 1);
+        self.server.connections_open.dec();
+    }
+}
+
+/// What all requests of one connection share.
+struct Requests<H> {
+    handler: Rc<H>,
+    peer: Peer,
+    limits: Rc<Limits>,
+    activity: Rc<Activity>,
+    pins: ConnectionPins,
+    metrics: TransportMetrics,
+}
+
+impl<H: Handler> Requests<H> {
+    fn answer(
+        self: Rc<Self>,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = Result<http::Response<PinnedBody<H::Body>>, Infallible>> {
+        let in_flight = InFlight::new(&self.activity);
+        self.metrics.requests_of(self.peer.protocol).inc();
+        let http1 = self.peer.protocol == Protocol::Http1;
+        let expects = request.headers().contains_key(http::header::EXPECT);
+        let request =
+            request.map(|incoming| RequestBody::new(incoming, &self.limits, http1, expects));
+        let answer = self.handler.clone().handle(request, self.peer);
+        let pins = self.pins.clone();
+        async move { Ok(answer.await.map(|body| PinnedBody::new(body, pins, in_flight))) }
+    }
+}
+
+/// Runs the streams of an HTTP/2 connection.
+#[derive(Clone, Copy, Debug)]
+struct OnShard;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnShard {
+    fn execute(&self, future: F) {
+        task::spawn(future);
+    }
 }
