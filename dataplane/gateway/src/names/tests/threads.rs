@@ -5,9 +5,10 @@ use std::sync::mpsc;
 
 use redb::ReadTransaction;
 
+use super::super::command::{Command, DeleteTag, PutBlobCommand};
 use super::super::query::Query;
 use super::super::store::Fault;
-use super::super::thread::{Asked, Job, Reply};
+use super::super::thread::{Asked, Job, Reply, Wanted};
 use super::*;
 
 /// A question that takes as long as a test wants.
@@ -39,36 +40,35 @@ fn block(one: &NamesBox) -> mpsc::SyncSender<()> {
     go_on
 }
 
+/// Sends a change without waiting for its answer.
+fn send<C: Command>(one: &NamesBox, command: C) -> mpsc::Receiver<Result<C::Outcome, NamesError>> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    let wanted = Wanted { command, outcome: None, reply: Reply::Thread(reply) };
+    one.client.send_for_test(Job::Change(Box::new(wanted)));
+    answer
+}
+
 #[test]
 fn puts_that_wait_together_are_committed_together() {
     let one = NamesBox::new();
     let before = one.metrics.commits.get();
     let go_on = block(&one);
-    std::thread::scope(|scope| {
-        let (sent, all_sent) = mpsc::channel();
-        for thread in 0..8u64 {
-            let (client, sent) = (one.client.clone(), sent.clone());
-            scope.spawn(move || {
-                let names = client.blocking();
-                sent.send(()).unwrap();
-                let content = format!("layer {thread}");
-                block_on(names.put_blob(blob("a", &content, thread))).unwrap();
-            });
-        }
-        for _ in 0..8 {
-            all_sent.recv().unwrap();
-        }
-        // Each is about to wait in the queue; whichever comes later makes one transaction more.
-        go_on.send(()).unwrap();
-    });
-    for thread in 0..8 {
-        assert_eq!(
-            one.hosted(&digest(&format!("layer {thread}"))).unwrap().upload_id,
-            upload(thread)
-        );
+    let content = |number: u64| format!("layer {number}");
+    let answers: Vec<_> = (0..8)
+        .map(|number| send(&one, PutBlobCommand::new(blob("a", &content(number), number))))
+        .collect();
+    // One that is refused is no harm to the others.
+    let refused =
+        send(&one, PutBlobCommand::new(PutBlob { size_bytes: 1, ..blob("a", &content(0), 9) }));
+    go_on.send(()).unwrap();
+    for (number, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.recv().unwrap().unwrap().upload_id, upload(number as u64));
     }
-    let commits = one.metrics.commits.get() - before;
-    assert!((1..=8).contains(&commits), "{commits}");
+    assert!(matches!(refused.recv().unwrap(), Err(NamesError::SizeConflict { .. })));
+    for number in 0..8 {
+        assert_eq!(one.hosted(&digest(&content(number))).unwrap().upload_id, upload(number));
+    }
+    assert_eq!(one.metrics.commits.get() - before, 1);
 }
 
 #[test]
@@ -131,23 +131,10 @@ fn a_full_queue_refuses_and_what_waits_is_answered() {
 fn what_waits_at_the_stop_is_answered_and_what_comes_later_is_refused() {
     let mut one = NamesBox::new();
     let go_on = block(&one);
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            let (reply, answer) = mpsc::sync_channel(1);
-            let command =
-                super::super::command::DeleteTag { repository: repository("a"), tag: tag("v1") };
-            let wanted = super::super::thread::Wanted {
-                command,
-                outcome: None,
-                reply: Reply::Thread(reply),
-            };
-            one.client.send_for_test(Job::Change(Box::new(wanted)));
-            go_on.send(()).unwrap();
-            answer.recv().unwrap()
-        });
-        assert_eq!(waiting.join().unwrap(), Ok(false));
-    });
+    let waiting = send(&one, DeleteTag { repository: repository("a"), tag: tag("v1") });
+    go_on.send(()).unwrap();
     one.stop();
+    assert_eq!(waiting.recv().unwrap(), Ok(false));
     assert_eq!(block_on(one.names.hosted(&digest("a"))), Err(NamesError::Closed));
     assert_eq!(one.put_blob(blob("a", "layer", 1)), Err(NamesError::Closed));
 }
@@ -189,4 +176,25 @@ fn what_one_client_changes_every_other_sees_at_once() {
         let TagOrigin::Mirrored { checked_unix_ms, .. } = seen().unwrap().origin else { panic!() };
         assert_eq!(checked_unix_ms, at);
     }
+}
+
+#[test]
+fn a_shard_asks_and_tells_without_being_blocked() {
+    let mut one = NamesBox::new();
+    let client = one.client.clone();
+    let go_on = block(&one);
+    let (put, seen) = outrider_shard::testing::on_shard(move |context| async move {
+        let names = client.on(&context.handle());
+        // While the names thread is busy, this task waits and the other one runs.
+        outrider_shard::task::spawn(async move {
+            outrider_shard::task::yield_now().await;
+            go_on.send(()).unwrap();
+        });
+        let put = names.put_blob(blob("a", "layer", 1)).await;
+        (put, names.link(&repository("a"), &digest("layer")).await)
+    })
+    .unwrap();
+    assert_eq!(put, Ok(Put { upload_id: upload(1), superfluous: false }));
+    assert_eq!(seen.unwrap().blob, Some(5));
+    one.stop();
 }
