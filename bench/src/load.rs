@@ -137,6 +137,8 @@ pub fn run(plans: &[Plan], span: &Span, server_pid: Option<u32>) -> Result<Measu
                 if let Some(cpu) = pin {
                     machine::pin(cpu)?;
                 }
+                // Before that nothing is to be sent: without a warm-up it would not be counted.
+                sleep_until(start);
                 match client {
                     Client::Lean => lean::run(worker),
                     Client::Hyper => hyper_client::run(worker),

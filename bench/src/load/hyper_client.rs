@@ -101,6 +101,14 @@ async fn watch(shared: &Shared) {
 }
 
 impl State {
+    /// Moves the window on, and says which nanosecond of it this is. Whoever is about to count does
+    /// it, since the timer that watches the window is late by up to a millisecond.
+    fn turn(&mut self) -> u64 {
+        let now = Instant::now();
+        self.window.turn(now, &mut self.tally);
+        self.window.ns(now)
+    }
+
     fn drained(&self, now: Instant) -> bool {
         let Some(schedule) = &self.worker.schedule else { return true };
         let waiting = self.waiting.iter().any(Option::is_some);
@@ -238,7 +246,7 @@ async fn stream(shared: &Shared, mut sender: Sender, slot: usize) {
         };
         let mut state = shared.state.borrow_mut();
         state.waiting[slot] = None;
-        let now_ns = state.window.ns(Instant::now());
+        let now_ns = state.turn();
         let counts = match state.worker.schedule {
             Some(_) => due_ns >= state.window.begin_ns(),
             None => state.window.counts(),
@@ -274,7 +282,7 @@ async fn stream(shared: &Shared, mut sender: Sender, slot: usize) {
 async fn next_due(shared: &Shared, slot: usize) -> Option<u64> {
     let due_ns = {
         let mut state = shared.state.borrow_mut();
-        let now_ns = state.window.ns(Instant::now());
+        let now_ns = state.turn();
         let over = state.window.over_for_closed_loop();
         let due_ns = match &mut state.worker.schedule {
             Some(schedule) => schedule.reserve()?,
@@ -289,6 +297,7 @@ async fn next_due(shared: &Shared, slot: usize) -> Option<u64> {
         let wait = Duration::from_nanos(due_ns.saturating_sub(now_ns));
         if wait.is_zero() {
             let mut state = shared.state.borrow_mut();
+            state.turn();
             if state.worker.schedule.is_some() && due_ns >= state.window.begin_ns() {
                 state.tally.send_lag.record_ns(now_ns - due_ns);
             }
