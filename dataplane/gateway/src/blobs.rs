@@ -10,6 +10,7 @@ use outrider_uplink::{Fetch, FetchError, FetchMethod, FetchRequest, Target};
 
 use crate::body::GatewayBody;
 use crate::faults;
+use crate::flight::plan::UNKNOWN_END;
 use crate::flight::reader::Reader;
 use crate::flight::{Fault, Flight, Source, chunk_at, chunks_of};
 use crate::gateway::{Answer, Gateway, bare, describe};
@@ -185,7 +186,7 @@ impl<N: Names> Gateway<N> {
             None => flight.want_whole(),
             Some(_) if flight.total().is_some() || flight.is_filling() => {}
             Some(RequestedRange::From { first, last }) => {
-                let end = last.map_or(u32::MAX, |last| chunks_of(last.saturating_add(1)));
+                let end = last.map_or(UNKNOWN_END, |last| chunks_of(last.saturating_add(1)));
                 flight.want(chunk_at(first), end);
             }
             Some(RequestedRange::Suffix { .. } | RequestedRange::Backwards) => {

@@ -182,7 +182,7 @@ async fn request(
     tried: &[Source],
 ) -> Result<Ended, Fault> {
     let first = chunk_start(span.next);
-    let last = if span.end == u32::MAX { None } else { Some(chunk_start(span.end) - 1) };
+    let last = if span.end == plan::UNKNOWN_END { None } else { Some(chunk_start(span.end) - 1) };
     let reaches_end = match flight.total() {
         Some(total) => last.is_none_or(|last| last + 1 >= total),
         None => last.is_none(),

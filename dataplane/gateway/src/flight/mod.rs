@@ -28,7 +28,7 @@ use outrider_artifact::Digest;
 use outrider_cache::{CHUNK_BYTES, Cache, ChunkWriter, Origin};
 use outrider_uplink::{FetchError, UplinkClient, UpstreamId};
 
-use self::plan::{Span, Step};
+use self::plan::{Span, Step, UNKNOWN_END};
 use self::progress::Progress;
 use crate::metrics::GatewayMetrics;
 
@@ -253,7 +253,7 @@ impl Flight {
 
     /// Number of chunks, or all there could be while the length is unknown.
     fn chunks(&self) -> u32 {
-        self.total.get().map_or(u32::MAX, chunks_of)
+        self.total.get().map_or(UNKNOWN_END, chunks_of)
     }
 
     /// Takes the length from an answer without a body.
@@ -313,7 +313,7 @@ impl Flight {
     pub(crate) fn want_whole(self: &Rc<Self>) {
         self.whole.set(true);
         if self.total.get().is_none() {
-            self.want(0, u32::MAX);
+            self.want(0, UNKNOWN_END);
         }
         self.verify();
     }
@@ -340,8 +340,7 @@ impl Flight {
     }
 
     fn is_present(&self, chunk: u32) -> bool {
-        // While the length is unknown nothing is here.
-        chunk < u32::MAX && has(&self.home.cache, &self.digest, chunk)
+        has(&self.home.cache, &self.digest, chunk)
     }
 
     /// Looks at the chunk that is being written, where `chunk` is.

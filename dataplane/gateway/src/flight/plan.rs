@@ -17,6 +17,9 @@ pub(crate) const FILLERS_MAX: usize = 8;
 /// (2 MiB); a shorter one is read from the origin and dropped, which is cheaper than a round trip.
 pub(crate) const SKIP_CHUNKS_MIN: u32 = 8;
 
+/// The end of a content whose length is not known yet, of which nothing can be here.
+pub(crate) const UNKNOWN_END: u32 = u32::MAX;
+
 /// What one upstream request still has to write: `next` is being written, `end` is not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -50,6 +53,9 @@ pub(crate) fn on_miss(
     let soon = |span: &Span| span.covers(chunk) && chunk - span.next <= WAIT_CHUNKS_MAX;
     if fillers.iter().any(soon) || fillers.len() >= FILLERS_MAX {
         return Step::Wait;
+    }
+    if wanted_end == UNKNOWN_END {
+        return Step::Start(chunk..wanted_end);
     }
     let others = fillers.iter().map(|span| span.next).filter(|next| *next > chunk);
     let mut end = others.fold(wanted_end, u32::min);
@@ -122,6 +128,12 @@ mod tests {
         assert_eq!(on_miss(&[], 0, 256, |chunk| (50..70).contains(&chunk)), Step::Start(0..50));
         assert_eq!(on_miss(&[], 0, 256, |chunk| chunk == 50), Step::Start(0..256));
         assert_eq!(on_miss(&[], 0, 52, |chunk| chunk >= 50), Step::Start(0..50));
+    }
+
+    #[test]
+    fn an_unknown_end_is_not_searched_for_what_is_here() {
+        let never = |_| -> bool { panic!("it would take four billion looks") };
+        assert_eq!(on_miss(&[], 0, UNKNOWN_END, never), Step::Start(0..UNKNOWN_END));
     }
 
     #[test]
