@@ -188,6 +188,10 @@ pub struct DiskArguments {
     /// Memory of the server's arena, for --beside-serving; --size must be several times that.
     #[arg(long, default_value = "512MiB", value_parser = size)]
     pub ram: u64,
+    /// How much of each cold chunk is asked for, for --beside-serving: 1 byte keeps the disk at work
+    /// and serves next to nothing; 256KiB serves all that is read.
+    #[arg(long, default_value = "1", value_parser = cold_range)]
+    pub cold_range: u64,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -315,6 +319,13 @@ pub fn size(text: &str) -> Result<u64, String> {
         return Err(format!("`{text}` is too large"));
     }
     Ok(bytes.round() as u64)
+}
+
+fn cold_range(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        range @ 1..=outrider_cache::CHUNK_BYTES => Ok(range),
+        _ => Err("from 1 byte to a chunk of 256KiB".to_owned()),
+    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {

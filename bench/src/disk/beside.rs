@@ -1,10 +1,11 @@
 //! `disk --beside-serving`: one server process on one core serves hot downloads that saturate it, and
 //! meanwhile reads cold chunks from its stripes.
 //!
-//! The cold reads are requests for the first byte of random chunks of blobs that together are several
-//! times the arena. A chunk is read whole to answer one byte of it, so the disk is at work and little
-//! is added to what is served. What came from the disk is not taken from the requests but from the
-//! kernel's count of the server's device reads.
+//! The cold reads are requests for the start of random chunks of blobs that together are several times
+//! the arena. A chunk is read whole to answer one byte of it, so with ranges of a byte the disk is at
+//! work and little is added to what is served; whatever is served of them counts as serving. What came
+//! from the disk is not taken from the requests but from the kernel's count of the server's device
+//! reads.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -36,8 +37,8 @@ const BLOB_BYTES: u64 = 64 << 20;
 const HOT_CONNECTIONS: u32 = 4;
 /// Cold bytes must be this many times the arena, so that memory answers few of them.
 const COLD_PER_ARENA_MIN: u64 = 4;
-/// Bytes of a chunk that are asked for.
-const RANGE_BYTES: u64 = 1;
+/// Ranges that are longer than this come over HTTPS, since they are part of what is served.
+const PLAIN_RANGE_BYTES_MAX: u64 = 16 << 10;
 /// The ratio to the device's own rate must be at least this.
 const DISK_RATIO_MIN: f64 = 0.6;
 /// Serving must keep at least this share of its rate.
@@ -53,6 +54,13 @@ struct Round {
     device_bytes_per_s: f64,
 }
 
+impl Round {
+    /// Bytes a second that were served beside the disk's work: hot and cold.
+    fn served_beside(&self) -> f64 {
+        self.hot_beside.body_bytes_per_s + self.cold_beside.body_bytes_per_s
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 struct Report {
     depth: u32,
@@ -65,6 +73,7 @@ struct Report {
     disk_passed: bool,
     hot_alone: Spread,
     hot_beside: Spread,
+    served_beside: Spread,
     serving_ratio: Ratio,
     serving_ratio_min: f64,
     serving_passed: bool,
@@ -86,10 +95,11 @@ pub fn verb(arguments: &DiskArguments) -> Result<(), BenchError> {
     let program = find(&arguments.outrider, INSTALL)?;
     let heading = Heading::new(format!(
         "disk beside serving: one server on CPU {server_cpu}, load on {}; hot: HTTPS downloads of {}, \
-         {HOT_CONNECTIONS} connections; cold: {RANGE_BYTES} byte of random chunks of {} in {}, arena \
-         {}, {} at a time; {} rounds of {:.1} s for each part",
+         {HOT_CONNECTIONS} connections; cold: {} of random chunks of {} in {}, arena {}, {} at a time; \
+         {} rounds of {:.1} s for each part",
         load_cpu.map_or_else(|| "the same CPU".to_owned(), |cpu| format!("CPU {cpu}")),
         report::bytes(BLOB_BYTES),
+        report::bytes(arguments.cold_range),
         report::bytes(arguments.size),
         arguments.data.display(),
         report::bytes(arguments.ram),
@@ -111,7 +121,7 @@ pub fn verb(arguments: &DiskArguments) -> Result<(), BenchError> {
     };
     let server = Outrider::start(&program, folder.path(), &options)?;
     let blobs = upload(&server, arguments.size)?;
-    let (hot, cold) = plans(&server, &blobs, arguments.depth, load_cpu)?;
+    let (hot, cold) = plans(&server, &blobs, arguments, load_cpu)?;
     let files = raw::open_direct(&raw::files_of(&server.data.join("ssd"), "stripe-")?)?;
     let places = Places::find(&files, RECORD_BYTES)?;
 
@@ -139,13 +149,15 @@ pub fn verb(arguments: &DiskArguments) -> Result<(), BenchError> {
             device_bytes_per_s: device_bytes as f64 / beside.elapsed.as_secs_f64(),
         };
         report::progress(&format!(
-            "round {} of {}: device {}, server reads {:.2} GB/s; serving {:.0} MB/s alone, {:.0} beside",
+            "round {} of {}: device {}, server reads {:.2} GB/s; serving {:.0} MB/s alone, {:.0} beside \
+             ({:.0} of it cold)",
             number + 1,
             arguments.pairs,
             round.raw.rate(),
             round.device_bytes_per_s / 1e9,
             round.hot_alone.body_bytes_per_s / 1e6,
-            round.hot_beside.body_bytes_per_s / 1e6,
+            round.served_beside() / 1e6,
+            round.cold_beside.body_bytes_per_s / 1e6,
         ));
         rounds.push(round);
     }
@@ -172,23 +184,30 @@ fn upload(server: &Outrider, cold_bytes: u64) -> Result<Vec<RangedBlob>, BenchEr
     Ok(blobs)
 }
 
-/// The hot downloads over HTTPS, and the cold reads over plain HTTP.
+/// The hot downloads over HTTPS, and the cold reads.
 fn plans(
     server: &Outrider,
     blobs: &[RangedBlob],
-    depth: u32,
+    arguments: &DiskArguments,
     load_cpu: Option<usize>,
 ) -> Result<(Plan, Plan), BenchError> {
     let (https, hot) = target::parse(&format!("https://{}{}", server.https, blobs[0].path))?;
-    let (http, _) = target::parse(&format!("http://{}/", server.http))?;
     let source = Source::round_robin(&https, &[hot], &[], Some(BLOB_BYTES), |_| None);
-    let mut hot = Plan::closed(https, source, HOT_CONNECTIONS);
+    let mut hot = Plan::closed(https.clone(), source, HOT_CONNECTIONS);
     let trust = TrustArguments { ca: None, insecure: true };
-    hot.tls = Some(tls::client_config(&trust, Protocol::H1)?);
+    let tls = tls::client_config(&trust, Protocol::H1)?;
+    hot.tls = Some(tls.clone());
     hot.pin = load_cpu;
-    let cold_blobs = blobs[1..].to_vec();
-    let source = Source::random_ranges(&http, cold_blobs, CHUNK_BYTES, RANGE_BYTES, SEED);
-    let mut cold = Plan::closed(http, source, depth);
+
+    let range = arguments.cold_range;
+    let (to, tls) = if range > PLAIN_RANGE_BYTES_MAX {
+        (https, Some(tls))
+    } else {
+        (target::parse(&format!("http://{}/", server.http))?.0, None)
+    };
+    let source = Source::random_ranges(&to, blobs[1..].to_vec(), CHUNK_BYTES, range, SEED);
+    let mut cold = Plan::closed(to, source, arguments.depth);
+    cold.tls = tls;
     cold.pin = load_cpu;
     Ok((hot, cold))
 }
@@ -214,7 +233,8 @@ fn sum_up(arguments: &DiskArguments, rounds: Vec<Round>) -> Result<Report, Bench
     let hot_alone = values(|round| round.hot_alone.body_bytes_per_s);
     let hot_beside = values(|round| round.hot_beside.body_bytes_per_s);
     let disk_ratio = Ratio::of(&beside, &raw).ok_or_else(void)?;
-    let serving_ratio = Ratio::of(&hot_beside, &hot_alone).ok_or_else(void)?;
+    let served_beside = values(Round::served_beside);
+    let serving_ratio = Ratio::of(&served_beside, &hot_alone).ok_or_else(void)?;
     Ok(Report {
         depth: arguments.depth,
         cold_bytes: arguments.size,
@@ -226,6 +246,7 @@ fn sum_up(arguments: &DiskArguments, rounds: Vec<Round>) -> Result<Report, Bench
         disk_passed: disk_ratio.of_medians >= DISK_RATIO_MIN,
         hot_alone: Spread::of(&hot_alone).ok_or_else(void)?,
         hot_beside: Spread::of(&hot_beside).ok_or_else(void)?,
+        served_beside: Spread::of(&served_beside).ok_or_else(void)?,
         serving_ratio,
         serving_ratio_min: SERVING_RATIO_MIN,
         serving_passed: serving_ratio.of_medians >= SERVING_RATIO_MIN,
@@ -240,6 +261,7 @@ fn text(report: &Report) -> String {
         ("device reads of the server beside serving", &report.beside),
         ("hot downloads alone", &report.hot_alone),
         ("hot downloads beside cold reads", &report.hot_beside),
+        ("hot and cold bytes served then", &report.served_beside),
     ] {
         let shown = |value: f64| format!("{:.2}", value / 1e9);
         table.row([name.to_owned(), shown(spread.min), shown(spread.median), shown(spread.max)]);

@@ -130,6 +130,10 @@ impl State {
     }
 
     fn fail(&mut self, failure: Failure) {
+        // A closed loop leaves what is under way at its end uncounted, good or not.
+        if self.worker.schedule.is_none() && self.window.draining() {
+            return;
+        }
         self.tally.fail(failure);
         self.window.completed(false);
     }
