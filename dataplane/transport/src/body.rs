@@ -1,7 +1,9 @@
 //! Bodies: what comes in with a request, and why an answer is cut off.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use outrider_shard::{task, time};
 use crate::limits::Limits;
 
 /// What is still read, of a body that its handler did not care for, so that the connection can go on.
-const REST_BYTES_MAX: usize = 256 * 1024;
+const REST_BYTES_MAX: usize = 1024 * 1024;
 
 /// For how long.
 const REST_TIME: Duration = Duration::from_secs(5);
@@ -55,7 +57,7 @@ pub struct RequestBody {
     pace: Pace,
     /// Made at the first wait.
     sleep: Option<time::Sleep>,
-    read_rest: ReadRest,
+    rest: Rest,
     ended: bool,
 }
 
@@ -64,31 +66,51 @@ enum Source {
     Whole(Bytes),
 }
 
-/// Whether what the handler leaves is worth reading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReadRest {
-    /// HTTP/1: it stands between this request and the next.
-    Yes,
-    /// The client waits to be asked for it, so that reading would bring it on.
-    OnceAsked,
-    /// HTTP/2: a stream ends on its own.
-    No,
+/// What becomes of what the handler leaves.
+#[derive(Debug)]
+enum Rest {
+    /// It is read: over HTTP/1 it stands between this request and the next.
+    Read,
+    /// So it is, but only once the handler has begun to: the client waits to be asked for it, and is
+    /// not to be asked for something that nobody wants.
+    ReadOnceAsked,
+    /// It is read when the answer is sent: over HTTP/2 letting go of it resets the stream, and with
+    /// that the answer; and while it is not read, the client's window stops it.
+    ReadAfterAnswer(Leftover),
+    /// Nothing.
+    Drop,
+}
+
+/// Where the body of an HTTP/2 request waits for its answer to be sent, after its handler has left it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leftover(Rc<RefCell<Option<RequestBody>>>);
+
+impl Leftover {
+    /// The answer is sent. What is left is read, or reset when it is long.
+    pub(crate) fn let_go(&self) {
+        let body = self.0.borrow_mut().take();
+        drop(body);
+    }
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, limits: &Limits, http1: bool, expects: bool) -> Self {
-        let read_rest = match (http1, expects) {
-            (false, _) => ReadRest::No,
-            (true, true) => ReadRest::OnceAsked,
-            (true, false) => ReadRest::Yes,
-        };
-        let ended = incoming.is_end_stream();
+    /// Over HTTP/1. `expects`: the client waits for a "100 Continue".
+    pub(crate) fn http1(incoming: Incoming, limits: &Limits, expects: bool) -> Self {
+        Self::new(incoming, limits, if expects { Rest::ReadOnceAsked } else { Rest::Read })
+    }
+
+    /// Over HTTP/2. What is left of it goes to `leftover`.
+    pub(crate) fn http2(incoming: Incoming, limits: &Limits, leftover: Leftover) -> Self {
+        Self::new(incoming, limits, Rest::ReadAfterAnswer(leftover))
+    }
+
+    fn new(incoming: Incoming, limits: &Limits, rest: Rest) -> Self {
         Self {
+            ended: incoming.is_end_stream(),
             source: Source::Incoming(incoming),
             pace: Pace::new(limits),
             sleep: None,
-            read_rest,
-            ended,
+            rest,
         }
     }
 
@@ -99,7 +121,7 @@ impl RequestBody {
             source: Source::Whole(bytes),
             pace: Pace::new(&Limits::default()),
             sleep: None,
-            read_rest: ReadRest::No,
+            rest: Rest::Drop,
         }
     }
 
@@ -113,8 +135,8 @@ impl RequestBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.read_rest == ReadRest::OnceAsked {
-            self.read_rest = ReadRest::Yes;
+        if matches!(self.rest, Rest::ReadOnceAsked) {
+            self.rest = Rest::Read;
         }
         let incoming = match &mut self.source {
             Source::Incoming(incoming) => incoming,
@@ -162,10 +184,18 @@ impl RequestBody {
         }
     }
 
-    fn is_rest_worth_reading(&self) -> bool {
-        !self.ended
-            && self.read_rest == ReadRest::Yes
-            && self.size_hint().is_none_or(|rest| rest <= REST_BYTES_MAX as u64)
+    fn is_rest_short(&self) -> bool {
+        self.size_hint().is_none_or(|rest| rest <= REST_BYTES_MAX as u64)
+    }
+
+    fn take(&mut self) -> Self {
+        Self {
+            source: std::mem::replace(&mut self.source, Source::Whole(Bytes::new())),
+            pace: self.pace,
+            sleep: self.sleep.take(),
+            rest: Rest::Drop,
+            ended: false,
+        }
     }
 
     async fn read_rest(mut self) {
@@ -180,22 +210,22 @@ impl RequestBody {
         };
         // Whatever is left after that ends the connection.
         let _ = time::timeout(REST_TIME, reading).await;
-        self.read_rest = ReadRest::No;
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if self.is_rest_worth_reading() {
-            let body = Self {
-                source: std::mem::replace(&mut self.source, Source::Whole(Bytes::new())),
-                pace: self.pace,
-                sleep: self.sleep.take(),
-                read_rest: self.read_rest,
-                ended: false,
-            };
-            self.ended = true;
-            task::spawn(body.read_rest());
+        if self.ended {
+            return;
+        }
+        match std::mem::replace(&mut self.rest, Rest::Drop) {
+            Rest::Read if self.is_rest_short() => task::spawn(self.take().read_rest()),
+            Rest::ReadAfterAnswer(leftover) => {
+                let mut body = self.take();
+                body.rest = Rest::Read;
+                *leftover.0.borrow_mut() = Some(body);
+            }
+            Rest::Read | Rest::ReadOnceAsked | Rest::Drop => {}
         }
     }
 }

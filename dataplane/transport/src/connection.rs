@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use outrider_shard::time::{self, Sleep};
 use pin_project_lite::pin_project;
@@ -94,13 +95,14 @@ impl<C: Http> Future for Connection<C> {
             *this.drain = None;
             this.http.as_mut().retire();
         }
+        let mut now = time::turn_time();
         loop {
             this.activity.refill_write_budget();
             if let Poll::Ready(result) = this.http.as_mut().poll(cx) {
                 return Poll::Ready(End::Served(result));
             }
             let seen = observe(this.activity, this.pins);
-            match this.watch.check(time::turn_time(), this.limits, seen) {
+            match this.watch.check(now, this.limits, seen) {
                 Verdict::Keep(None) => return Poll::Pending,
                 Verdict::Keep(Some(deadline)) => {
                     let sleep = this.sleep.get_or_insert_with(|| time::sleep_until(deadline));
@@ -112,8 +114,10 @@ impl<C: Http> Future for Connection<C> {
                     if Pin::new(&mut *sleep).poll(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    // It has come, and the deadline may have moved on: look again.
+                    // It has come, and the deadline may have moved on: look again. By the exact time,
+                    // since a deadline between the driver's last turn and now would come forever.
                     *this.sleep = None;
+                    now = Instant::now();
                 }
                 Verdict::Retire => this.http.as_mut().retire(),
                 Verdict::Close(reason) => {
@@ -139,5 +143,72 @@ fn observe(activity: &Activity, pins: &ConnectionPins) -> Observation {
         sent_bytes: activity.sent_bytes.get(),
         closing: activity.closing.get(),
         pressed: output_waits && pins.is_under_pressure(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outrider_shard::testing::on_shard;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::peer::Protocol;
+    use crate::pins::PinBudget;
+
+    /// A connection on which nothing ever happens.
+    struct Silent {
+        retired: bool,
+    }
+
+    impl Future for Silent {
+        type Output = hyper::Result<()>;
+
+        fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+            if self.retired { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+    }
+
+    impl Http for Silent {
+        fn retire(mut self: Pin<&mut Self>) {
+            self.retired = true;
+        }
+    }
+
+    fn silent(limits: Limits, drain: &Drain) -> Connection<Silent> {
+        Connection::new(
+            Silent { retired: false },
+            Activity::new(Protocol::Http1),
+            PinBudget::new(1 << 20, 1 << 20).connection(),
+            Rc::new(limits),
+            drain.watch(),
+        )
+    }
+
+    #[test]
+    fn a_deadline_that_came_while_the_shard_was_busy_is_seen_once_and_not_forever() {
+        on_shard(|_| async {
+            let limits = Limits { header_time: Duration::from_millis(5), ..Limits::default() };
+            let connection = silent(limits, &Drain::new());
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(matches!(connection.await, End::Closed(Reason::HeaderTime)));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_drain_retires_a_connection_that_waits() {
+        on_shard(|_| async {
+            let drain = Drain::new();
+            let connection = silent(Limits::default(), &drain);
+            let thread = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(5));
+                drain.start();
+            });
+            assert!(matches!(connection.await, End::Served(Ok(()))));
+            thread.join().unwrap();
+        })
+        .unwrap();
     }
 }

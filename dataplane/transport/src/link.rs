@@ -21,7 +21,7 @@ const RECEIVE_BYTES: usize = 32 * 1024;
 
 /// What a plain HTTP client gets on a TLS port.
 const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
-    content-length: 41\r\nconnection: close\r\n\r\nThis port speaks HTTPS: use an https URL.\n";
+    content-length: 42\r\nconnection: close\r\n\r\nThis port speaks HTTPS: use an https URL.\n";
 
 thread_local! {
     static RECEIVED: RefCell<Box<[u8]>> =

@@ -25,7 +25,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::activity::InFlight;
-use crate::body::BodyFault;
+use crate::body::{BodyFault, Leftover};
 
 /// What a frame counts at least: however short it is, it may keep a whole slot from being used.
 const FRAME_BYTES_MIN: usize = 256 * 1024;
@@ -332,12 +332,26 @@ pin_project! {
         kept: Option<Kept>,
         tickets: Tickets,
         in_flight: InFlight,
+        leftover: Option<Leftover>,
+    }
+
+    impl<B> PinnedDrop for PinnedBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(leftover) = this.project().leftover {
+                leftover.let_go();
+            }
+        }
     }
 }
 
 impl<B> PinnedBody<B> {
-    pub(crate) fn new(body: B, pins: ConnectionPins, in_flight: InFlight) -> Self {
-        Self { body, pins, kept: None, tickets: Tickets::default(), in_flight }
+    pub(crate) fn new(
+        body: B,
+        pins: ConnectionPins,
+        in_flight: InFlight,
+        leftover: Option<Leftover>,
+    ) -> Self {
+        Self { body, pins, kept: None, tickets: Tickets::default(), in_flight, leftover }
     }
 }
 

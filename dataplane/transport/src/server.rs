@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::activity::{Activity, InFlight};
-use crate::body::{BodyFault, RequestBody};
+use crate::body::{BodyFault, Leftover, RequestBody};
 use crate::connection::{Connection, End, Http};
 use crate::drain::{Connected, Drain};
 use crate::limits::Limits;
@@ -320,13 +320,26 @@ impl<H: Handler> Requests<H> {
     ) -> impl Future<Output = Result<http::Response<PinnedBody<H::Body>>, Infallible>> {
         let in_flight = InFlight::new(&self.activity);
         self.metrics.requests_of(self.peer.protocol).inc();
-        let http1 = self.peer.protocol == Protocol::Http1;
-        let expects = request.headers().contains_key(http::header::EXPECT);
-        let request =
-            request.map(|incoming| RequestBody::new(incoming, &self.limits, http1, expects));
+        let (head, incoming) = request.into_parts();
+        let mut leftover = None;
+        let body = match self.peer.protocol {
+            Protocol::Http1 => {
+                let expects = head.headers.contains_key(http::header::EXPECT);
+                RequestBody::http1(incoming, &self.limits, expects)
+            }
+            Protocol::Http2 => {
+                let left = Leftover::default();
+                leftover = Some(left.clone());
+                RequestBody::http2(incoming, &self.limits, left)
+            }
+        };
+        let request = http::Request::from_parts(head, body);
         let answer = self.handler.clone().handle(request, self.peer);
         let pins = self.pins.clone();
-        async move { Ok(answer.await.map(|body| PinnedBody::new(body, pins, in_flight))) }
+        async move {
+            let answer = answer.await;
+            Ok(answer.map(|body| PinnedBody::new(body, pins, in_flight, leftover)))
+        }
     }
 }
 

@@ -333,3 +333,124 @@ fn unusable(path: &Path, reason: impl std::fmt::Display) -> TransportError {
         reason: reason.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn at(days: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(NOW) + DAY * u32::try_from(days).unwrap()
+    }
+
+    fn make(dir: &Path, names: &[&str], days: u64) -> (Vec<u8>, Vec<u8>) {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let files = load_or_create_at(dir, &names, "box-7", at(days)).unwrap();
+        (fs::read(files.ca_pem).unwrap(), fs::read(files.certificate_pem).unwrap())
+    }
+
+    fn names_in(pem: &[u8]) -> BTreeSet<String> {
+        let der = CertificateDer::from_pem_slice(pem).unwrap();
+        names_of(&parse(&der, Path::new("test")).unwrap())
+    }
+
+    #[test]
+    fn what_was_made_stays_until_it_expires_or_its_names_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let first = make(dir, &[], 0);
+        assert_eq!(make(dir, &[], 300), first);
+        let renewed = make(dir, &[], 368);
+        assert_eq!(renewed.0, first.0, "clients go on trusting the same authority");
+        assert_ne!(renewed.1, first.1, "29 days before its end the certificate is renewed");
+        let named = make(dir, &["Edge.Example.org", "10.0.0.7", "fd00::0:7"], 369);
+        assert_eq!(named.0, first.0);
+        assert_eq!(
+            names_in(&named.1),
+            ["localhost", "127.0.0.1", "::1", "box-7", "edge.example.org", "10.0.0.7", "fd00::7"]
+                .map(str::to_owned)
+                .into()
+        );
+        assert_eq!(make(dir, &["10.0.0.7", "edge.example.org", "fd00::7"], 370), named);
+    }
+
+    #[test]
+    fn after_ten_years_there_is_a_new_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = make(dir.path(), &[], 0);
+        let next = make(dir.path(), &[], 3651);
+        assert_ne!(next.0, first.0);
+        assert_ne!(next.1, first.1);
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("tls");
+        make(&folder, &[], 0);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        assert_eq!(mode(&folder.join("ca-key.pem")), 0o600);
+        assert_eq!(mode(&folder.join("server-key.pem")), 0o600);
+    }
+
+    #[test]
+    fn a_certificate_of_the_operators_own_is_left_alone() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        make(ours.path(), &[], 0);
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec!["x.org".to_owned()]).unwrap().self_signed(&key).unwrap();
+        fs::write(ours.path().join("server.pem"), certificate.pem()).unwrap();
+        fs::write(ours.path().join("server-key.pem"), key.serialize_pem()).unwrap();
+        let (_, kept) = make(ours.path(), &["y.org"], 0);
+        assert_eq!(kept, certificate.pem().into_bytes());
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_certificate_of_a_lost_authority_or_with_a_foreign_key_is_made_anew() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = make(one.path(), &[], 0);
+        make(two.path(), &[], 0);
+        for file in ["server.pem", "server-key.pem"] {
+            fs::copy(two.path().join(file), one.path().join(file)).unwrap();
+        }
+        let foreign = fs::read(one.path().join("server.pem")).unwrap();
+        let again = make(one.path(), &[], 0);
+        assert_eq!(again.0, first.0);
+        assert_ne!(again.1, foreign);
+        fs::copy(two.path().join("server-key.pem"), one.path().join("server-key.pem")).unwrap();
+        assert_ne!(make(one.path(), &[], 0).1, again.1);
+        fs::write(one.path().join("server.pem"), "half of a certif").unwrap();
+        super::super::server_config(one.path()).unwrap_err();
+        make(one.path(), &[], 0);
+        super::super::server_config(one.path()).unwrap();
+    }
+
+    #[test]
+    fn an_authority_without_its_key_is_an_error_that_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), &[], 0);
+        fs::remove_file(dir.path().join("ca-key.pem")).unwrap();
+        let error = load_or_create_at(dir.path(), &[], "box", at(0)).unwrap_err().to_string();
+        assert!(error.contains("ca-key.pem is missing: put it back"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_no_certificate_can_carry_is_refused_but_the_machines_own_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "x".repeat(64);
+        for name in ["", "a b", "-a", "a-", "a..b", "*", "a.*", "ü.de", long.as_str()] {
+            let error = load_or_create_at(dir.path(), &[name.to_owned()], "box", at(0));
+            assert!(matches!(error, Err(TransportError::Name { .. })), "{name:?}");
+        }
+        let files =
+            load_or_create_at(dir.path(), &["*.x.org".to_owned()], "(none)", at(0)).unwrap();
+        let names = names_in(&fs::read(files.certificate_pem).unwrap());
+        assert!(names.contains("*.x.org") && names.len() == 4, "{names:?}");
+    }
+}
