@@ -294,6 +294,14 @@ pub struct LimitsSection {
     pub handshake_time: Span,
     /// How long a connection without a request is kept. Default 75s.
     pub idle_time: Span,
+    /// How long a request's body may bring no byte while it is waited for. Default 60s.
+    pub body_idle_time: Span,
+    /// What a request's body must bring a second, averaged over half a minute of waiting. Default 128B.
+    pub body_bytes_per_second_min: Size,
+    /// How long a client may take nothing of an answer that waits for it. Default 2m.
+    pub stall_time: Span,
+    /// What a client must take a second while clients hold too much of the RAM arena. Default 8KiB.
+    pub pressed_bytes_per_second_min: Size,
     /// What one connection may hold of the RAM arena before its client has taken it. Default 4MiB. All
     /// together may hold half of the arena.
     pub pinned_connection: Size,
@@ -309,6 +317,10 @@ impl Default for LimitsSection {
             header_time: Span(limits.header_time),
             handshake_time: Span(limits.handshake_time),
             idle_time: Span(limits.idle_time),
+            body_idle_time: Span(limits.body_idle_time),
+            body_bytes_per_second_min: Size(limits.body_bytes_per_second_min),
+            stall_time: Span(limits.stall_time),
+            pressed_bytes_per_second_min: Size(limits.pressed_bytes_per_second_min),
             pinned_connection: Size::mib(4),
         }
     }
@@ -626,7 +638,19 @@ impl Config {
         bounded("limits.header_bytes", limits.header_bytes, Size(8 << 10), Size::mib(1))?;
         bounded("limits.header_time", limits.header_time, Span::s(1), Span::s(600))?;
         bounded("limits.handshake_time", limits.handshake_time, Span::s(1), Span::s(600))?;
-        bounded("limits.idle_time", limits.idle_time, Span::s(1), Span::s(86_400))?;
+        for (key, time) in [
+            ("limits.idle_time", limits.idle_time),
+            ("limits.body_idle_time", limits.body_idle_time),
+            ("limits.stall_time", limits.stall_time),
+        ] {
+            bounded(key, time, Span::s(1), Span::s(86_400))?;
+        }
+        for (key, rate) in [
+            ("limits.body_bytes_per_second_min", limits.body_bytes_per_second_min),
+            ("limits.pressed_bytes_per_second_min", limits.pressed_bytes_per_second_min),
+        ] {
+            bounded(key, rate, Size(0), Size::mib(1))?;
+        }
         bounded("limits.pinned_connection", limits.pinned_connection, Size::mib(1), Size::gib(1))?;
         bounded("tags.ttl", self.tags.ttl, Span::s(0), Span::s(365 * 86_400))?;
         bounded("tags.stale", self.tags.stale, Span::s(0), Span::s(10 * 365 * 86_400))?;

@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::process::ProcessMetrics;
+use crate::state::ShardReport;
 
 /// What every name begins with.
 const PREFIX: &str = "outrider";
@@ -31,6 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) transport: TransportMetrics,
     pub(crate) uplink: UplinkMetrics,
     pub(crate) shards: ShardMetrics,
+    pub(crate) shard_gauges: ShardGauges,
     pub(crate) recovered: Family<RecoveredLabels, Gauge>,
 }
 
@@ -83,6 +85,60 @@ struct Build {
     version: &'static str,
 }
 
+/// A shard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShardLabel {
+    shard: String,
+}
+
+/// A gauge of a shard: its name, its help, and how it is read.
+type ShardGauge = (&'static str, &'static str, fn(&ShardReport) -> u64);
+
+const SHARD_GAUGES: [ShardGauge; 9] = [
+    ("ram_used_bytes", "Bytes of the RAM arena in use", |r| r.cache.ram_used_bytes),
+    ("ram_bytes", "Bytes of the RAM arena", |r| r.cache.ram_total_bytes),
+    ("ssd_used_bytes", "Bytes of live records of the SSD tier", |r| r.cache.ssd_used_bytes),
+    ("ssd_bytes", "Bytes of the SSD tier", |r| r.cache.ssd_total_bytes),
+    ("uploads_used_bytes", "Bytes of the SSD tier that pushes take", |r| r.cache.uploads_bytes),
+    ("uploads_bytes", "Bytes of the SSD tier that pushes may take", |r| {
+        r.cache.uploads_total_bytes
+    }),
+    ("objects", "Objects in the index", |r| r.cache.objects),
+    ("hosted_objects", "Objects that were pushed", |r| r.cache.hosted),
+    ("flights", "Fetches of a digest that are under way", |r| r.flights as u64),
+];
+
+/// What the shards say when the metrics are read. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShardGauges {
+    answers: Family<ShardLabel, Gauge>,
+    gauges: [Family<ShardLabel, Gauge>; SHARD_GAUGES.len()],
+}
+
+impl ShardGauges {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("shard");
+        registry.register(
+            "answers",
+            "Whether the shard answered when the metrics were read",
+            self.answers.clone(),
+        );
+        for ((name, help, _), gauge) in SHARD_GAUGES.iter().zip(&self.gauges) {
+            registry.register(*name, *help, gauge.clone());
+        }
+    }
+
+    /// Takes what a shard said; None when it did not answer, so that only that changes.
+    pub(crate) fn set(&self, shard: usize, report: Option<&ShardReport>) {
+        let label = ShardLabel { shard: shard.to_string() };
+        self.answers.get_or_create(&label).set(i64::from(report.is_some()));
+        let Some(report) = report else { return };
+        for ((_, _, read), gauge) in SHARD_GAUGES.iter().zip(&self.gauges) {
+            gauge.get_or_create(&label).set(i64::try_from(read(report)).unwrap_or(i64::MAX));
+        }
+    }
+}
+
 impl Metrics {
     /// Makes the registry with everything in it.
     pub(crate) fn new() -> (Metrics, Registry) {
@@ -94,6 +150,7 @@ impl Metrics {
             transport: TransportMetrics::default(),
             uplink: UplinkMetrics::default(),
             shards: ShardMetrics::default(),
+            shard_gauges: ShardGauges::default(),
             recovered: Family::default(),
         };
         // Some parts write their whole names, and others only what stands behind the prefix.
@@ -104,6 +161,7 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix(PREFIX);
         metrics.transport.register(ours);
         metrics.uplink.register(ours);
+        metrics.shard_gauges.register(ours);
         ours.register(
             "recovered_contents",
             "Contents that were pushed before, by how they fared at this start",
@@ -121,13 +179,29 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// The names of all families, as a scrape shows them.
-    pub(crate) fn families() -> Vec<String> {
-        let (_, registry) = Metrics::new();
+    /// What a shard says that was just started.
+    fn report() -> ShardReport {
+        ShardReport {
+            cache: outrider_cache::Usage::default().into(),
+            flights: 0,
+            pinned_bytes: 0,
+            recovered: crate::state::RecoveredReport { hosted: 0, lost: 0 },
+            outbox: None,
+        }
+    }
+
+    /// The names of all families that are shown before the first request, as their series have them.
+    fn families() -> Vec<String> {
+        let (metrics, registry) = Metrics::new();
+        metrics.shard_gauges.set(0, Some(&report()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text.lines()
-            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                _ => name.to_owned(),
+            })
             .collect()
     }
 
@@ -135,21 +209,36 @@ mod tests {
     fn every_metric_has_one_name_with_the_right_beginning() {
         let mut seen = HashSet::new();
         for name in families() {
-            assert!(
-                name.starts_with("process_")
-                    || name.starts_with("outrider_") && !name.starts_with("outrider_outrider"),
-                "{name}"
-            );
+            let ours = name.starts_with("outrider_") && !name.starts_with("outrider_outrider");
+            assert!(ours || name.starts_with("process_"), "{name}");
             assert!(seen.insert(name.clone()), "{name} is there twice");
         }
         assert!(seen.contains("outrider_build_info"));
+        assert!(seen.contains("outrider_shard_ram_used_bytes"));
     }
 
     #[test]
     fn the_manual_names_every_metric() {
         let manual = include_str!("../../../docs/OPERATING.md");
         for name in families() {
-            assert!(manual.contains(&format!("`{name}")), "docs/OPERATING.md does not name {name}");
+            let row = format!("| `{name}` |");
+            assert!(manual.contains(&row), "docs/OPERATING.md has no row for {name}");
+        }
+    }
+
+    #[test]
+    fn a_shard_that_does_not_answer_shows_that_and_keeps_its_last_numbers() {
+        let (metrics, registry) = Metrics::new();
+        let mut report = report();
+        report.flights = 7;
+        metrics.shard_gauges.set(0, Some(&report));
+        metrics.shard_gauges.set(0, None);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in
+            ["outrider_shard_answers{shard=\"0\"} 0", "outrider_shard_flights{shard=\"0\"} 7"]
+        {
+            assert!(text.lines().any(|l| l == line), "no {line} in {text}");
         }
     }
 }

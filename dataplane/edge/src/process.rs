@@ -27,24 +27,29 @@ fn raise(resource: Resource) -> Option<u64> {
     }
 }
 
-/// Makes room for `connections` on each of `listeners`, and warns when there is not enough.
-pub(crate) fn raise_descriptors(connections: usize, listeners: usize) {
-    let needed = (connections as u64).saturating_mul(listeners as u64) + DESCRIPTORS_RESERVED;
-    if let Some(limit) = raise(Resource::Nofile)
-        && limit < needed
-    {
-        tracing::warn!(
-            limit,
-            needed,
-            "fewer files may be open than limits.connections needs: set LimitNOFILE={needed} in the systemd \
-             unit (ulimit -n), or lower limits.connections"
+/// Makes room for `wanted` connections on each of `listeners`; gives for how many there is.
+pub(crate) fn raise_descriptors(wanted: usize, listeners: usize) -> usize {
+    let possible = connections_possible(raise(Resource::Nofile), listeners);
+    if possible < wanted {
+        tracing::info!(
+            wanted,
+            possible,
+            "fewer files may be open than limits.connections needs, so fewer connections are taken on each \
+             listener; for all of them raise LimitNOFILE in the systemd unit (ulimit -n)"
         );
     }
+    wanted.min(possible)
 }
 
-/// Lets as much memory be locked as is allowed. Returns the limit in bytes, None for no limit.
-pub(crate) fn raise_locked_memory() -> Option<u64> {
-    raise(Resource::Memlock)
+/// How many connections each listener may take with this limit of open files; at least one.
+fn connections_possible(limit: Option<u64>, listeners: usize) -> usize {
+    let free = limit.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_RESERVED);
+    usize::try_from(free / listeners.max(1) as u64).unwrap_or(usize::MAX).max(1)
+}
+
+/// Lets as much memory be locked as is allowed.
+pub(crate) fn raise_locked_memory() {
+    raise(Resource::Memlock);
 }
 
 /// The CPUs that this process may run on, in order.
@@ -154,6 +159,14 @@ mod tests {
         ] {
             assert!(text.lines().any(|line| line.starts_with(name)), "no {name}in {text}");
         }
+    }
+
+    #[test]
+    fn connections_leave_room_for_other_files() {
+        assert_eq!(connections_possible(Some(20_512), 2), 10_000);
+        assert_eq!(connections_possible(Some(1_024), 2), 256);
+        assert_eq!(connections_possible(Some(100), 1), 1);
+        assert!(connections_possible(None, 2) > 1_000_000);
     }
 
     #[test]

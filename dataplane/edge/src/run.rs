@@ -184,7 +184,8 @@ impl Running {
         let started = Instant::now();
         let dir = DataDir::open(&config.data.dir)?;
         let mut sockets = Sockets::bind(config)?;
-        process::raise_descriptors(config.limits.connections, sockets.serving());
+        let connections_max =
+            process::raise_descriptors(config.limits.connections, sockets.serving());
         process::raise_locked_memory();
         let sizes = sizes::decide(&config.cache, &dir)?;
         let tls_files = tls::load_or_create(&dir.tls(), &certificate_names(config))?;
@@ -206,6 +207,7 @@ impl Running {
             seats: seats(config),
             uplink: uplink.monitor(),
             registry,
+            shard_gauges: metrics.shard_gauges.clone(),
         });
 
         let (events, inbox) = mpsc::sync_channel(events_max(config.shards.count));
@@ -222,7 +224,7 @@ impl Running {
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config),
                 serve: sockets.of_shard(seat.id, &tls),
-                limits: limits(config),
+                limits: Limits { connections_max, ..limits(config) },
                 pins: pins.clone(),
                 metrics: metrics.clone(),
                 drain_time_max: config.drain.time.0,
@@ -260,9 +262,20 @@ impl Running {
                 Some(Event::Stop(_)) | None => return Ok(Begun::ToldToStop),
             }
         }
-        let Ready { https, http, admin, ram, ssd, .. } = &self.ready;
-        let after_ms = self.edge.started.elapsed().as_millis();
-        tracing::info!(?https, ?http, ?admin, %ram, %ssd, after_ms, "serving");
+        let Ready { https, http, admin, ram, ssd, ca_pem, .. } = &self.ready;
+        let shown = |address: &Option<SocketAddr>| {
+            address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+        };
+        tracing::info!(
+            https = shown(https),
+            http = shown(http),
+            admin = shown(admin),
+            %ram,
+            %ssd,
+            ca = %ca_pem.display(),
+            after_ms = self.edge.started.elapsed().as_millis(),
+            "serving"
+        );
         Ok(Begun::Serving)
     }
 
@@ -427,7 +440,12 @@ fn limits(config: &Config) -> Limits {
         header_time: limits.header_time.0,
         handshake_time: limits.handshake_time.0,
         idle_time: limits.idle_time.0,
+        body_idle_time: limits.body_idle_time.0,
+        body_bytes_per_second_min: limits.body_bytes_per_second_min.0,
+        stall_time: limits.stall_time.0,
+        pressed_bytes_per_second_min: limits.pressed_bytes_per_second_min.0,
         streams_max: limits.streams,
+        ..Limits::default()
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::admin::Panel;
+use crate::metrics::ShardGauges;
 
 /// How long a shard may take to answer before it counts as stuck. A driver's turn is far below a
 /// millisecond, so that this is generous.
@@ -199,10 +200,14 @@ pub(crate) struct Edge {
     pub(crate) seats: Vec<Seat>,
     pub(crate) uplink: UplinkMonitor,
     pub(crate) registry: Registry,
+    pub(crate) shard_gauges: ShardGauges,
 }
 
 impl Panel for Edge {
     async fn metrics(&self) -> String {
+        for seat in &self.seats {
+            self.shard_gauges.set(seat.id, seat.report().await.as_ref().ok());
+        }
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
