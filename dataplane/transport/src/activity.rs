@@ -30,6 +30,9 @@ pub(crate) struct Activity {
     pub(crate) closing: Cell<bool>,
     /// An answer could not be finished: the connection must not look as if it ended in good order.
     pub(crate) fault: Cell<bool>,
+    /// The body of the request was left with so much of it to come that the connection ends with the
+    /// answer.
+    pub(crate) body_left: Cell<bool>,
     write_budget: Cell<usize>,
 }
 
@@ -46,6 +49,7 @@ impl Activity {
             read_ended: Cell::new(false),
             closing: Cell::new(false),
             fault: Cell::new(false),
+            body_left: Cell::new(false),
             write_budget: Cell::new(WRITE_BUDGET_BYTES),
         })
     }

@@ -12,6 +12,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use outrider_shard::{task, time};
 
+use crate::activity::Activity;
 use crate::limits::Limits;
 
 /// What is still read, of a body that its handler did not care for, so that the connection can go on.
@@ -69,14 +70,16 @@ enum Source {
 /// What becomes of what the handler leaves.
 #[derive(Debug)]
 enum Rest {
-    /// It is read: over HTTP/1 it stands between this request and the next.
-    Read,
+    /// It is read, if it is short: over HTTP/1 it stands between this request and the next.
+    Read(Rc<Activity>),
     /// So it is, but only once the handler has begun to: the client waits to be asked for it, and is
     /// not to be asked for something that nobody wants.
-    ReadOnceAsked,
+    ReadOnceAsked(Rc<Activity>),
     /// It is read when the answer is sent: over HTTP/2 letting go of it resets the stream, and with
     /// that the answer; and while it is not read, the client's window stops it.
     ReadAfterAnswer(Leftover),
+    /// That answer is sent.
+    ReadLate,
     /// Nothing.
     Drop,
 }
@@ -95,8 +98,14 @@ impl Leftover {
 
 impl RequestBody {
     /// Over HTTP/1. `expects`: the client waits for a "100 Continue".
-    pub(crate) fn http1(incoming: Incoming, limits: &Limits, expects: bool) -> Self {
-        Self::new(incoming, limits, if expects { Rest::ReadOnceAsked } else { Rest::Read })
+    pub(crate) fn http1(
+        incoming: Incoming,
+        limits: &Limits,
+        activity: Rc<Activity>,
+        expects: bool,
+    ) -> Self {
+        let rest = if expects { Rest::ReadOnceAsked(activity) } else { Rest::Read(activity) };
+        Self::new(incoming, limits, rest)
     }
 
     /// Over HTTP/2. What is left of it goes to `leftover`.
@@ -135,8 +144,8 @@ impl RequestBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        if matches!(self.rest, Rest::ReadOnceAsked) {
-            self.rest = Rest::Read;
+        if let Rest::ReadOnceAsked(activity) = &self.rest {
+            self.rest = Rest::Read(activity.clone());
         }
         let incoming = match &mut self.source {
             Source::Incoming(incoming) => incoming,
@@ -188,12 +197,12 @@ impl RequestBody {
         self.size_hint().is_none_or(|rest| rest <= REST_BYTES_MAX as u64)
     }
 
-    fn take(&mut self) -> Self {
+    fn take(&mut self, rest: Rest) -> Self {
         Self {
             source: std::mem::replace(&mut self.source, Source::Whole(Bytes::new())),
             pace: self.pace,
             sleep: self.sleep.take(),
-            rest: Rest::Drop,
+            rest,
             ended: false,
         }
     }
@@ -219,13 +228,14 @@ impl Drop for RequestBody {
             return;
         }
         match std::mem::replace(&mut self.rest, Rest::Drop) {
-            Rest::Read if self.is_rest_short() => task::spawn(self.take().read_rest()),
-            Rest::ReadAfterAnswer(leftover) => {
-                let mut body = self.take();
-                body.rest = Rest::Read;
-                *leftover.0.borrow_mut() = Some(body);
+            Rest::Read(_) | Rest::ReadLate if self.is_rest_short() => {
+                task::spawn(self.take(Rest::Drop).read_rest());
             }
-            Rest::Read | Rest::ReadOnceAsked | Rest::Drop => {}
+            Rest::Read(activity) | Rest::ReadOnceAsked(activity) => activity.body_left.set(true),
+            Rest::ReadAfterAnswer(leftover) => {
+                *leftover.0.borrow_mut() = Some(self.take(Rest::ReadLate));
+            }
+            Rest::ReadLate | Rest::Drop => {}
         }
     }
 }

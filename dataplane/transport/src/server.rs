@@ -53,6 +53,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 100;
 
+const CLOSE: http::HeaderValue = http::HeaderValue::from_static("close");
+
 /// Answers requests.
 pub trait Handler: 'static {
     /// The body of the answers. An error cuts the answer off: over HTTP/1 the connection is reset,
@@ -325,7 +327,7 @@ impl<H: Handler> Requests<H> {
         let body = match self.peer.protocol {
             Protocol::Http1 => {
                 let expects = head.headers.contains_key(http::header::EXPECT);
-                RequestBody::http1(incoming, &self.limits, expects)
+                RequestBody::http1(incoming, &self.limits, self.activity.clone(), expects)
             }
             Protocol::Http2 => {
                 let left = Leftover::default();
@@ -337,7 +339,11 @@ impl<H: Handler> Requests<H> {
         let answer = self.handler.clone().handle(request, self.peer);
         let pins = self.pins.clone();
         async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
+            if in_flight.activity().body_left.get() {
+                // Else the client would find out with its next request.
+                answer.headers_mut().insert(http::header::CONNECTION, CLOSE);
+            }
             Ok(answer.map(|body| PinnedBody::new(body, pins, in_flight, leftover)))
         }
     }

@@ -127,6 +127,8 @@ fn streams_beyond_the_bound_wait_and_are_served() {
     let server = Server::with_limits(Limits { streams_max: 4, ..Limits::default() });
     in_tokio(async {
         let client = connect(&server).await;
+        // With the first answer the client knows the bound.
+        assert_eq!(get(&client, "/bytes/1").await.unwrap().len(), 1);
         let tasks: Vec<_> = (0..20)
             .map(|_| {
                 let client = client.clone();
