@@ -28,7 +28,9 @@ use crate::index::{Index, Location, NewObject, ObjectId, flag};
 use crate::metrics::CacheMetrics;
 use crate::policy::{ImportancePolicy, Policy};
 use crate::ram::Ram;
-use crate::store::{Action, Job, Placement, Purpose, Store, SyncFor, WRITES_MAX, What};
+use crate::store::{
+    Action, Job, Mark, Placement, Purpose, Queue, Store, SyncFor, WRITES_MAX, What,
+};
 use crate::upload::{Recovered, UploadId, UploadState};
 use crate::wait::{Waiter, abandoned};
 
@@ -46,6 +48,10 @@ const PROMOTIONS_PER_TOUCH_MAX: u32 = 64;
 const UPLOAD_ATTEMPTS_MAX: u32 = 3;
 /// Stripes that a tombstone tries one after the other.
 const MARK_ATTEMPTS_MAX: u32 = 3;
+/// Blocks of a record without payload.
+const MARK_BLOCKS: u32 = 1;
+/// Seals and tombstones that may wait to be written.
+const MARKS_MAX: u32 = 1 << 16;
 
 /// Time since some fixed point, as an argument: a simulation has its own.
 pub(crate) trait Time {
@@ -103,6 +109,8 @@ pub(crate) struct Engine {
     /// Uploads that the scan found and that nobody has adopted yet.
     pub(crate) recovered: HashMap<UploadId, Recovered>,
     pub(crate) hosted: u64,
+    /// Reclaims that were started.
+    pub(crate) reclaims: u64,
     /// Tombstones and seals that are queued or being written, and who waits for them.
     marks: u32,
     flush_waiters: Vec<Rc<Waiter<()>>>,
@@ -140,6 +148,7 @@ impl Engine {
             objects_of_uploads: HashMap::new(),
             recovered: HashMap::new(),
             hosted: 0,
+            reclaims: 0,
             marks: 0,
             flush_waiters: Vec::new(),
             flush_syncs: 0,
@@ -229,16 +238,18 @@ impl Engine {
                 self.read_done((object, life, chunk), location, slot, result.is_ok());
             }
             (
-                Action::WriteRecord { what, location, blocks, .. },
+                Action::WriteRecord { purpose, what, location, blocks },
                 Operation::Write { frozen, .. },
-            ) => self.write_done(what, location, blocks, frozen, result),
+            ) => self.write_done(Job { frozen, purpose, what }, location, blocks, result),
             (Action::OpenSegment { segment }, _) => self.open_done(stripe, segment, result.is_ok()),
             (Action::EndSegment { segment }, _) => {
                 if let Some(store) = &mut self.store {
                     store.stripes[stripe as usize].segments[segment as usize].writers -= 1;
                 }
             }
-            (Action::EraseSegment { segment }, _) => self.erased(stripe, segment),
+            (Action::EraseSegment { segment }, _) => {
+                self.erased(stripe, segment, result.is_ok());
+            }
             (Action::ReclaimHeader { location }, Operation::Read { slot, .. }) => {
                 self.reclaim_header(location, slot, result.is_ok());
             }
@@ -287,7 +298,8 @@ impl Engine {
         if target.writable() || !target.queued() {
             return;
         }
-        let jobs: Vec<Job> = std::mem::take(&mut target.urgent)
+        let marks = std::mem::take(&mut target.marks);
+        let jobs: Vec<Job> = std::mem::take(&mut target.moves)
             .into_iter()
             .chain(std::mem::take(&mut target.uploads))
             .chain(std::mem::take(&mut target.cache))
@@ -295,6 +307,9 @@ impl Engine {
         target.reclaim = None;
         for job in jobs {
             self.misplaced(stripe, job, None);
+        }
+        for Mark { record, what } in marks {
+            self.mark_misplaced(stripe, record, what);
         }
     }
 
@@ -315,6 +330,13 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn is_out(&self, stripe: u16) -> bool {
+        self.store.as_ref().is_none_or(|store| {
+            let stripe = &store.stripes[stripe as usize];
+            stripe.out || stripe.errors >= store.errors_max
+        })
     }
 
     // ---- slots
@@ -490,11 +512,18 @@ impl Engine {
         let segment = store.segment_mut(location);
         segment.readers -= 1;
         let sequence = segment.sequence;
-        let current = self.index.alive(object, life)
-            && self.index.entry(object, chunk).location() == Some(location);
-        if !current {
-            // Forgotten, replaced or moved meanwhile: these bytes answer nobody.
-            return self.answer_read(key, Ok(None));
+        let now = if self.index.alive(object, life) {
+            self.index.entry(object, chunk).location()
+        } else {
+            None
+        };
+        if now != Some(location) {
+            // Moved meanwhile: read it where it is now. Forgotten or replaced: these bytes answer
+            // nobody.
+            return match now {
+                Some(_) => self.ready.push_back((key, slot)),
+                None => self.answer_read(key, Ok(None)),
+            };
         }
         let record = ok.then(|| record::parse_whole(slot.bytes(), seed, sequence).ok()).flatten();
         let expected = self.index.chunk_len(object, chunk);
@@ -504,17 +533,15 @@ impl Engine {
                 && self.belongs(object, &record.owner)
         });
         let Some(record) = record else {
+            // What was uploaded here is never given up: the next read may fare better.
+            let hosted = self.upload_ids.contains_key(&object);
             if ok {
-                let hosted = self.index.has(object, flag::HOSTED | flag::UPLOAD);
-                tracing::error!(?location, hosted, "a record on disk is damaged: dropped");
-                if hosted {
-                    self.metrics.damaged_hosted.inc();
-                } else {
-                    self.metrics.damaged_cached.inc();
-                }
+                self.count_damage(location, hosted);
             }
-            self.metrics.evicted_damaged.inc();
-            self.drop_location(object, chunk);
+            if !hosted {
+                self.metrics.evicted_damaged.inc();
+                self.drop_location(object, chunk);
+            }
             return self.answer_read(key, Ok(None));
         };
         let frozen = slot.freeze(record.payload_bytes as usize);
@@ -525,6 +552,15 @@ impl Engine {
         };
         let verified = self.index.entry(object, chunk).verified();
         self.answer_read(key, Ok(Some(Chunk { bytes, tier: Tier::Ssd, verified })));
+    }
+
+    pub(crate) fn count_damage(&self, location: Location, hosted: bool) {
+        tracing::error!(?location, hosted, "a record on disk is damaged");
+        if hosted {
+            self.metrics.damaged_hosted.inc();
+        } else {
+            self.metrics.damaged_cached.inc();
+        }
     }
 
     fn belongs(&self, object: ObjectId, owner: &Owner) -> bool {
@@ -793,32 +829,37 @@ impl Engine {
             media_type: self.index.media_type(object).to_string(),
             payload_hash: 0,
         };
-        self.enqueue_mark(&record, &digest, What::Seal { object, life });
+        self.enqueue_mark(record, &digest, What::Seal { object, life });
     }
 
     /// Queues a seal or a tombstone on the stripe of the object's first extent.
-    fn enqueue_mark(&mut self, record: &Record, digest: &Digest, what: What) {
-        let stripe = self.stripe_of(digest, 0);
-        let slot = self.ram.system_slot(0);
-        let (Some(stripe), Some(slot), Some(store)) = (stripe, slot, &mut self.store) else {
-            // Without a seal the object is unverified after a restart, and hashed again.
-            if matches!(what, What::Tombstone { .. }) {
-                self.metrics.lost_tombstones.inc();
-                tracing::error!(%digest, "a tombstone could not be written");
-            }
-            return;
-        };
-        let mut frozen = slot.freeze(0);
-        let record =
-            Record { payload_hash: record::payload_hash(store.seed, &[]), ..record.clone() };
-        record.write(frozen.header_mut());
-        frozen.clear_padding();
+    fn enqueue_mark(&mut self, record: Record, digest: &Digest, what: What) {
         self.marks += 1;
-        store.stripes[stripe as usize].urgent.push_back(Job {
-            frozen,
-            purpose: Purpose::Mark,
-            what,
-        });
+        let stripe = self.stripe_of(digest, 0);
+        match (stripe, &mut self.store) {
+            (Some(stripe), Some(store)) if self.marks <= MARKS_MAX => {
+                store.stripes[stripe as usize].marks.push_back(Mark { record, what });
+            }
+            // Without a seal the object is unverified after a restart, and hashed again.
+            _ => self.mark_lost(what),
+        }
+    }
+
+    fn lost_tombstone(&self) {
+        self.metrics.lost_tombstones.inc();
+        tracing::error!("a tombstone could not be written: a purge may be undone by a restart");
+    }
+
+    /// A mark cannot be written anywhere.
+    fn mark_lost(&mut self, what: What) {
+        match what {
+            What::Seal { object, life } if self.index.alive(object, life) => {
+                self.index.set(object, flag::SEALED, false);
+            }
+            What::Tombstone { .. } => self.lost_tombstone(),
+            _ => {}
+        }
+        self.marks -= 1;
     }
 
     // ---- forgetting
@@ -855,7 +896,7 @@ impl Engine {
             media_type: String::new(),
             payload_hash: 0,
         };
-        self.enqueue_mark(&record, digest, What::Tombstone { attempts: 0 });
+        self.enqueue_mark(record, digest, What::Tombstone { attempts: 0 });
     }
 
     /// Lets go of everything an object has, and of the object.
@@ -950,51 +991,89 @@ impl Engine {
         if store.writes >= WRITES_MAX {
             return false;
         }
-        for queue in 0..3 {
-            let target = &mut store.stripes[stripe as usize];
-            let waiting = match queue {
-                0 => &mut target.urgent,
-                1 => &mut target.uploads,
-                _ => &mut target.cache,
-            };
-            let Some(job) = waiting.front() else { continue };
-            let (purpose, blocks) = (job.purpose, job.blocks());
-            let placement = store.place(stripe, purpose, blocks);
-            match placement {
-                Placement::Wait => {}
-                Placement::Open(segment) => {
-                    if self.open_segment(stripe, segment, purpose) {
-                        return true;
-                    }
-                    let Some(store) = &mut self.store else { return false };
-                    store.stripes[stripe as usize].free.push_front(segment);
-                    return false;
-                }
-                Placement::At(location) => {
-                    let target = &mut store.stripes[stripe as usize];
-                    let waiting = match queue {
-                        0 => &mut target.urgent,
-                        1 => &mut target.uploads,
-                        _ => &mut target.cache,
-                    };
-                    let job = waiting.pop_front().expect("it was just looked at");
-                    self.write_record(job, location, blocks);
-                    return true;
-                }
-                Placement::Full => {
-                    let target = &mut store.stripes[stripe as usize];
-                    let waiting = match queue {
-                        0 => &mut target.urgent,
-                        1 => &mut target.uploads,
-                        _ => &mut target.cache,
-                    };
-                    let job = waiting.pop_front().expect("it was just looked at");
-                    self.misplaced(stripe, job, None);
-                    return true;
-                }
+        let target = &store.stripes[stripe as usize];
+        let queued = [
+            (Queue::Moves, !target.moves.is_empty()),
+            (Queue::Uploads, !target.uploads.is_empty()),
+            (Queue::Cache, !target.cache.is_empty()),
+        ];
+        let marks = !target.marks.is_empty();
+        for (queue, waiting) in queued {
+            if waiting && self.write_from(stripe, queue) {
+                return true;
+            }
+            if queue == Queue::Moves && marks && self.write_mark(stripe) {
+                return true;
             }
         }
         false
+    }
+
+    fn write_from(&mut self, stripe: u16, queue: Queue) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        let Some(job) = store.stripes[stripe as usize].queue(queue).front() else { return false };
+        let (purpose, blocks, wanted) = (job.purpose, job.blocks(), is_wanted(&self.index, job));
+        let placement = if wanted {
+            store.place(stripe, purpose, blocks)
+        } else {
+            // A record of what was forgotten must not come into a segment that is younger than its
+            // tombstone: that may be dropped once all older segments are gone.
+            Placement::Full
+        };
+        match placement {
+            Placement::Wait => false,
+            Placement::Open(segment) => self.open_segment(stripe, segment, purpose),
+            Placement::At(_) | Placement::Full => {
+                let job = store.stripes[stripe as usize].queue(queue).pop_front();
+                let job = job.expect("it was just looked at");
+                match placement {
+                    Placement::At(location) => self.write_record(job, location, blocks),
+                    _ => self.misplaced(stripe, job, None),
+                }
+                true
+            }
+        }
+    }
+
+    fn write_mark(&mut self, stripe: u16) -> bool {
+        let Some(slot) = self.ram.system_slot(0) else { return false };
+        let Some(store) = &mut self.store else { return false };
+        match store.place(stripe, Purpose::Mark, MARK_BLOCKS) {
+            Placement::Wait => false,
+            Placement::Open(segment) => self.open_segment(stripe, segment, Purpose::Mark),
+            Placement::Full => {
+                let mark = store.stripes[stripe as usize].marks.pop_front();
+                if let Some(Mark { record, what }) = mark {
+                    self.mark_misplaced(stripe, record, what);
+                }
+                true
+            }
+            Placement::At(location) => {
+                let mark = store.stripes[stripe as usize].marks.pop_front();
+                let Mark { mut record, what } = mark.expect("it was just looked at");
+                record.payload_hash = record::payload_hash(store.seed, &[]);
+                let mut frozen = slot.freeze(0);
+                record.write(frozen.header_mut());
+                frozen.clear_padding();
+                let job = Job { frozen, purpose: Purpose::Mark, what };
+                self.write_record(job, location, MARK_BLOCKS);
+                true
+            }
+        }
+    }
+
+    /// A mark that found no place on its stripe (or could not be written there).
+    fn mark_misplaced(&mut self, stripe: u16, record: Record, what: What) {
+        let elsewhere = self.store.as_ref().and_then(|store| store.stripe_after(stripe));
+        match (what, elsewhere, &mut self.store) {
+            (What::Tombstone { attempts }, Some(next), Some(store))
+                if attempts < MARK_ATTEMPTS_MAX =>
+            {
+                let what = What::Tombstone { attempts: attempts + 1 };
+                store.stripes[next as usize].marks.push_back(Mark { record, what });
+            }
+            _ => self.mark_lost(what),
+        }
     }
 
     fn write_record(&mut self, job: Job, location: Location, blocks: u32) {
@@ -1016,9 +1095,13 @@ impl Engine {
     /// Starts a segment: its header is written before any record. `false`: no slot for the header.
     fn open_segment(&mut self, stripe: u16, index: u32, purpose: Purpose) -> bool {
         let content = purpose.content();
-        let Some(mut slot) = self.ram.system_slot(0) else { return false };
+        let slot = self.ram.system_slot(0);
         let sequence = self.next_sequence();
         let Some(store) = &mut self.store else { return false };
+        let Some(mut slot) = slot else {
+            store.stripes[stripe as usize].free.push_front(index);
+            return false;
+        };
         let end = store.close(stripe, content);
         let header = SegmentHeader { stripe, index, sequence, content };
         slot.bytes_mut().fill(0);
@@ -1101,7 +1184,8 @@ impl Engine {
     /// A record that found no place on its stripe (or could not be written there).
     fn misplaced(&mut self, stripe: u16, job: Job, error: Option<io::ErrorKind>) {
         let elsewhere = self.store.as_ref().and_then(|store| store.stripe_after(stripe));
-        let Job { frozen, purpose, what } = job;
+        let newer = self.next_sequence();
+        let Job { mut frozen, purpose, what } = job;
         match what {
             What::Chunk { object, life, chunk, birth } => {
                 if error.is_none() {
@@ -1128,6 +1212,8 @@ impl Engine {
                         let what =
                             What::Upload { object, life, chunk, birth, attempts: attempts + 1 };
                         self.upload_moved(object, next);
+                        // What was written in vain may be on the disk in part: this one counts.
+                        record::renew(frozen.header_mut(), newer);
                         if let Some(store) = &mut self.store {
                             store.stripes[next as usize].uploads.push_back(Job {
                                 frozen,
@@ -1146,44 +1232,20 @@ impl Engine {
                     }
                 }
             }
-            What::Tombstone { attempts } => match elsewhere {
-                Some(next) if attempts < MARK_ATTEMPTS_MAX => {
-                    let what = What::Tombstone { attempts: attempts + 1 };
-                    if let Some(store) = &mut self.store {
-                        store.stripes[next as usize].urgent.push_back(Job {
-                            frozen,
-                            purpose,
-                            what,
-                        });
-                    }
-                }
-                _ => {
-                    self.metrics.lost_tombstones.inc();
-                    tracing::error!("a tombstone could not be written to any stripe");
-                    self.mark_done();
-                }
-            },
-            What::Seal { object, life } => {
-                if self.index.alive(object, life) {
-                    self.index.set(object, flag::SEALED, false);
-                }
-                self.mark_done();
+            What::Tombstone { .. } | What::Seal { .. } => {
+                unreachable!("marks wait without a slot")
             }
             What::MoveChunk { from, .. } => self.reclaim_moved(from, None, 0),
             What::MoveMark { from, attempts } => match elsewhere {
                 Some(next) if attempts < MARK_ATTEMPTS_MAX => {
+                    // Still as a move, which never waits for a reclaim: two might wait for each other.
                     let what = What::MoveMark { from, attempts: attempts + 1 };
-                    let purpose = Purpose::Mark;
                     if let Some(store) = &mut self.store {
-                        store.stripes[next as usize].urgent.push_back(Job {
-                            frozen,
-                            purpose,
-                            what,
-                        });
+                        store.stripes[next as usize].moves.push_back(Job { frozen, purpose, what });
                     }
                 }
                 _ => {
-                    self.metrics.lost_tombstones.inc();
+                    self.lost_tombstone();
                     self.reclaim_moved(from, None, 0);
                 }
             },
@@ -1195,24 +1257,20 @@ impl Engine {
         UPLOAD_ATTEMPTS_MAX.max(stripes)
     }
 
-    fn write_done(
-        &mut self,
-        what: What,
-        location: Location,
-        blocks: u32,
-        frozen: crate::arena::Frozen,
-        result: io::Result<()>,
-    ) {
+    fn write_done(&mut self, job: Job, location: Location, blocks: u32, result: io::Result<()>) {
+        let Job { frozen, purpose, what } = job;
         let Some(store) = &mut self.store else { return };
         let segment = store.segment_mut(location);
         segment.writers -= 1;
         segment.written_blocks += u64::from(blocks);
         if let Err(error) = result {
-            let purpose = match what {
-                What::Chunk { .. } => Purpose::Cache,
-                What::Upload { .. } => Purpose::Upload,
-                _ => Purpose::Mark,
-            };
+            let sequence = segment.sequence;
+            if matches!(what, What::Tombstone { .. } | What::Seal { .. }) {
+                return match record::parse(frozen.header(), store.seed, sequence) {
+                    Ok(record) => self.mark_misplaced(location.stripe, record, what),
+                    Err(_) => self.mark_lost(what),
+                };
+            }
             let job = Job { frozen, purpose, what };
             return self.misplaced(location.stripe, job, Some(error.kind()));
         }
@@ -1246,11 +1304,11 @@ impl Engine {
             }
             What::Seal { .. } => {
                 segment_marks(self.store.as_mut(), location);
-                self.mark_done();
+                self.marks -= 1;
             }
             What::Tombstone { .. } => {
                 segment_marks(self.store.as_mut(), location);
-                self.mark_done();
+                self.marks -= 1;
             }
             What::MoveChunk { from, object, life, chunk } => {
                 let current = self.index.alive(object, life)
@@ -1291,10 +1349,6 @@ impl Engine {
 
     // ---- flushing
 
-    fn mark_done(&mut self) {
-        self.marks -= 1;
-    }
-
     /// A waiter for everything that is queued now of seals and tombstones; `None`: nothing to wait for.
     pub(crate) fn flush(&mut self) -> Option<Rc<Waiter<()>>> {
         self.store.as_ref()?;
@@ -1328,6 +1382,7 @@ impl Engine {
             // All who asked until now share one flush.
             target.sync_now = std::mem::take(&mut target.sync_next);
             target.syncing = true;
+            store.flush_starts(stripe as u16);
             store.submit(stripe as u16, Action::Sync, Operation::Sync);
             moved = true;
         }
@@ -1344,7 +1399,9 @@ impl Engine {
         let Some(store) = &mut self.store else { return };
         let target = &mut store.stripes[stripe as usize];
         target.syncing = false;
-        for waiting in std::mem::take(&mut target.sync_now) {
+        let waiting = std::mem::take(&mut target.sync_now);
+        store.flush_ended(stripe, result.is_ok());
+        for waiting in waiting {
             match waiting {
                 SyncFor::Upload(object, life) => {
                     if self.index.alive(object, life) {
@@ -1357,7 +1414,15 @@ impl Engine {
                         }
                     }
                 }
-                SyncFor::Reclaim(owner) => self.reclaim_synced(owner, stripe, result.is_ok()),
+                SyncFor::Reclaim { stripe: owner, serial } => {
+                    self.reclaim_synced(owner, serial, stripe, result.is_ok());
+                }
+                // Tried again until it works or the stripe is out.
+                SyncFor::Flush if result.is_err() && !self.is_out(stripe) => {
+                    if let Some(store) = &mut self.store {
+                        store.stripes[stripe as usize].sync_next.push(SyncFor::Flush);
+                    }
+                }
                 SyncFor::Flush => {
                     self.flush_syncs -= 1;
                     if self.flush_syncs == 0 {
@@ -1366,6 +1431,19 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// Whether what a record belongs to is still there, unchanged.
+fn is_wanted(index: &Index, job: &Job) -> bool {
+    match job.what {
+        What::Chunk { object, life, .. } | What::Upload { object, life, .. } => {
+            index.alive(object, life)
+        }
+        What::MoveChunk { from, object, life, chunk } => {
+            index.alive(object, life) && index.entry(object, chunk).location() == Some(from)
+        }
+        What::Seal { .. } | What::Tombstone { .. } | What::MoveMark { .. } => true,
     }
 }
 

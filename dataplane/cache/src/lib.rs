@@ -24,6 +24,8 @@ mod index;
 mod policy;
 mod ram;
 mod reclaim;
+#[cfg(test)]
+mod simulation;
 mod store;
 mod upload;
 mod wait;

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::arena::{BLOCK_BYTES, HEADER_BYTES, SlotMut};
+use crate::arena::{BLOCK_BYTES, SlotMut};
 use crate::disk::Operation;
 use crate::disk::record::{self, Kind, Owner, Record};
 use crate::disk::segment::{SegmentState, Use};
@@ -53,7 +53,9 @@ enum Phase {
 }
 
 /// One segment that is being emptied.
+#[derive(Debug)]
 pub(crate) struct Reclaim {
+    serial: u64,
     segment: u32,
     content: Use,
     phase: Phase,
@@ -94,15 +96,19 @@ impl Engine {
     }
 
     fn start_reclaim(&mut self, stripe: u16) -> bool {
+        let serial = self.reclaims;
         let Some(store) = &mut self.store else { return false };
-        let target = &mut store.stripes[stripe as usize];
+        let target = &store.stripes[stripe as usize];
         if target.reclaim.is_some() || !target.writable() {
             return false;
         }
-        let compact = if target.free.is_empty() { None } else { target.candidate(Use::Uploads) };
-        let candidate = match compact {
+        let pressed = target.free.len() < FREE_TARGET;
+        let oldest = if pressed { store.oldest() } else { 0 };
+        let layout = store.layout;
+        let target = &mut store.stripes[stripe as usize];
+        let candidate = match target.candidate(Use::Uploads, oldest, layout) {
             Some(segment) => Some(segment),
-            None if target.free.len() < FREE_TARGET => target.candidate(Use::Cache),
+            None if pressed => target.candidate(Use::Cache, oldest, layout),
             None => None,
         };
         let Some(index) = candidate else { return false };
@@ -113,7 +119,9 @@ impl Engine {
         let empty = segment.live_records == 0 && (content == Use::Uploads || segment.marks == 0);
         let headers =
             if empty { VecDeque::new() } else { segment.records.iter().copied().collect() };
+        self.reclaims += 1;
         target.reclaim = Some(Reclaim {
+            serial,
             segment: index,
             content,
             phase: Phase::Headers,
@@ -179,8 +187,9 @@ impl Engine {
                     return false;
                 }
                 let Some(candidate) = reclaim.moves.front().copied() else { return false };
-                let payload_bytes = candidate.bytes as usize - HEADER_BYTES;
-                let Some(slot) = self.ram.system_slot(payload_bytes) else { return false };
+                // Always a big slot: small ones are for what never waits for another operation.
+                let chunk_bytes = self.config.geometry.chunk_bytes as usize;
+                let Some(slot) = self.ram.system_slot(chunk_bytes) else { return false };
                 reclaim.moves.pop_front();
                 reclaim.outstanding += 1;
                 reclaim.moving.push(candidate);
@@ -222,10 +231,14 @@ impl Engine {
         true
     }
 
-    pub(crate) fn erased(&mut self, stripe: u16, segment: u32) {
-        if let Some(store) = &mut self.store {
-            store.stripes[stripe as usize].reclaim = None;
-            store.release(stripe, segment);
+    pub(crate) fn erased(&mut self, stripe: u16, index: u32, ok: bool) {
+        let Some(store) = &mut self.store else { return };
+        let target = &mut store.stripes[stripe as usize];
+        target.reclaim = None;
+        if ok {
+            store.release(stripe, index);
+        } else {
+            target.segments[index as usize].state = SegmentState::Bad;
         }
     }
 
@@ -346,14 +359,11 @@ impl Engine {
         };
         let record = ok.then(|| record::parse_whole(slot.bytes(), seed, sequence).ok()).flatten();
         let Some(record) = record else {
+            let hosted = content == Use::Uploads;
             if ok {
-                let hosted = content == Use::Uploads;
-                tracing::error!(?location, hosted, "a record on disk is damaged: dropped");
-                if hosted {
-                    self.metrics.damaged_hosted.inc();
-                } else {
-                    self.metrics.damaged_cached.inc();
-                }
+                self.count_damage(location, hosted);
+            }
+            if !hosted {
                 self.drop_candidate(&candidate);
             }
             return self.reclaim_moved(location, None, 0);
@@ -369,7 +379,7 @@ impl Engine {
             Use::Cache => Purpose::CacheMove,
             Use::Uploads => Purpose::UploadMove,
         };
-        store.stripes[location.stripe as usize].urgent.push_back(Job { frozen, purpose, what });
+        store.stripes[location.stripe as usize].moves.push_back(Job { frozen, purpose, what });
     }
 
     /// A record was moved (`to` is where), or could not be.
@@ -399,10 +409,10 @@ impl Engine {
             return;
         }
         reclaim.phase = if reclaim.touched == 0 { Phase::Draining } else { Phase::Syncing };
-        let touched = reclaim.touched;
+        let (touched, serial) = (reclaim.touched, reclaim.serial);
         for (other, target) in store.stripes.iter_mut().enumerate() {
             if touched & (1 << other) != 0 {
-                target.sync_next.push(SyncFor::Reclaim(stripe));
+                target.sync_next.push(SyncFor::Reclaim { stripe, serial });
             }
         }
         let layout = store.layout;
@@ -416,15 +426,19 @@ impl Engine {
     }
 
     /// What was moved to `flushed` is durable (or could not be made so).
-    pub(crate) fn reclaim_synced(&mut self, stripe: u16, flushed: u16, ok: bool) {
+    pub(crate) fn reclaim_synced(&mut self, stripe: u16, serial: u64, flushed: u16, ok: bool) {
         let Some(store) = &mut self.store else { return };
         let target = &mut store.stripes[stripe as usize];
         let Some(reclaim) = &mut target.reclaim else { return };
+        if reclaim.serial != serial || reclaim.phase != Phase::Syncing {
+            return;
+        }
         if !ok {
-            // Without the flush the old copies are all there is to rely on.
+            // Without the flush the old copies are all there is to rely on, although nothing
+            // points at them any more: left alone until the next start has looked at both.
             let segment = &mut target.segments[reclaim.segment as usize];
             segment.state = SegmentState::Closed;
-            segment.stuck = true;
+            segment.unreadable = true;
             target.reclaim = None;
             return;
         }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::arena::{BLOCK_BYTES, Frozen};
 use crate::config::{Geometry, SsdConfig};
+use crate::disk::record::Record;
 use crate::disk::segment::{Layout, Segment, SegmentState, Use, byte_of};
 use crate::disk::stripe::SEGMENTS_MIN;
 use crate::disk::{Completion, Disk, Operation, Request};
@@ -73,6 +74,20 @@ pub(crate) struct Job {
     pub(crate) what: What,
 }
 
+/// A seal or tombstone that is to be written.
+pub(crate) struct Mark {
+    pub(crate) record: Record,
+    pub(crate) what: What,
+}
+
+/// The queues of a stripe whose records have their slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Moves,
+    Uploads,
+    Cache,
+}
+
 impl Job {
     pub(crate) fn blocks(&self) -> u32 {
         (self.frozen.record_len() / BLOCK_BYTES) as u32
@@ -83,8 +98,11 @@ impl Job {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SyncFor {
     Upload(ObjectId, u32),
-    /// Of the reclaim on this stripe.
-    Reclaim(u16),
+    /// Of one reclaim on this stripe, which may have been given up meanwhile.
+    Reclaim {
+        stripe: u16,
+        serial: u64,
+    },
     Flush,
 }
 
@@ -108,8 +126,11 @@ pub(crate) struct Stripe {
     pub(crate) open: [Option<u32>; 2],
     pub(crate) upload_segments: u32,
     pub(crate) upload_segments_max: u32,
-    /// Waiting records: marks and moves, uploads, cached chunks.
-    pub(crate) urgent: VecDeque<Job>,
+    /// Waiting records, the most urgent first: what reclaim moves, marks, uploads, cached chunks.
+    /// Marks take a slot only when they are written, so that waiting ones never hold the slots that
+    /// opening and erasing segments needs.
+    pub(crate) moves: VecDeque<Job>,
+    pub(crate) marks: VecDeque<Mark>,
     pub(crate) uploads: VecDeque<Job>,
     pub(crate) cache: VecDeque<Job>,
     pub(crate) errors: u32,
@@ -132,7 +153,8 @@ impl Stripe {
             open: [None; 2],
             upload_segments: 0,
             upload_segments_max: wanted.clamp(1, segments - (SEGMENTS_MIN - 3)),
-            urgent: VecDeque::new(),
+            moves: VecDeque::new(),
+            marks: VecDeque::new(),
             uploads: VecDeque::new(),
             cache: VecDeque::new(),
             errors: 0,
@@ -149,13 +171,27 @@ impl Stripe {
         !self.out && !self.read_only
     }
 
+    /// A queue of waiting records that have their slots.
+    pub(crate) fn queue(&mut self, queue: Queue) -> &mut VecDeque<Job> {
+        match queue {
+            Queue::Moves => &mut self.moves,
+            Queue::Uploads => &mut self.uploads,
+            Queue::Cache => &mut self.cache,
+        }
+    }
+
     pub(crate) fn queued(&self) -> bool {
-        !(self.urgent.is_empty() && self.uploads.is_empty() && self.cache.is_empty())
+        !(self.moves.is_empty()
+            && self.marks.is_empty()
+            && self.uploads.is_empty()
+            && self.cache.is_empty())
     }
 
     /// Whether something may become free: a reclaim runs, or a segment could be reclaimed.
-    pub(crate) fn can_reclaim(&self, content: Use) -> bool {
-        self.reclaim.is_some() || self.candidate(content).is_some() || self.settling(content)
+    pub(crate) fn can_reclaim(&self, content: Use, oldest: u64, layout: Layout) -> bool {
+        self.reclaim.is_some()
+            || self.candidate(content, oldest, layout).is_some()
+            || self.settling(content)
     }
 
     /// A segment that was closed but has operations in flight.
@@ -167,21 +203,38 @@ impl Stripe {
         })
     }
 
+    /// Bytes that the open upload segment still takes.
+    fn open_room(&self, layout: Layout) -> u64 {
+        self.open[Use::Uploads as usize].map_or(0, |index| {
+            let blocks = layout.end(index).saturating_sub(self.segments[index as usize].cursor);
+            u64::from(blocks) * BLOCK_BYTES as u64
+        })
+    }
+
     /// The segment to empty next: of cached content the one of the lowest score, of uploads one
-    /// that is more than half garbage.
-    pub(crate) fn candidate(&self, content: Use) -> Option<u32> {
+    /// that is more than half garbage. `oldest`: the oldest life of a cache segment in the store.
+    pub(crate) fn candidate(&self, content: Use, oldest: u64, layout: Layout) -> Option<u32> {
         let closed = self.segments.iter().enumerate().filter(|(_, segment)| {
             segment.state == SegmentState::Closed
                 && segment.writers == 0
                 && segment.content == content
                 && !segment.stuck
+                && !segment.unreadable
         });
         match content {
             Use::Cache => closed
+                // A segment full of marks gains nothing while they are needed, which they are not
+                // any more when everything else is younger.
+                .filter(|(_, segment)| {
+                    segment.marks * 2 < layout.segment_blocks() || segment.sequence <= oldest
+                })
                 .min_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))
                 .map(|(index, _)| index as u32),
             Use::Uploads => closed
                 .filter(|(_, segment)| segment.live_bytes * 2 < segment.used_bytes())
+                .filter(|(_, segment)| {
+                    !self.free.is_empty() || segment.live_bytes <= self.open_room(layout)
+                })
                 .min_by_key(|(_, segment)| segment.live_bytes)
                 .map(|(index, _)| index as u32),
         }
@@ -331,6 +384,16 @@ impl Store {
         }
     }
 
+    /// The oldest life of a cache segment that is, or may come back, on the disks.
+    pub(crate) fn oldest(&self) -> u64 {
+        let lives = self.stripes.iter().flat_map(|stripe| &stripe.segments).flat_map(|segment| {
+            let cached = segment.content == Use::Cache && segment.sequence != 0;
+            let stale = segment.stale != 0;
+            [cached.then_some(segment.sequence), stale.then_some(segment.stale)]
+        });
+        lives.flatten().min().unwrap_or(u64::MAX)
+    }
+
     /// Finds a place for a record on a stripe, and takes it.
     pub(crate) fn place(&mut self, stripe: u16, purpose: Purpose, blocks: u32) -> Placement {
         let layout = self.layout;
@@ -358,14 +421,17 @@ impl Store {
             return Placement::Open(index);
         }
         let moving = matches!(purpose, Purpose::CacheMove | Purpose::UploadMove);
+        let oldest = self.oldest();
+        let target = &self.stripes[stripe as usize];
         let hope = if moving {
             // The reclaim that moves it is the only one there is: waiting for it would not end.
             false
         } else if limited {
             target.reclaim.as_ref().is_some_and(|reclaim| reclaim.content() == Use::Uploads)
-                || target.candidate(Use::Uploads).is_some()
+                || target.candidate(Use::Uploads, oldest, layout).is_some()
         } else {
-            target.can_reclaim(Use::Cache) || target.candidate(Use::Uploads).is_some()
+            target.can_reclaim(Use::Cache, oldest, layout)
+                || target.candidate(Use::Uploads, oldest, layout).is_some()
         };
         if hope { Placement::Wait } else { Placement::Full }
     }
@@ -398,21 +464,47 @@ impl Store {
         if segment.content == Use::Uploads {
             target.upload_segments -= 1;
         }
-        let sequence = segment.sequence;
-        // Until a flush, a power cut may bring the former header back: remember how old it is.
-        *segment = Segment { sequence, ..Segment::free() };
+        let stale = match segment.stale {
+            0 => segment.sequence,
+            stale => stale.min(segment.sequence),
+        };
+        *segment = Segment { stale, ..Segment::free() };
         target.free.push_back(index);
+        // There is more room now: what could not be moved before may be tried again.
+        for segment in &mut target.segments {
+            segment.stuck = false;
+        }
     }
 
-    /// Whether a record with this sequence may still be on the disk outside of one segment: a
-    /// tombstone is needed as long as it may.
+    /// A flush is submitted now: what was erased or overwritten until now cannot come back after it.
+    pub(crate) fn flush_starts(&mut self, stripe: u16) {
+        for segment in &mut self.stripes[stripe as usize].segments {
+            segment.clearing = segment.stale != 0
+                && matches!(
+                    segment.state,
+                    SegmentState::Free | SegmentState::Open | SegmentState::Closed
+                );
+        }
+    }
+
+    /// The flush has ended.
+    pub(crate) fn flush_ended(&mut self, stripe: u16, ok: bool) {
+        for segment in &mut self.stripes[stripe as usize].segments {
+            if std::mem::take(&mut segment.clearing) && ok {
+                segment.stale = 0;
+            }
+        }
+    }
+
+    /// Whether a record with a lower sequence may still be on the disk outside of one segment (or
+    /// come back by a power cut): a tombstone is needed as long as it may.
     pub(crate) fn older_than(&self, sequence: u64, except: (u16, u32)) -> bool {
+        let older = |life: u64| life != 0 && life < sequence;
         self.stripes.iter().enumerate().any(|(stripe, target)| {
             target.segments.iter().enumerate().any(|(index, segment)| {
-                (stripe as u16, index as u32) != except
-                    && !(segment.content == Use::Uploads && segment.state != SegmentState::Free)
-                    && segment.sequence != 0
-                    && segment.sequence < sequence
+                let cached = segment.content == Use::Cache;
+                let other = (stripe as u16, index as u32) != except;
+                older(segment.stale) || (other && cached && older(segment.sequence))
             })
         })
     }

@@ -243,11 +243,15 @@ impl Engine {
         if store.stripes.iter().all(|stripe| !stripe.writable()) {
             return Err(CacheError::NoDisk);
         }
+        let oldest = store.oldest();
         let room = store.stripes.iter().any(|stripe| {
             let may_grow = stripe.upload_segments < stripe.upload_segments_max
-                && (stripe.free.len() > 1 || stripe.can_reclaim(Use::Cache));
+                && (stripe.free.len() > 1 || stripe.can_reclaim(Use::Cache, oldest, store.layout));
             let has_open = stripe.open[Use::Uploads as usize].is_some();
-            stripe.writable() && (may_grow || has_open || stripe.candidate(Use::Uploads).is_some())
+            stripe.writable()
+                && (may_grow
+                    || has_open
+                    || stripe.candidate(Use::Uploads, oldest, store.layout).is_some())
         });
         if !room {
             self.metrics.refused_store_full.inc();
@@ -407,9 +411,11 @@ impl Engine {
             self.objects_of_uploads.insert(id, object);
             return self.host(object, digest, 0, media_type);
         }
-        let Some(recovered) = self.recovered.get(&id) else {
+        let Some(recovered) = self.recovered.get_mut(&id) else {
             return Err(CacheError::UploadMissing(id));
         };
+        // Whatever is left of something with a name is kept: the next start may read more of it.
+        recovered.named = true;
         let (object, found) = (recovered.object, recovered.size);
         let damaged = |detail: String| Err(CacheError::UploadDamaged { id, detail });
         let expected = size.div_ceil(self.config.geometry.chunk_bytes) as u32;
@@ -429,8 +435,12 @@ impl Engine {
     }
 
     pub(crate) fn drop_unadopted(&mut self) {
-        let mut left: Vec<ObjectId> =
-            self.recovered.drain().map(|(_, recovered)| recovered.object).collect();
+        let mut left: Vec<ObjectId> = self
+            .recovered
+            .values()
+            .filter(|recovered| !recovered.named)
+            .map(|recovered| recovered.object)
+            .collect();
         left.sort_unstable();
         for object in left {
             self.drop_object(object);
@@ -444,4 +454,6 @@ pub(crate) struct Recovered {
     pub(crate) object: ObjectId,
     /// What its last chunk says; `None` when that is missing.
     pub(crate) size: Option<u64>,
+    /// Someone tried to adopt it.
+    pub(crate) named: bool,
 }

@@ -10,6 +10,8 @@ pub mod superblock;
 
 pub(crate) mod ring;
 pub(crate) mod scan;
+#[cfg(test)]
+pub(crate) mod sim;
 pub(crate) mod stripe;
 
 use std::io;

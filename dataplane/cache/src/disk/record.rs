@@ -288,6 +288,11 @@ impl Record {
     }
 }
 
+/// Makes a written header newer than it was. It has to be bound again.
+pub fn renew(header: &mut [u8], sequence: u64) {
+    header[16..24].copy_from_slice(&sequence.to_le_bytes());
+}
+
 /// Binds a written header to one life of a segment and completes its hash.
 pub fn bind(header: &mut [u8], seed: u64, segment_sequence: u64) {
     header[24..32].copy_from_slice(&segment_sequence.to_le_bytes());

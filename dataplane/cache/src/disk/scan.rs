@@ -7,6 +7,8 @@
 //! Of a digest, only the newest life counts, only what is newer than its tombstone, and a chunk is
 //! verified only under a newer seal of the same life.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::io;
 
 use hashbrown::HashMap;
@@ -15,13 +17,15 @@ use outrider_artifact::Digest;
 use super::record::{self, FLAG_LAST, Kind, Owner, Record, RecordError};
 use super::segment::{Layout, SegmentHeader, SegmentState, Use, byte_of};
 use super::{Completion, Operation, Request};
-use crate::arena::{BLOCK_BYTES, SlotMut, record_bytes};
+use crate::arena::{BLOCK_BYTES, HEADER_BYTES, SlotMut, record_bytes};
 use crate::cache::Origin;
 use crate::engine::{Engine, clip};
 use crate::index::{Location, NewObject, flag};
 use crate::store::Store;
 use crate::upload::{Recovered, UploadId};
 
+/// The token of a flush.
+const FLUSH: u64 = u64::MAX;
 /// Segments that are walked at the same time.
 const WALKS_MAX: usize = 64;
 /// Searches (with large buffers) at the same time.
@@ -63,9 +67,10 @@ struct Found {
 }
 
 impl Found {
-    /// Which of two records of the same chunk counts.
-    fn rank(&self) -> (u64, u64) {
-        (self.record.sequence, self.segment_sequence)
+    /// Which of two records of the same chunk counts: the newer one, and of two copies the one that
+    /// was there first, since only that is known to have been written to its end.
+    fn rank(&self) -> (u64, Reverse<u64>) {
+        (self.record.sequence, Reverse(self.segment_sequence))
     }
 }
 
@@ -73,7 +78,12 @@ impl Found {
 pub(crate) fn scan(engine: &mut Engine, made: &[bool]) -> Summary {
     let mut summary = Summary::default();
     let found = read_headers(engine, made, &mut summary);
-    let newest = found.iter().map(|found| found.rank().0.max(found.segment_sequence)).max();
+    let segments = engine.store.iter().flat_map(|store| &store.stripes).flat_map(|s| &s.segments);
+    let newest = found
+        .iter()
+        .map(|found| found.record.sequence)
+        .chain(segments.map(|segment| segment.sequence))
+        .max();
     engine.raise_sequence(newest.unwrap_or(0));
     rebuild(engine, found, &mut summary);
     summary
@@ -116,7 +126,7 @@ fn read_headers(engine: &mut Engine, made: &[bool], summary: &mut Summary) -> Ve
                 Step::Search(block) => (block, search_blocks.min(layout.end(walk.segment) - block)),
             };
             let bytes = blocks as usize * BLOCK_BYTES;
-            let slot = engine.ram.slot(bytes - crate::arena::HEADER_BYTES, &mut engine.index);
+            let slot = engine.ram.slot(bytes - HEADER_BYTES, &mut engine.index);
             let Some(slot) = slot else {
                 waiting.push(walk);
                 break;
@@ -143,13 +153,33 @@ fn read_headers(engine: &mut Engine, made: &[bool], summary: &mut Summary) -> Ve
             if result.is_err() {
                 summary.errors += 1;
                 engine.metrics.errors_read.inc();
+                let target = &mut store.stripes[walk.stripe as usize];
+                target.segments[walk.segment as usize].unreadable = true;
             }
             let next = advance(store, &layout, seed, walk, &slot, len, result, summary, &mut found);
             waiting.extend(next);
         }
     }
     engine.ram.collect(&mut engine.index);
+    flush(engine, summary);
     found
+}
+
+/// Makes durable what was seen: after a kill, a former process's last writes may still be in the
+/// disk's cache, and decisions are taken from here on that rely on them.
+fn flush(engine: &mut Engine, summary: &mut Summary) {
+    let Some(store) = &mut engine.store else { return };
+    for stripe in 0..store.stripes.len() as u16 {
+        store.disk.submit(Request { token: FLUSH, stripe, operation: Operation::Sync });
+    }
+    let mut done = Vec::new();
+    while store.disk.in_flight() > 0 {
+        store.disk.turn(&mut done);
+        if done.is_empty() {
+            store.disk.wait();
+        }
+        summary.errors += done.drain(..).filter(|done| done.result.is_err()).count() as u64;
+    }
 }
 
 /// Looks at what was read; returns where to go on in this segment.
@@ -357,7 +387,7 @@ fn rebuild_object(engine: &mut Engine, digest: &Digest, object: OfDigest, summar
 /// The records are in rising order of rank.
 fn rebuild_upload(engine: &mut Engine, id: UploadId, records: Vec<Found>, summary: &mut Summary) {
     let chunk_bytes = engine.config.geometry.chunk_bytes;
-    let mut best: HashMap<u32, Found> = HashMap::new();
+    let mut candidates: BTreeMap<u32, Vec<Found>> = BTreeMap::new();
     let mut size = None;
     let mut last_chunk = 0;
     for found in records {
@@ -370,9 +400,9 @@ fn rebuild_upload(engine: &mut Engine, id: UploadId, records: Vec<Found>, summar
             size = Some(found.record.object_size);
         }
         last_chunk = last_chunk.max(chunk);
-        best.insert(chunk, found);
+        candidates.entry(chunk).or_default().push(found);
     }
-    if best.is_empty() {
+    if candidates.is_empty() {
         return;
     }
     let life = engine.next_sequence() as u32;
@@ -382,8 +412,8 @@ fn rebuild_upload(engine: &mut Engine, id: UploadId, records: Vec<Found>, summar
     engine.index.grow_upload(object, last_chunk + 1);
     let known = size.unwrap_or(u64::from(last_chunk + 1) * chunk_bytes);
     engine.index.get_mut(object).size = known;
-    for chunk in 0..=last_chunk {
-        let Some(found) = best.get(&chunk) else { continue };
+    for (chunk, found) in candidates {
+        let Some(found) = choose(engine, found) else { continue };
         if found.record.payload_bytes as usize == engine.index.chunk_len(object, chunk) {
             engine.set_location(object, chunk, found.location);
         } else {
@@ -391,5 +421,41 @@ fn rebuild_upload(engine: &mut Engine, id: UploadId, records: Vec<Found>, summar
         }
     }
     summary.uploads += 1;
-    engine.recovered.insert(id, Recovered { object, size });
+    engine.recovered.insert(id, Recovered { object, size, named: false });
+}
+
+/// Of several records of one chunk of an upload the newest one whose payload is whole: a copy may
+/// have been torn, or its write have failed half-way. The records are in rising order of rank.
+fn choose(engine: &mut Engine, mut found: Vec<Found>) -> Option<Found> {
+    if found.len() > 1
+        && let Some(whole) = (0..found.len()).rev().find(|index| is_whole(engine, &found[*index]))
+    {
+        return Some(found.swap_remove(whole));
+    }
+    found.pop()
+}
+
+/// Reads a record in full and checks it. Blocks.
+fn is_whole(engine: &mut Engine, found: &Found) -> bool {
+    let len = found.record.len_bytes() as u32;
+    let payload_bytes = len as usize - HEADER_BYTES;
+    let Some(slot) = engine.ram.slot(payload_bytes, &mut engine.index) else { return false };
+    let Some(store) = &mut engine.store else { return false };
+    let Location { stripe, block } = found.location;
+    let operation = Operation::Read { slot, offset: byte_of(block), len };
+    store.disk.submit(Request { token: 0, stripe, operation });
+    let mut done = Vec::new();
+    while done.is_empty() {
+        store.disk.turn(&mut done);
+        if done.is_empty() {
+            store.disk.wait();
+        }
+    }
+    done.pop().is_some_and(|completion| match completion.request.operation {
+        Operation::Read { slot, .. } => {
+            let whole = record::parse_whole(slot.bytes(), store.seed, found.segment_sequence);
+            completion.result.is_ok() && whole.is_ok()
+        }
+        _ => false,
+    })
 }

@@ -145,6 +145,11 @@ pub(crate) struct Segment {
     pub(crate) content: Use,
     /// Sequence of the life that is on the disk; 0 when there is none.
     pub(crate) sequence: u64,
+    /// The oldest former life whose header a power cut could bring back: erased or overwritten, and
+    /// not flushed yet. 0: none.
+    pub(crate) stale: u64,
+    /// A flush is under way after which nothing is stale.
+    pub(crate) clearing: bool,
     /// The next block that a record may take.
     pub(crate) cursor: u32,
     /// Blocks that records of this life have taken.
@@ -161,8 +166,11 @@ pub(crate) struct Segment {
     /// Reads and writes in flight.
     pub(crate) readers: u32,
     pub(crate) writers: u32,
-    /// Compaction could not empty it; not tried again in this run.
+    /// It could not be emptied; not tried again until another one was.
     pub(crate) stuck: bool,
+    /// It may hold more than is known (the scan could not read all of it, or what was moved out of
+    /// it could not be flushed), and is left alone.
+    pub(crate) unreadable: bool,
 }
 
 impl Segment {
@@ -171,6 +179,8 @@ impl Segment {
             state: SegmentState::Free,
             content: Use::Cache,
             sequence: 0,
+            stale: 0,
+            clearing: false,
             cursor: 0,
             written_blocks: 0,
             records: Vec::new(),
@@ -181,6 +191,7 @@ impl Segment {
             readers: 0,
             writers: 0,
             stuck: false,
+            unreadable: false,
         }
     }
 }
