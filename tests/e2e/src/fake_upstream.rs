@@ -20,6 +20,9 @@ use crate::ports;
 /// How much is written at once, so that a cut or a hold is exact.
 const WRITE_BYTES: usize = 64 << 10;
 
+/// The kernel's buffer for each connection: what it holds may be dropped when the other side leaves.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
+
 /// What goes wrong with an answer. Faults of one request add up.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -27,6 +30,8 @@ pub enum Fault {
     Hold(u64, Gate),
     /// Waits for the gate before the head.
     HoldHead(Gate),
+    /// Waits this long before the head.
+    Delay(Duration),
     /// Sends this many bytes of the body, then nothing more, with the connection open.
     Stall(u64),
     /// Sends this many bytes, then closes in order.
@@ -326,6 +331,8 @@ impl Drop for FakeUpstream {
 
 fn serve(shared: &Shared, stream: &TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
+    // So that what counts as sent was nearly all received.
+    rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)?;
     let mut reader = BufReader::new(stream);
     while let Some(seen) = read_request(&mut reader)? {
         let faults = {
@@ -487,6 +494,7 @@ fn answer(shared: &Shared, mut stream: &TcpStream, seen: &Seen, faults: &[Fault]
             Fault::HoldHead(gate) => {
                 gate.pass();
             }
+            Fault::Delay(pause) => std::thread::sleep(*pause),
             Fault::Answer(status, headers, content) => {
                 honest.status = *status;
                 honest.headers = headers.clone();

@@ -243,7 +243,7 @@ fn a_request_smuggled_behind_another_is_not_answered() {
 fn parameters_of_lists_that_are_no_numbers_are_refused() {
     let (_outrider, client) = empty();
     push(&client, "team/app", "v1", &SmallImage::new(4, &[10]));
-    for query in ["n=-1", "n=x", "n=1.5", "n=99999999999999999999999"] {
+    for query in ["n=-1", "n=x", "n=1.5"] {
         let answer = client.get(&format!("/v2/team/app/tags/list?{query}"));
         assert_error(&answer, &[400], "PAGINATION_NUMBER_INVALID", query);
     }

@@ -190,7 +190,8 @@ fn unverified_bytes_are_served_only_where_they_came_from() {
     let client = outrider.client();
     let mut incoming = client.request("GET", &path).open();
     incoming.take(MIB).expect("the first bytes");
-    client.get(&elsewhere).expect(404);
+    assert_eq!(client.request("GET", &elsewhere).open().status, 404);
+    assert_eq!(client.request("HEAD", &elsewhere).open().status, 404);
     gate.open();
     assert!(incoming.finish().expect("the rest").body == content[MIB..]);
 }
