@@ -18,9 +18,11 @@ use crate::{ShardError, ShardHandle, task};
 /// Locked memory that the executor's three rings need.
 const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 
-/// How often the executor looks at its own timers while tasks are running. Shorter makes a mistaken
-/// park (see the driver) likelier, and costs system calls: with 100 µs, 12 % of the throughput.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// How often the executor looks at its own timers while tasks are running. Nothing of ours waits
+/// there but the driver's guards, and each look is a chance for a mistaken park (see the driver): with
+/// 1 ms, a shard on a crowded machine was seen to park by mistake until every guard was used up, and
+/// to hang. So it hardly ever looks.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 
 /// How a shard runs.
 #[derive(Clone, Debug)]
