@@ -34,6 +34,9 @@ use crate::units::Size;
 
 /// How much longer than `drain.time` the shards may take to end: to flush, and to notice.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// A signal that comes sooner after the first is taken for the same one: `timeout` and some supervisors
+/// signal the process and then its whole group.
+const SIGNAL_AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Events that may wait for the main thread: the three of each shard, and some signals.
 const EVENTS_PER_SHARD: usize = 4;
 const SIGNALS_WAITING_MAX: usize = 8;
@@ -62,11 +65,23 @@ pub enum RunError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The TLS files.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
+    #[error(
+        "{source}; restore {} from a backup, or remove that folder to make a new CA, which clients then have \
+         to trust", .dir.display()
+    )]
+    Tls {
+        /// Where they are.
+        dir: PathBuf,
+        /// What is wrong.
+        source: TransportError,
+    },
     /// The names database.
-    #[error(transparent)]
-    Names(#[from] NamesError),
+    #[error("{source}{}", names_remedy(.source))]
+    Names {
+        /// What is wrong.
+        #[from]
+        source: NamesError,
+    },
     /// The uplink.
     #[error(transparent)]
     Uplink(#[from] UplinkError),
@@ -93,6 +108,15 @@ pub enum RunError {
     /// The admin pages cannot be served.
     #[error("cannot serve the admin pages: {0}")]
     Admin(io::Error),
+}
+
+fn names_remedy(error: &NamesError) -> &'static str {
+    match error {
+        NamesError::Open { .. } => {
+            "; check the disk and who may write there, or restore the file from a backup"
+        }
+        _ => "",
+    }
 }
 
 /// What serves now, for whoever tells the user.
@@ -188,8 +212,10 @@ impl Running {
             process::raise_descriptors(config.limits.connections, sockets.serving());
         process::raise_locked_memory();
         let sizes = sizes::decide(&config.cache, &dir)?;
-        let tls_files = tls::load_or_create(&dir.tls(), &certificate_names(config))?;
-        let tls = tls::server_config(&dir.tls())?;
+        let unusable = |source| RunError::Tls { dir: dir.tls(), source };
+        let tls_files =
+            tls::load_or_create(&dir.tls(), &certificate_names(config)).map_err(unusable)?;
+        let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
 
         let (metrics, registry) = Metrics::new();
         let (names, names_client) =
@@ -305,10 +331,12 @@ impl Running {
                 tracing::warn!(shard = seat.id, "the shard cannot be told to drain");
             }
         }
-        let until = Instant::now() + self.drain_time + DRAIN_GRACE;
+        let begun = Instant::now();
+        let until = begun + self.drain_time + DRAIN_GRACE;
         while self.shards_ended < self.edge.seats.len() {
             match self.next_event(Some(until)) {
                 Some(Event::Shard(..)) => {}
+                Some(Event::Stop(_)) if begun.elapsed() < SIGNAL_AGAIN_MIN => {}
                 Some(Event::Stop(signal)) => {
                     tracing::warn!(signal, "told again: not waiting for the rest of the drain");
                     return;
