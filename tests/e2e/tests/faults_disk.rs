@@ -68,11 +68,7 @@ fn a_full_disk_refuses_uploads_with_the_registrys_error_and_loses_nothing() {
     };
     assert!(matches!(refusal.status, 413 | 507), "{} {}", refusal.status, refusal.text());
     assert!(refusal.json()["errors"][0]["code"].is_string(), "{}", refusal.text());
-    assert!(
-        kept.len() * 8 * MIB >= 128 * MIB,
-        "uploads may have a good part of the disk: {}",
-        kept.len()
-    );
+    assert!(kept.len() * 8 * MIB >= 64 * MIB, "uploads may have a good part of the disk");
 
     for state in ["full", "after a restart", "after a crash"] {
         match state {
@@ -190,33 +186,55 @@ fn damaged_bytes_of_pushed_content_are_an_error_and_never_wrong_content() {
     push(&client, "own/other", "v1", &SmallImage::new(4, &[1000]));
 }
 
-#[test]
-fn a_stripe_that_is_gone_or_cut_short_costs_misses_and_nothing_else() {
+/// Fills a cache, does something to its first stripe while it is stopped, and wants everything served.
+fn assert_costs_only_misses(harm: impl FnOnce(&PathBuf)) {
     let upstream = FakeUpstream::start();
     let images: Vec<_> = (0..4).map(|n| SmallImage::new(600 + n, &[5 * MIB])).collect();
     for (n, image) in images.iter().enumerate() {
         upstream.image("team/app", &format!("v{n}"), image);
     }
-    for how in ["removed", "emptied", "halved", "overwritten"] {
-        let mut outrider = Outrider::start(Options::with_upstream(&upstream.url()));
-        let client = outrider.client();
+    let mut outrider = Outrider::start(Options::with_upstream(&upstream.url()));
+    let client = outrider.client();
+    let all = || {
         for (n, image) in images.iter().enumerate() {
             assert_served(&client, "team/app", &format!("v{n}"), image);
         }
-        outrider.terminate();
-        let file = stripes(&outrider).remove(0);
-        let open = OpenOptions::new().write(true).open(&file).expect("a stripe opens");
-        match how {
-            "removed" => fs::remove_file(&file).expect("removed"),
-            "emptied" => open.set_len(0).expect("emptied"),
-            "halved" => open.set_len(file.metadata().expect("metadata").len() / 2).expect("halved"),
-            _ => open.write_all_at(&bytes(7, MIB), 0).expect("overwritten"),
-        }
-        outrider.resume();
-        for (n, image) in images.iter().enumerate() {
-            assert_served(&client, "team/app", &format!("v{n}"), image);
-        }
-    }
+    };
+    all();
+    outrider.terminate();
+    harm(&stripes(&outrider)[0]);
+    outrider.resume();
+    all();
+    push(&client, "own/app", "v1", &SmallImage::new(610, &[MIB]));
+}
+
+#[test]
+fn a_stripe_that_is_gone_costs_misses_and_nothing_else() {
+    assert_costs_only_misses(|file| fs::remove_file(file).expect("removed"));
+}
+
+#[test]
+fn a_stripe_that_is_empty_costs_misses_and_nothing_else() {
+    assert_costs_only_misses(|file| {
+        OpenOptions::new().write(true).truncate(true).open(file).expect("emptied");
+    });
+}
+
+#[test]
+fn a_stripe_that_was_cut_in_half_costs_misses_and_nothing_else() {
+    assert_costs_only_misses(|file| {
+        let half = file.metadata().expect("metadata").len() / 2;
+        let open = OpenOptions::new().write(true).open(file).expect("a stripe opens");
+        open.set_len(half).expect("cut");
+    });
+}
+
+#[test]
+fn a_stripe_that_was_overwritten_costs_misses_and_nothing_else() {
+    assert_costs_only_misses(|file| {
+        let open = OpenOptions::new().write(true).open(file).expect("a stripe opens");
+        open.write_all_at(&bytes(7, MIB), 0).expect("overwritten");
+    });
 }
 
 #[test]
