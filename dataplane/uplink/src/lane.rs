@@ -19,6 +19,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(crate) struct Lane {
+    upstream: String,
+    kind: &'static str,
     places: Arc<Semaphore>,
     waiters_max: usize,
     wait_max: Duration,
@@ -31,6 +33,8 @@ pub(crate) struct Lane {
 
 /// Bounds of a lane.
 pub(crate) struct LaneSettings {
+    pub(crate) upstream: String,
+    pub(crate) kind: &'static str,
     pub(crate) places: usize,
     pub(crate) waiters_max: usize,
     pub(crate) wait_max: Duration,
@@ -46,6 +50,8 @@ impl Lane {
         breaker_gauge.set(0);
         in_flight_gauge.set(0);
         Self {
+            upstream: settings.upstream,
+            kind: settings.kind,
             places: Arc::new(Semaphore::new(settings.places)),
             waiters_max: settings.waiters_max,
             wait_max: settings.wait_max,
@@ -114,12 +120,25 @@ impl Lane {
         self.waiting.load(Relaxed)
     }
 
+    /// Shows the breaker's state to whoever watches, and says so when it has changed.
     fn show(&self) {
-        self.breaker_gauge.set(match self.breaker_state() {
+        let state = self.breaker_state();
+        let number = match state {
             BreakerState::Closed => 0,
             BreakerState::HalfOpen => 1,
             BreakerState::Open { .. } => 2,
-        });
+        };
+        if self.breaker_gauge.set(number) == number {
+            return;
+        }
+        let (upstream, kind) = (&self.upstream, self.kind);
+        match state {
+            BreakerState::Closed => tracing::info!(%upstream, kind, "the upstream is asked again"),
+            BreakerState::HalfOpen => tracing::debug!(%upstream, kind, "the upstream is probed"),
+            BreakerState::Open { remaining } => {
+                tracing::warn!(%upstream, kind, ?remaining, "the upstream is not asked for a while");
+            }
+        }
     }
 }
 

@@ -117,7 +117,7 @@ impl Upstream {
     fn note(&self, admitted: Admitted<'_>, error: &FetchError) {
         if admitted.ended(error) {
             tracing::debug!(upstream = %self.label, %error, "a fetch failed");
-            *lock(&self.last_error) = Some(error.to_string());
+            *lock(&self.last_error) = Some((error.to_string(), SystemTime::now()));
         }
     }
 }

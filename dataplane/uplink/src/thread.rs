@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrider_shard::ShardHandle;
 use serde::Serialize;
@@ -71,6 +71,8 @@ pub struct UpstreamStatus {
     pub blobs: LaneStatus,
     /// The last error that counted against it.
     pub last_error: Option<String>,
+    /// When that was, in seconds since 1970.
+    pub last_error_unix_s: Option<u64>,
 }
 
 impl LaneStatus {
@@ -101,12 +103,15 @@ impl UplinkMonitor {
         let status = |upstream: &Arc<Upstream>| {
             let [manifests, blobs] = upstream.lanes().map(LaneStatus::of);
             let url = &upstream.config.url;
+            let (last_error, when) = lock(&upstream.last_error).clone().unzip();
+            let unix_s = |when: SystemTime| when.duration_since(SystemTime::UNIX_EPOCH).ok();
             UpstreamStatus {
                 name: upstream.label.clone(),
                 url: format!("{}{}", place(url), url.path().trim_end_matches('/')),
                 manifests,
                 blobs,
-                last_error: lock(&upstream.last_error).clone(),
+                last_error,
+                last_error_unix_s: when.and_then(unix_s).map(|since| since.as_secs()),
             }
         };
         self.upstreams.iter().map(status).collect()

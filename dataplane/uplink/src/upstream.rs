@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
@@ -53,7 +53,8 @@ pub(crate) struct Upstream {
     /// What was sent when the upstream asked for Basic authentication: from then on it is sent at
     /// once, until it is refused.
     pub(crate) basic: Mutex<Option<HeaderValue>>,
-    pub(crate) last_error: Mutex<Option<String>>,
+    /// The last error that counted against it, and when it was.
+    pub(crate) last_error: Mutex<Option<(String, SystemTime)>>,
     manifests: Lane,
     blobs: Lane,
     clients: Clients,
@@ -73,6 +74,8 @@ impl Upstream {
         let manifest_places = (places / MANIFESTS_PART).max(MANIFESTS_MIN);
         let lane = |places, kind| {
             let settings = LaneSettings {
+                upstream: label.clone(),
+                kind,
                 places,
                 waiters_max: config.waiters_max,
                 wait_max: config.head_timeout,

@@ -68,6 +68,21 @@ fn a_part_that_is_longer_than_its_range_is_cut_off() {
 }
 
 #[test]
+fn a_part_that_is_shorter_than_its_range_is_cut_off() {
+    let origin = Origin::start("127.0.0.2", |_, wire| {
+        raw(
+            wire,
+            "HTTP/1.1 206 OK\r\ncontent-range: bytes 3-9/10\r\ntransfer-encoding: chunked\r\n\r\n\
+             3\r\n345\r\n0\r\n\r\n",
+            Then::Next,
+        )
+    });
+    let uplink = start(upstream(&origin.url()));
+    let error = error(&uplink, part(CONTENT, 3, None));
+    assert!(matches!(error, FetchError::Cut { received_bytes: 3, .. }), "{error}");
+}
+
+#[test]
 fn a_reset_in_the_middle_of_a_body_is_a_cut() {
     let origin = Origin::start("127.0.0.2", |_, wire| {
         raw(wire, "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n0123456789", Then::Reset)

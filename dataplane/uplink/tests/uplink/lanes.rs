@@ -77,6 +77,7 @@ fn five_failures_shut_an_upstream_off_until_a_probe_succeeds() {
     assert_eq!(get(&uplink, blob(CONTENT)).unwrap(), CONTENT);
     assert_eq!(uplink.status()[0].blobs.breaker, "closed");
     assert_eq!(uplink.status()[0].last_error.as_deref(), Some("the upstream answers 500"));
+    assert!(uplink.status()[0].last_error_unix_s.is_some());
 }
 
 #[test]

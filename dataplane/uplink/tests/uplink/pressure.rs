@@ -153,5 +153,8 @@ fn many_thousand_cancelled_fetches_leave_nothing_behind() {
     origin.wait_until_left_alone();
     let status = &uplink.status()[0];
     assert_eq!((status.manifests.waiting, status.blobs.waiting), (0, 0));
-    assert_eq!(uplink.runtime().metrics().num_alive_tasks(), 0, "tasks are left");
+    // The tasks of the connections see their ends a moment later; a leak would wait here for ever.
+    while uplink.runtime().metrics().num_alive_tasks() > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -108,6 +108,37 @@ fn a_hundred_fetches_at_once_ask_for_one_token() {
 }
 
 #[test]
+fn a_challenge_that_comes_late_is_answered_with_the_token_that_is_there_by_then() {
+    let given = Arc::new(AtomicUsize::new(0));
+    let give = Arc::clone(&given);
+    let origin = Origin::start("127.0.0.2", move |seen, wire| {
+        if seen.path.starts_with("/token") {
+            let then = good(seen, wire);
+            give.fetch_add(1, Ordering::SeqCst);
+            return then;
+        }
+        if seen.header("authorization") == Some("Bearer good") {
+            give.fetch_add(1, Ordering::SeqCst);
+            return answer(seen, wire, 200, "", CONTENT);
+        }
+        if seen.path.contains("/blobs/") {
+            // Until the other one has its token, and its content too.
+            while give.load(Ordering::SeqCst) < 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let host = seen.header("host").unwrap();
+        challenge(seen, wire, &format!("http://{host}/token"))
+    });
+    let uplink = start(upstream(&origin.url()));
+    on_shard(&uplink, |client| async move {
+        let (one, two) = (content(&client, blob(CONTENT)), content(&client, manifest("v1")));
+        futures_util::future::join(one, two).await;
+    });
+    assert_eq!(token_requests(&origin).len(), 1);
+}
+
+#[test]
 fn a_token_that_is_over_is_replaced() {
     let origin = registry("127.0.0.2", |seen, wire| {
         answer(seen, wire, 200, "", br#"{"access_token":"good","expires_in":0}"#)
