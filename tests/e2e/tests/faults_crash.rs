@@ -11,7 +11,7 @@ use outrider_e2e::*;
 
 const ROUNDS: u64 = 50;
 /// The longest that a round runs before it is killed.
-const ROUND_MS_MAX: u64 = 250;
+const ROUND_MS_MAX: u64 = 400;
 /// How many images that were acknowledged in earlier rounds are looked at in each round.
 const SAMPLE: usize = 6;
 
@@ -88,7 +88,7 @@ fn fifty_kills_at_random_moments_lose_nothing_that_was_acknowledged() {
 
     let acknowledged = acknowledged.into_inner().expect("no writer panics");
     eprintln!("{} images were acknowledged in {ROUNDS} rounds", acknowledged.len());
-    assert!(acknowledged.len() as u64 > ROUNDS / 2, "the rounds were long enough to push in");
+    assert!(acknowledged.len() as u64 > ROUNDS / 5, "the rounds were long enough to push in");
     for pushed in &acknowledged {
         assert_served(&client, "own/app", &pushed.tag, &pushed.image);
     }
