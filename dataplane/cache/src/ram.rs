@@ -143,10 +143,11 @@ impl Ram {
         self.user.total_bytes()
     }
 
-    /// Slots of the arena that are out, resident or not; 0 means that nothing leaked.
+    /// Slots of the arena that are out, and how many of them hold a resident chunk.
     #[cfg(test)]
-    pub(crate) fn slots_out(&self) -> u32 {
-        (0..self.user.classes()).map(|class| self.user.used(class)).sum()
+    pub(crate) fn slots_out(&self) -> (u32, u32) {
+        let out = (0..self.user.classes()).map(|class| self.user.used(class)).sum();
+        (out, self.residents.iter().flatten().count() as u32)
     }
 
     pub(crate) fn set_starving(&self, starving: bool) {

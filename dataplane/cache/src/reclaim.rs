@@ -99,13 +99,14 @@ impl Engine {
         let serial = self.reclaims;
         let Some(store) = &mut self.store else { return false };
         let target = &store.stripes[stripe as usize];
-        if target.reclaim.is_some() || !target.writable() {
+        if target.reclaim.is_some() || !target.writable() || !target.look {
             return false;
         }
         let pressed = target.free.len() < FREE_TARGET;
         let oldest = if pressed { store.oldest() } else { 0 };
         let layout = store.layout;
         let target = &mut store.stripes[stripe as usize];
+        target.look = false;
         let candidate = match target.candidate(Use::Uploads, oldest, layout) {
             Some(segment) => Some(segment),
             None if pressed => target.candidate(Use::Cache, oldest, layout),
@@ -235,6 +236,7 @@ impl Engine {
         let Some(store) = &mut self.store else { return };
         let target = &mut store.stripes[stripe as usize];
         target.reclaim = None;
+        target.look = true;
         if ok {
             store.release(stripe, index);
         } else {
@@ -406,6 +408,7 @@ impl Engine {
             segment.state = SegmentState::Closed;
             segment.stuck = true;
             target.reclaim = None;
+            target.look = true;
             return;
         }
         reclaim.phase = if reclaim.touched == 0 { Phase::Draining } else { Phase::Syncing };
@@ -440,6 +443,7 @@ impl Engine {
             segment.state = SegmentState::Closed;
             segment.unreadable = true;
             target.reclaim = None;
+            target.look = true;
             return;
         }
         reclaim.touched &= !(1 << flushed);

@@ -229,6 +229,9 @@ impl World {
                     }
                 }
                 self.check_pins(true);
+                cache.turn();
+                let (out, resident) = cache.engine().ram.slots_out();
+                assert_eq!(out, resident, "seed {}: a slot leaked", self.seed);
                 self.check_all(&cache, self.healthy);
             }
             self.check_pins(true);

@@ -112,7 +112,7 @@ pub(crate) enum Action {
     ReadChunk { object: ObjectId, life: u32, chunk: u32, location: Location },
     WriteRecord { purpose: Purpose, what: What, location: Location, blocks: u32 },
     OpenSegment { segment: u32 },
-    EndSegment { segment: u32 },
+    EndSegment { location: Location },
     EraseSegment { segment: u32 },
     ReclaimHeader { location: Location },
     ReclaimRead { location: Location },
@@ -139,6 +139,8 @@ pub(crate) struct Stripe {
     /// Nothing is read any more either.
     pub(crate) out: bool,
     pub(crate) reclaim: Option<Reclaim>,
+    /// Something has changed since it was last looked for a segment to reclaim.
+    pub(crate) look: bool,
     pub(crate) syncing: bool,
     pub(crate) sync_now: Vec<SyncFor>,
     pub(crate) sync_next: Vec<SyncFor>,
@@ -161,6 +163,7 @@ impl Stripe {
             read_only: false,
             out: false,
             reclaim: None,
+            look: true,
             syncing: false,
             sync_now: Vec::new(),
             sync_next: Vec::new(),
@@ -275,7 +278,7 @@ pub(crate) struct Store {
     pub(crate) reads: u32,
     pub(crate) writes: u32,
     pub(crate) queued_bytes: u64,
-    pub(crate) done: Vec<Completion>,
+    pub(crate) done: VecDeque<Completion>,
     /// Mean score of a live chunk, as of the last sweep.
     pub(crate) mean_score: f64,
     pub(crate) reclaims_since_sweep: u32,
@@ -308,7 +311,7 @@ impl Store {
             reads: 0,
             writes: 0,
             queued_bytes: 0,
-            done: Vec::new(),
+            done: VecDeque::new(),
             mean_score: 0.0,
             reclaims_since_sweep: 0,
             sweep: None,
@@ -374,6 +377,7 @@ impl Store {
 
     /// The index does not point at a record any more.
     pub(crate) fn detach(&mut self, location: Location, bytes: usize, score: f64) {
+        self.stripes[location.stripe as usize].look = true;
         let segment = self.segment_mut(location);
         debug_assert!(segment.live_records > 0, "a record died twice");
         segment.live_records = segment.live_records.saturating_sub(1);
@@ -418,22 +422,24 @@ impl Store {
             purpose == Purpose::Upload && target.upload_segments >= target.upload_segments_max;
         if !limited && target.free.len() > purpose.reserve() {
             let index = target.free.pop_front().expect("it has more than the reserve");
+            target.look = true;
             return Placement::Open(index);
         }
+        // The reclaim that moves a record is the only one there is: waiting for it would not end.
         let moving = matches!(purpose, Purpose::CacheMove | Purpose::UploadMove);
-        let oldest = self.oldest();
-        let target = &self.stripes[stripe as usize];
-        let hope = if moving {
-            // The reclaim that moves it is the only one there is: waiting for it would not end.
-            false
-        } else if limited {
-            target.reclaim.as_ref().is_some_and(|reclaim| reclaim.content() == Use::Uploads)
-                || target.candidate(Use::Uploads, oldest, layout).is_some()
-        } else {
-            target.can_reclaim(Use::Cache, oldest, layout)
-                || target.candidate(Use::Uploads, oldest, layout).is_some()
-        };
+        let hope = !moving && self.may_become_free(stripe, limited);
         if hope { Placement::Wait } else { Placement::Full }
+    }
+
+    /// Whether a segment may become free. `limited`: only one of uploads helps.
+    fn may_become_free(&self, stripe: u16, limited: bool) -> bool {
+        let (target, layout) = (&self.stripes[stripe as usize], self.layout);
+        if let Some(reclaim) = &target.reclaim {
+            return !limited || reclaim.content() == Use::Uploads;
+        }
+        let oldest = self.oldest();
+        target.can_reclaim(Use::Uploads, oldest, layout)
+            || !limited && target.can_reclaim(Use::Cache, oldest, layout)
     }
 
     /// Whether a cached record of an object that was asked for once may be written.
@@ -456,6 +462,16 @@ impl Store {
         Some(location)
     }
 
+    /// A write to a segment has ended.
+    pub(crate) fn write_ended(&mut self, location: Location) -> &mut Segment {
+        let index = self.layout.segment_of(location.block) as usize;
+        let target = &mut self.stripes[location.stripe as usize];
+        let segment = &mut target.segments[index];
+        segment.writers -= 1;
+        target.look |= segment.state == SegmentState::Closed && segment.writers == 0;
+        segment
+    }
+
     /// Makes an empty segment free again.
     pub(crate) fn release(&mut self, stripe: u16, index: u32) {
         let target = &mut self.stripes[stripe as usize];
@@ -470,6 +486,10 @@ impl Store {
         };
         *segment = Segment { stale, ..Segment::free() };
         target.free.push_back(index);
+        for stripe in &mut self.stripes {
+            stripe.look = true;
+        }
+        let target = &mut self.stripes[stripe as usize];
         // There is more room now: what could not be moved before may be tried again.
         for segment in &mut target.segments {
             segment.stuck = false;
@@ -489,10 +509,15 @@ impl Store {
 
     /// The flush has ended.
     pub(crate) fn flush_ended(&mut self, stripe: u16, ok: bool) {
+        let mut cleared = false;
         for segment in &mut self.stripes[stripe as usize].segments {
             if std::mem::take(&mut segment.clearing) && ok {
                 segment.stale = 0;
+                cleared = true;
             }
+        }
+        for stripe in self.stripes.iter_mut().filter(|_| cleared) {
+            stripe.look = true;
         }
     }
 

@@ -218,3 +218,245 @@ fn more_than_the_disk_holds_flows_through_and_hosted_objects_stay() {
     }
     assert!(whole >= 10, "{whole} of 120 are still whole");
 }
+
+#[test]
+fn without_registered_buffers_it_works_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    if let Some(ssd) = &mut config.ssd {
+        ssd.register_buffers = false;
+    }
+    let bytes = content(8, 2_000_000);
+    let cache = open(config.clone()).unwrap();
+    assert!(!cache.usage().registered);
+    let digest = fill(&cache, &bytes);
+    settle(&cache);
+    drop(cache);
+    let cache = open(config).unwrap();
+    assert_eq!(read_all(&cache, &digest), Some(bytes));
+}
+
+#[test]
+fn a_store_of_another_size_or_a_foreign_file_is_refused_by_name_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = content(9, 500_000);
+    let digest = {
+        let cache = open(config(dir.path())).unwrap();
+        let digest = fill(&cache, &bytes);
+        settle(&cache);
+        digest
+    };
+    assert_eq!(outrider_cache::stored_size(dir.path()).unwrap(), Some((512 << 20, 2)));
+
+    let other = CacheConfig::with_ssd(32 << 20, SsdConfig::new(dir.path(), 600 << 20, 2));
+    let error = open(other).err().unwrap().to_string();
+    assert!(error.contains("stripe-000") && error.contains("536870912"), "{error}");
+    let fewer = CacheConfig::with_ssd(32 << 20, SsdConfig::new(dir.path(), 512 << 20, 1));
+    assert!(open(fewer).err().unwrap().to_string().contains("stripe-001"));
+    let more = CacheConfig::with_ssd(32 << 20, SsdConfig::new(dir.path(), 512 << 20, 4));
+    assert!(open(more).err().unwrap().to_string().contains("2 stripes"));
+
+    let foreign = tempfile::tempdir().unwrap();
+    let file = foreign.path().join("stripe-000");
+    std::fs::write(&file, "the only copy of a thesis").unwrap();
+    let error = open(config(foreign.path())).err().unwrap().to_string();
+    assert!(error.contains("not a stripe") && error.contains("Nothing was changed"), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "the only copy of a thesis");
+
+    let cache = open(config(dir.path())).unwrap();
+    assert_eq!(read_all(&cache, &digest), Some(bytes));
+}
+
+#[test]
+fn a_second_one_on_the_same_store_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(config(dir.path())).unwrap();
+    let error = open(config(dir.path())).err().unwrap();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+}
+
+#[test]
+fn a_stripe_that_is_gone_costs_misses_and_uploads_on_it_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = content(10, 40_000_000);
+    let cached = content(11, 40_000_000);
+    let (hosted, cached_digest) = {
+        let cache = open(config(dir.path())).unwrap();
+        let hosted = upload(&cache, 1, &big);
+        let cached_digest = fill(&cache, &cached[..20_000_000]);
+        settle(&cache);
+        (hosted, cached_digest)
+    };
+    std::fs::remove_file(dir.path().join("stripe-001")).unwrap();
+    let cache = open(config(dir.path())).unwrap();
+    let lost = cache.adopt(UploadId([1; 16]), &hosted, big.len() as u64, "application/x");
+    assert!(matches!(lost, Err(CacheError::UploadDamaged { .. })), "{lost:?}");
+    cache.drop_unadopted();
+    for chunk in 0..20_000_000u64.div_ceil(CHUNK_BYTES) as u32 {
+        if let Some(found) = drive(&cache, cache.read(&cached_digest, chunk)).unwrap() {
+            let start = chunk as usize * CHUNK_BYTES as usize;
+            assert_eq!(found.bytes, cached[start..start + found.bytes.len()]);
+        }
+    }
+    let again = fill(&cache, &cached[20_000_000..]);
+    settle(&cache);
+    assert!(cache.stat(&again).unwrap().complete);
+}
+
+#[test]
+fn when_all_slots_are_pinned_the_wait_ends_with_busy_and_with_a_slot_when_one_is_let_go() {
+    let mut config = CacheConfig::new(4 * (260 << 10));
+    config.slot_wait_max = std::time::Duration::from_millis(30);
+    let cache = open(config).unwrap();
+    let digest = Digest::sha256(b"pinned");
+    cache.begin(&digest, 4 * CHUNK_BYTES, "x", Origin(1)).unwrap();
+    let mut pins = Vec::new();
+    for chunk in 0..4 {
+        let mut writer = drive(&cache, cache.slot(CHUNK_BYTES as usize)).unwrap();
+        writer.append(&content(u64::from(chunk), CHUNK_BYTES as usize));
+        pins.push(cache.insert(&digest, chunk, writer).bytes);
+    }
+    let busy = drive(&cache, cache.slot(CHUNK_BYTES as usize));
+    assert!(matches!(busy, Err(CacheError::Busy)), "{busy:?}");
+    // What was evicted is still found while someone holds it.
+    for (chunk, pin) in pins.iter().enumerate() {
+        assert_eq!(cache.resident(&digest, chunk as u32).unwrap().bytes, pin);
+    }
+    let pin = pins.pop().unwrap();
+    let expected = pin.to_vec();
+    let elsewhere = std::thread::spawn(move || {
+        assert_eq!(pin, expected);
+        drop(pin);
+    });
+    elsewhere.join().unwrap();
+    assert!(drive(&cache, cache.slot(CHUNK_BYTES as usize)).is_ok());
+    for (chunk, pin) in pins.iter().enumerate() {
+        assert_eq!(pin, &content(chunk as u64, CHUNK_BYTES as usize));
+    }
+}
+
+#[test]
+fn a_full_store_refuses_an_upload_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = CacheConfig::with_ssd(8 << 20, SsdConfig::new(dir.path(), 40 << 20, 2));
+    config.geometry = Geometry { segment_bytes: 2 << 20, ..Geometry::default() };
+    let cache = open(config.clone()).unwrap();
+    let mut stored = Vec::new();
+    let refused = loop {
+        let id = UploadId([stored.len() as u8 + 1; 16]);
+        let bytes = content(stored.len() as u64, 1_500_000);
+        let outcome = (|| {
+            let mut upload = cache.upload(id)?;
+            drive(&cache, upload.append(&bytes))?;
+            drive(&cache, upload.finish())
+        })();
+        match outcome {
+            Ok(upload) => {
+                cache.host(upload, &Digest::sha256(&bytes), "x");
+                stored.push((id, bytes));
+            }
+            Err(error) => break error,
+        }
+        assert!(stored.len() < 40, "more than fits was taken");
+    };
+    assert!(matches!(refused, CacheError::StoreFull), "{refused:?}");
+    assert!(stored.len() >= 8, "{}", stored.len());
+    settle(&cache);
+    for (_, bytes) in &stored {
+        assert_eq!(read_all(&cache, &Digest::sha256(bytes)).as_ref(), Some(bytes));
+    }
+    // What a delete gives back can be used again.
+    for (_, bytes) in stored.drain(..4) {
+        cache.unhost(&Digest::sha256(&bytes));
+    }
+    settle(&cache);
+    let again = content(99, 1_500_000);
+    upload(&cache, 200, &again);
+    drop(cache);
+    let cache = open(config).unwrap();
+    for (id, bytes) in &stored {
+        let digest = Digest::sha256(bytes);
+        cache.adopt(*id, &digest, bytes.len() as u64, "x").unwrap();
+        assert_eq!(read_all(&cache, &digest).as_ref(), Some(bytes));
+    }
+    cache.adopt(UploadId([200; 16]), &Digest::sha256(&again), 1_500_000, "x").unwrap();
+}
+
+#[test]
+fn an_empty_object_can_be_cached_and_hosted_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let digest = Digest::sha256(b"");
+    {
+        let cache = open(config(dir.path())).unwrap();
+        cache.begin(&digest, 0, "x", Origin(1)).unwrap();
+        assert!(!cache.stat(&digest).unwrap().verified);
+        cache.set_verified(&digest);
+        assert_eq!(drive(&cache, cache.read(&digest, 0)).unwrap().unwrap().bytes.len(), 0);
+        settle(&cache);
+    }
+    {
+        let cache = open(config(dir.path())).unwrap();
+        assert!(cache.stat(&digest).unwrap().verified);
+        upload(&cache, 1, b"");
+        assert!(cache.stat(&digest).unwrap().hosted);
+    }
+    let cache = open(config(dir.path())).unwrap();
+    cache.adopt(UploadId([1; 16]), &digest, 0, "x").unwrap();
+    assert!(cache.stat(&digest).unwrap().hosted);
+}
+
+const CHILD: &str = "OUTRIDER_CACHE_TEST_CHILD";
+
+/// Not a test of its own: what the next one starts and kills. It says on its output which uploads
+/// are stored.
+#[test]
+fn child_that_uploads_until_it_is_killed() {
+    let Ok(dir) = std::env::var(CHILD) else { return };
+    let (dir, round) = dir.split_once(':').unwrap();
+    let cache = open(config(Path::new(dir))).unwrap();
+    for number in 0u8.. {
+        let bytes = content(u64::from(number), 1_000 + usize::from(number) * 50_000);
+        let id =
+            UploadId([round.parse().unwrap(), number, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let mut upload = cache.upload(id).unwrap();
+        drive(&cache, upload.append(&bytes)).unwrap();
+        let stored = drive(&cache, upload.finish()).unwrap();
+        println!("stored {number}");
+        cache.host(stored, &Digest::sha256(&bytes), "x");
+    }
+}
+
+#[test]
+fn what_a_killed_process_had_stored_is_there() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..3u8 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "child_that_uploads_until_it_is_killed"])
+            .env(CHILD, format!("{}:{round}", dir.path().display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stored = Vec::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while stored.len() < 5 + usize::from(round) * 3 {
+            let line = lines.next().unwrap().unwrap();
+            if let Some((_, number)) = line.rsplit_once("stored ") {
+                stored.push(number.parse::<u8>().unwrap());
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let cache = open(config(dir.path())).unwrap();
+        for number in stored {
+            let bytes = content(u64::from(number), 1_000 + usize::from(number) * 50_000);
+            let mut id = [0; 16];
+            id[..2].copy_from_slice(&[round, number]);
+            let digest = Digest::sha256(&bytes);
+            cache.adopt(UploadId(id), &digest, bytes.len() as u64, "x").unwrap();
+            assert_eq!(read_all(&cache, &digest), Some(bytes));
+        }
+        cache.drop_unadopted();
+    }
+}

@@ -8,12 +8,14 @@ pub mod record;
 pub mod segment;
 pub mod superblock;
 
+mod hash;
 pub(crate) mod ring;
 pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod sim;
 pub(crate) mod stripe;
 
+use std::collections::VecDeque;
 use std::io;
 
 use crate::arena::{Frozen, SlotMut};
@@ -46,7 +48,7 @@ pub(crate) trait Disk {
     /// Queues an operation. The caller keeps the number in flight bounded (`IN_FLIGHT_MAX`).
     fn submit(&mut self, request: Request);
     /// Hands queued operations over and collects what is done. Cheap when nothing is in flight.
-    fn turn(&mut self, done: &mut Vec<Completion>);
+    fn turn(&mut self, done: &mut VecDeque<Completion>);
     /// Blocks until something is done (at start only).
     fn wait(&mut self);
     /// Operations that were submitted and not collected.

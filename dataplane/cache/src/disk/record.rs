@@ -24,7 +24,7 @@
 //! [`parse`] is pure, takes any bytes and never panics.
 
 use outrider_artifact::{Algorithm, Digest};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::arena::{HEADER_BYTES, record_bytes};
 use crate::upload::UploadId;
@@ -154,9 +154,9 @@ fn header_hash(seed: u64, header: &[u8], archive: &[u8]) -> u64 {
     hash.digest()
 }
 
-/// The hash that a payload must have.
+/// The hash that a payload must have: xxh3 with the store's seed.
 pub fn payload_hash(seed: u64, payload: &[u8]) -> u64 {
-    xxh3_64_with_seed(payload, seed)
+    super::hash::xxh3(payload, seed)
 }
 
 /// Reads the header of a record and its archive. `bytes` may be longer (the payload is not looked
@@ -239,6 +239,23 @@ pub fn parse_whole(bytes: &[u8], seed: u64, segment_sequence: u64) -> Result<Rec
 }
 
 impl Record {
+    /// A record without payload: a seal, a tombstone, the end of a segment.
+    pub fn mark(kind: Kind, owner: Owner, sequence: u64, seed: u64) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            payload_bytes: 0,
+            sequence,
+            owner,
+            chunk: 0,
+            life: 0,
+            object_size: 0,
+            origin: 0,
+            media_type: String::new(),
+            payload_hash: payload_hash(seed, &[]),
+        }
+    }
+
     /// The length of the whole record on disk, a multiple of 4 KiB.
     pub fn len_bytes(&self) -> usize {
         record_bytes(self.payload_bytes as usize)

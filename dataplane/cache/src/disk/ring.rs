@@ -4,6 +4,7 @@
 //! Owns the ring, the files and every slot that is in flight. It never lets a slot go before the
 //! kernel is done with it: dropping the ring waits.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -107,7 +108,7 @@ impl Ring {
 
     fn enter(&mut self, wait: usize) {
         match self.ring.submit_and_wait(wait) {
-            Ok(_) => self.queued = 0,
+            Ok(taken) => self.queued -= taken.min(self.queued),
             // Interrupted, or the completion queue must be reaped first: the next turn goes on.
             Err(error) => match error.raw_os_error() {
                 Some(code) if code == rustix::io::Errno::INTR.raw_os_error() => {}
@@ -118,7 +119,7 @@ impl Ring {
         }
     }
 
-    fn reap(&mut self, done: &mut Vec<Completion>) {
+    fn reap(&mut self, done: &mut VecDeque<Completion>) {
         for entry in self.ring.completion() {
             let index = entry.user_data() as usize;
             let Some(request) = self.requests[index].take() else {
@@ -138,7 +139,7 @@ impl Ring {
                     format!("{moved} of {expected} bytes"),
                 )),
             };
-            done.push(Completion { request, result });
+            done.push_back(Completion { request, result });
         }
     }
 }
@@ -194,7 +195,7 @@ impl Disk for Ring {
         self.queued += 1;
     }
 
-    fn turn(&mut self, done: &mut Vec<Completion>) {
+    fn turn(&mut self, done: &mut VecDeque<Completion>) {
         if self.in_flight() == 0 {
             return;
         }
@@ -217,7 +218,7 @@ impl Disk for Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        let mut done = Vec::new();
+        let mut done = VecDeque::new();
         while self.in_flight() > 0 {
             self.enter(1);
             self.reap(&mut done);

@@ -8,7 +8,7 @@
 //! verified only under a newer seal of the same life.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use hashbrown::HashMap;
@@ -108,7 +108,7 @@ fn read_headers(engine: &mut Engine, made: &[bool], summary: &mut Summary) -> Ve
     let seed = store.seed;
     let search_blocks = (record_bytes(store.geometry.chunk_bytes as usize) / BLOCK_BYTES) as u32;
     let mut running: Vec<Option<Walk>> = vec![None; WALKS_MAX];
-    let mut done = Vec::new();
+    let mut done = VecDeque::new();
     let mut searches = 0;
     loop {
         // Start what can be started.
@@ -172,7 +172,7 @@ fn flush(engine: &mut Engine, summary: &mut Summary) {
     for stripe in 0..store.stripes.len() as u16 {
         store.disk.submit(Request { token: FLUSH, stripe, operation: Operation::Sync });
     }
-    let mut done = Vec::new();
+    let mut done = VecDeque::new();
     while store.disk.in_flight() > 0 {
         store.disk.turn(&mut done);
         if done.is_empty() {
@@ -444,14 +444,14 @@ fn is_whole(engine: &mut Engine, found: &Found) -> bool {
     let Location { stripe, block } = found.location;
     let operation = Operation::Read { slot, offset: byte_of(block), len };
     store.disk.submit(Request { token: 0, stripe, operation });
-    let mut done = Vec::new();
+    let mut done = VecDeque::new();
     while done.is_empty() {
         store.disk.turn(&mut done);
         if done.is_empty() {
             store.disk.wait();
         }
     }
-    done.pop().is_some_and(|completion| match completion.request.operation {
+    done.pop_front().is_some_and(|completion| match completion.request.operation {
         Operation::Read { slot, .. } => {
             let whole = record::parse_whole(slot.bytes(), store.seed, found.segment_sequence);
             completion.result.is_ok() && whole.is_ok()

@@ -5,7 +5,7 @@
 //! not synced, one by one; a kill loses only what had not been handed over.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 
@@ -180,7 +180,7 @@ impl Disk for SimDisk {
         media.queue.push((request, submitted));
     }
 
-    fn turn(&mut self, done: &mut Vec<Completion>) {
+    fn turn(&mut self, done: &mut VecDeque<Completion>) {
         let mut media = self.0.borrow_mut();
         let mut index = 0;
         while index < media.queue.len() {
@@ -188,7 +188,7 @@ impl Disk for SimDisk {
             if media.random.u32(..100) < completes {
                 let (request, submitted) = media.queue.swap_remove(index);
                 let completion = media.execute(request, submitted);
-                done.push(completion);
+                done.push_back(completion);
             } else {
                 index += 1;
             }
