@@ -390,3 +390,15 @@ fn an_idle_shard_sleeps_for_good() {
     drop(sender);
     shard.join().unwrap();
 }
+
+#[test]
+fn what_has_to_cross_threads_can() {
+    fn crosses<T: Send + Sync + Unpin>() {}
+    fn moves<T: Send>() {}
+    crosses::<outrider_shard::ShardHandle>();
+    crosses::<outrider_shard::channel::Sender<u8>>();
+    crosses::<time::Sleep>();
+    moves::<outrider_shard::channel::Receiver<u8>>();
+    moves::<outrider_shard::channel::Completer<u8>>();
+    moves::<outrider_shard::channel::Completion<u8>>();
+}

@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
@@ -10,9 +9,6 @@ use crate::TransportError;
 
 /// Connections that the kernel holds ready to be accepted.
 const BACKLOG: i32 = 1024;
-
-/// Unacknowledged data is given up after this: a peer that vanished does not keep its connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The addresses that this process listens on. SO_REUSEPORT lets any process of the same user share
 /// a port, and a second instance started by mistake would silently get half of the connections; so
@@ -83,11 +79,8 @@ fn bind_socket(address: SocketAddr, shared: bool) -> rustix::io::Result<rustix::
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if shared {
         sockopt::set_socket_reuseport(&socket, true)?;
-        // Accepted sockets inherit these, which saves their own system calls.
+        // Accepted sockets inherit it, which saves a system call for each.
         sockopt::set_tcp_nodelay(&socket, true)?;
-        sockopt::set_socket_keepalive(&socket, true)?;
-        let millis = u32::try_from(USER_TIMEOUT.as_millis()).expect("two minutes fit");
-        sockopt::set_tcp_user_timeout(&socket, millis)?;
     }
     rustix::net::bind(&socket, &address)?;
     Ok(socket)

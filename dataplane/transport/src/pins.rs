@@ -7,10 +7,13 @@
 //! total:
 //!
 //! - **free** (below ¾ of the total): frames pass as they are, without a copy.
-//! - **pressed**: a connection gets its next frame when all that it got before is gone, and frames of
-//!   at most 64 KiB are copied, so that they hold no slot. A connection that then takes too little is
-//!   closed (see [`Limits::pressed_bytes_per_second_min`](crate::Limits)).
-//! - **full**: nobody gets a frame that holds a slot until others have given some back.
+//! - **pressed**: a connection gets its next frame when all that it got before is gone, as a copy of at
+//!   most 64 KiB. The copy holds no slot; what is left of a longer frame does, until it is copied as
+//!   well. So a body should give short frames then, see [`PinBudget::is_under_pressure`]. A connection
+//!   that takes too little is closed (see
+//!   [`Limits::pressed_bytes_per_second_min`](crate::Limits)).
+//! - **full**: bodies that gave long frames nevertheless have filled the rest: nobody gets a frame
+//!   until some of them are gone.
 //!
 //! Owners may be dropped on any thread.
 
@@ -87,8 +90,10 @@ impl PinBudget {
         self.total.bytes_max
     }
 
-    /// Whether so much is held that slow clients are closed. A body that can read its content again
-    /// should then give frames of at most 64 KiB, and keep no slot between them.
+    /// Whether so much is held that slow clients are closed. A body should then give frames of at
+    /// most 64 KiB, and let go of its slot after each of them, to look it up again for the next: such
+    /// frames are copied, hold nothing, and are never made to wait for other connections. Costs two
+    /// atomic loads.
     pub fn is_under_pressure(&self) -> bool {
         self.total.level() != Level::Free
     }

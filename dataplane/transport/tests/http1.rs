@@ -357,39 +357,52 @@ fn a_drain_lets_answers_finish_and_takes_nothing_new() {
     server.stop();
 }
 
-#[test]
-fn clients_that_do_not_read_hold_no_more_than_the_bound_and_go_while_a_fast_one_goes_on() {
-    const CLIENTS: usize = 60;
+/// Clients that ask for much and read nothing, and one that reads beside them.
+fn crowd(verb: &str, clients: usize, fast_requests: usize) {
     let limits = Limits { stall_time: Duration::from_secs(60), ..Limits::default() };
     let server = Server::with(limits, PinBudget::new(8 << 20, PinBudget::CONNECTION_BYTES_MAX));
-    let slow: Vec<TcpStream> = (0..CLIENTS)
+    let bound = server.pins.total_bytes_max();
+    // Sixteen times of what the sockets hold between them.
+    let request = format!("GET /{verb}/16000000 HTTP/1.1\r\nhost: test\r\n\r\n");
+    let slow: Vec<TcpStream> = (0..clients)
         .map(|_| {
             let mut client = server.plain();
-            // Twice of what the sockets hold between them.
-            send(&mut client, "GET /bytes/16000000 HTTP/1.1\r\nhost: test\r\n\r\n");
+            send(&mut client, &request);
             client
         })
         .collect();
-    let mut most = 0;
+    eventually("there is pressure", || server.pins.is_under_pressure());
     let fast = {
         let mut client = server.plain();
+        let path = format!("/{verb}/2000000");
         thread::spawn(move || {
             let expected = pattern(2_000_000);
-            for _ in 0..20 {
-                assert_eq!(get(&mut client, "/bytes/2000000").body, expected);
+            for _ in 0..fast_requests {
+                assert_eq!(get(&mut client, &path).body, expected);
             }
         })
     };
-    eventually("the slow ones are closed", || {
+    let mut most = 0;
+    eventually("the fast one is served, and the slow ones are closed", || {
         most = most.max(server.pins.pinned_bytes());
         server.closed("slow_reader") > 0 && fast.is_finished()
     });
     fast.join().unwrap();
-    assert!(most <= server.pins.total_bytes_max(), "{most} bytes were pinned");
-    assert!(most >= server.pins.total_bytes_max() / 2, "only {most} bytes were ever pinned");
+    assert!(most <= bound, "{most} bytes were pinned");
+    assert!(most >= bound / 2, "only {most} bytes were ever pinned");
     drop(slow);
     eventually("everything is given back", || server.pins.pinned_bytes() == 0);
     server.stop();
+}
+
+#[test]
+fn clients_that_do_not_read_hold_no_more_than_the_bound_and_go_while_a_fast_one_goes_on() {
+    crowd("bytes", 40, 5);
+}
+
+#[test]
+fn with_short_frames_under_pressure_nobody_has_to_wait_for_the_slow_ones() {
+    crowd("considerate", 100, 50);
 }
 
 #[test]

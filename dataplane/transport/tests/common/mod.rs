@@ -32,6 +32,8 @@ pub fn pattern(count: usize) -> Vec<u8> {
 pub enum Script {
     /// Frames of 256 KiB, with a known length.
     Known(Bytes),
+    /// The same, but of 64 KiB under pressure.
+    Considerate(Bytes, PinBudget),
     /// Frames of this many bytes, with an unknown length.
     Chunked(Bytes, usize),
     /// These bytes of the length that was announced, and then a fault.
@@ -48,6 +50,10 @@ impl Body for Script {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let (bytes, step, fault) = match &mut *self {
             Self::Known(bytes) => (bytes, FRAME_BYTES, false),
+            Self::Considerate(bytes, pins) => {
+                let step = if pins.is_under_pressure() { 64 * 1024 } else { FRAME_BYTES };
+                (bytes, step, false)
+            }
             Self::Chunked(bytes, step) => (bytes, *step, false),
             Self::Fault(bytes, _) => (bytes, FRAME_BYTES, true),
         };
@@ -67,7 +73,9 @@ impl Body for Script {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Known(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Known(bytes) | Self::Considerate(bytes, _) => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
             Self::Chunked(..) | Self::Fault(_, None) => SizeHint::default(),
             Self::Fault(_, Some(length)) => SizeHint::with_exact(*length),
         }
@@ -76,6 +84,7 @@ impl Body for Script {
 
 pub struct Scripted {
     pub bytes: Bytes,
+    pub pins: PinBudget,
     pub handled: Arc<AtomicUsize>,
 }
 
@@ -95,6 +104,7 @@ impl Handler for Scripted {
         let mut status = http::StatusCode::OK;
         let body = match verb {
             "bytes" => Script::Known(self.bytes.slice(..count)),
+            "considerate" => Script::Considerate(self.bytes.slice(..count), self.pins.clone()),
             "chunked" => Script::Chunked(self.bytes.slice(..count), 1000),
             "fault" => Script::Fault(self.bytes.slice(..count), Some(2 * count as u64)),
             "faultchunked" => Script::Fault(self.bytes.slice(..count), None),
@@ -171,7 +181,7 @@ impl Server {
             let (pins, drain, handled) = (pins.clone(), drain.clone(), handled.clone());
             start(ShardConfig::new(0), move |_| async move {
                 let bytes = Bytes::from(pattern(16 << 20));
-                let handler = Rc::new(Scripted { bytes, handled });
+                let handler = Rc::new(Scripted { bytes, pins: pins.clone(), handled });
                 task::spawn(serve(
                     plain,
                     None,
