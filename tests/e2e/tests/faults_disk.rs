@@ -155,6 +155,41 @@ fn damaged_bytes_of_cached_content_are_never_served_and_are_fetched_again() {
 }
 
 #[test]
+fn a_damaged_manifest_is_fetched_again_before_it_is_answered() {
+    let upstream = FakeUpstream::start();
+    let image = SmallImage::new(410, &[1000]);
+    upstream.image("team/app", "v1", &image);
+    let mut outrider = Outrider::start(Options::with_upstream(&upstream.url()));
+    let client = outrider.client();
+    // Twice, since the disk is for what is asked for more than once.
+    assert_served(&client, "team/app", "v1", &image);
+    assert_served(&client, "team/app", "v1", &image);
+    outrider.terminate();
+    let mut random = Random::new(1);
+    let damaged: usize = stripes(&outrider)
+        .iter()
+        .map(|file| damage_content(file, &image.manifest, &mut random))
+        .sum();
+    assert!(damaged > 0, "the manifest is on a stripe");
+    outrider.resume();
+    assert_served(&client, "team/app", "v1", &image);
+}
+
+/// Flips a bit in every copy of `content` in the file.
+fn damage_content(file: &PathBuf, content: &[u8], random: &mut Random) -> usize {
+    let bytes = fs::read(file).expect("a stripe is read");
+    let open = OpenOptions::new().write(true).open(file).expect("a stripe opens");
+    // Records begin at blocks of 4 KiB, their payload 512 bytes further on.
+    let places = (512..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(content));
+    places
+        .map(|at| {
+            let hit = at + random.below(content.len() as u64) as usize;
+            open.write_all_at(&[bytes[hit] ^ 4], hit as u64).expect("a byte is written");
+        })
+        .count()
+}
+
+#[test]
 fn damaged_bytes_of_pushed_content_are_an_error_and_never_wrong_content() {
     let seed = Random::seed_of_this_run();
     eprintln!("OUTRIDER_SEED={seed}");
