@@ -51,11 +51,20 @@ const ADVICE_OTHER_SIZE: &str = "Set the sizes back to what they were, or move t
                                  to start with an empty store (uploads in it are lost to this box)";
 const ADVICE_FOREIGN: &str = "Nothing was changed. Move this file away if it may be replaced";
 
+/// What lies under the name of a stripe.
+enum Found {
+    /// No file, or one that was never finished.
+    Nothing,
+    Stripe(Superblock),
+    /// Neither copy of the superblock is one.
+    Overwritten(String),
+}
+
 /// The superblock of a file, from either of its copies.
-fn read_superblock(path: &Path) -> Result<Option<Superblock>, CacheError> {
+fn read_superblock(path: &Path) -> Result<Found, CacheError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(CacheError::os(format!("opening {}", path.display()), &error)),
     };
     let mut blocks = vec![0; 2 * BLOCK_BYTES];
@@ -72,12 +81,29 @@ fn read_superblock(path: &Path) -> Result<Option<Superblock>, CacheError> {
     let first = Superblock::parse(&blocks[..BLOCK_BYTES]);
     let second = Superblock::parse(&blocks[BLOCK_BYTES..]);
     match (first, second) {
-        (Ok(superblock), _) | (Err(_), Ok(superblock)) => Ok(Some(superblock)),
-        (Err(SuperblockError::Blank), Err(SuperblockError::Blank)) => Ok(None),
-        (Err(SuperblockError::Blank), Err(error)) | (Err(error), Err(_)) => {
+        (Ok(superblock), _) | (Err(_), Ok(superblock)) => Ok(Found::Stripe(superblock)),
+        (Err(SuperblockError::Blank), Err(SuperblockError::Blank)) => Ok(Found::Nothing),
+        (Err(error @ SuperblockError::Version(_)), _)
+        | (_, Err(error @ SuperblockError::Version(_))) => {
             Err(refuse(path, error.to_string(), ADVICE_FOREIGN))
         }
+        (Err(SuperblockError::Blank), Err(error)) | (Err(error), Err(_)) => {
+            Ok(Found::Overwritten(error.to_string()))
+        }
     }
+}
+
+/// Renames an overwritten stripe, so that another can be made in its place and nothing is deleted.
+fn set_aside(path: &Path, problem: &str) -> Result<(), CacheError> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let aside = path.with_extension(format!("overwritten-{}", since.as_secs()));
+    std::fs::rename(path, &aside)
+        .map_err(|error| CacheError::os(format!("setting aside {}", path.display()), &error))?;
+    tracing::error!(
+        path = %path.display(), aside = %aside.display(), problem,
+        "a stripe was overwritten and is set aside: delete it when nobody wants to look at it"
+    );
+    Ok(())
 }
 
 /// The size and number of stripes with which the store in `dir` was made; `None` when there is none.
@@ -86,7 +112,7 @@ fn read_superblock(path: &Path) -> Result<Option<Superblock>, CacheError> {
 /// `Os` when a file cannot be read, `Stripe` when one of them is not ours.
 pub fn stored_size(dir: &Path) -> Result<Option<(u64, u16)>, CacheError> {
     for stripe in 0..STRIPES_MAX {
-        if let Some(superblock) = read_superblock(&path_of(dir, stripe))? {
+        if let Found::Stripe(superblock) = read_superblock(&path_of(dir, stripe))? {
             return Ok(Some((superblock.asked_bytes, superblock.stripes)));
         }
     }
@@ -144,7 +170,10 @@ pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, Ca
         let problem = format!("the configuration has only {} stripes", config.stripes);
         return Err(refuse(&beyond, problem, ADVICE_OTHER_SIZE));
     }
-    let known = found.iter().flatten().next().copied();
+    let known = found.iter().find_map(|found| match found {
+        Found::Stripe(superblock) => Some(*superblock),
+        _ => None,
+    });
     let template = Superblock {
         store: match known {
             Some(superblock) => superblock.store,
@@ -157,9 +186,17 @@ pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, Ca
         geometry,
     };
     for (stripe, superblock) in found.iter().enumerate() {
-        if let Some(superblock) = superblock {
-            let expected = Superblock { stripe: stripe as u16, ..template };
-            check(&path_of(dir, stripe as u16), superblock, &expected)?;
+        let path = path_of(dir, stripe as u16);
+        match superblock {
+            Found::Nothing => {}
+            Found::Stripe(superblock) => {
+                check(&path, superblock, &Superblock { stripe: stripe as u16, ..template })?;
+            }
+            // With no stripe that is ours it is more likely the wrong folder than a bad disk.
+            Found::Overwritten(problem) if known.is_none() => {
+                return Err(refuse(&path, problem, ADVICE_FOREIGN));
+            }
+            Found::Overwritten(_) => {}
         }
     }
 
@@ -172,10 +209,13 @@ pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, Ca
     };
     for (stripe, superblock) in found.into_iter().enumerate() {
         let path = path_of(dir, stripe as u16);
-        let made = superblock.is_none();
+        if let Found::Overwritten(problem) = &superblock {
+            set_aside(&path, problem)?;
+        }
+        let made = !matches!(superblock, Found::Stripe(_));
         let superblock = match superblock {
-            Some(superblock) => superblock,
-            None => {
+            Found::Stripe(superblock) => superblock,
+            Found::Nothing | Found::Overwritten(_) => {
                 if known.is_some() {
                     stripes.recreated += 1;
                     tracing::error!(
