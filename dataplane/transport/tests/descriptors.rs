@@ -1,5 +1,7 @@
 //! Without descriptors nothing can be accepted. A process of its own: the limit is the process's.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::net::TcpStream;

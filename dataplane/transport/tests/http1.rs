@@ -1,5 +1,7 @@
 //! HTTP/1 over plain sockets and over TLS, by clients that are nothing but sockets.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! HTTP/2 over TLS, by hyper's client.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::net::TcpStream;
