@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrider_artifact::Digest;
 
+use crate::load::worker::Reading;
+
 /// The longest run that one command may ask for.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The most connections of one run.
@@ -139,12 +141,47 @@ pub struct LoadArguments {
     /// Run the client on this CPU, further threads on the next ones.
     #[arg(long, value_name = "CPU")]
     pub pin: Option<usize>,
+    #[command(flatten)]
+    /// How the lean client reads.
+    pub reading: ReadingArguments,
     /// Read this process's CPU time (and its children's) before and after.
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How the lean client reads and waits.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReadingArguments {
+    /// The most that is read from a socket at once: a TLS record unless given, 32 KiB of plain HTTP.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub read_size: Option<u64>,
+    /// The receive buffer of each socket; the kernel adapts it unless this is given.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub receive_buffer: Option<u64>,
+    /// Never sleep, so that the server is not charged for waking the client. Needs a CPU for each
+    /// thread.
+    #[arg(long)]
+    pub spin: bool,
+}
+
+impl ReadingArguments {
+    /// Whether anything was asked for.
+    pub fn given(&self) -> bool {
+        self.read_size.is_some() || self.receive_buffer.is_some() || self.spin
+    }
+
+    /// The same in bytes of memory: at least 1 KiB, at most 16 MiB are read at once.
+    pub fn reading(&self) -> Reading {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        Reading {
+            read_bytes: self.read_size.map(|size| bytes(size.clamp(1 << 10, 16 << 20))),
+            receive_buffer_bytes: self.receive_buffer.map(bytes),
+            spin: self.spin,
+        }
+    }
 }
 
 /// How a server's certificate is judged.
@@ -215,6 +252,12 @@ pub struct CompareHttpsArguments {
     /// The CPU of the load.
     #[arg(long, default_value_t = 1)]
     pub load_cpu: usize,
+    /// What sends the requests.
+    #[arg(long, value_enum, default_value_t = Client::Lean)]
+    pub client: Client,
+    #[command(flatten)]
+    /// How the lean client reads.
+    pub reading: ReadingArguments,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

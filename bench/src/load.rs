@@ -36,7 +36,7 @@ use summary::Summary;
 use tally::Tally;
 use target::Server;
 use window::Clock;
-use worker::Worker;
+use worker::{Reading, Worker};
 
 /// How long a load runs when nothing says so.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -70,6 +70,8 @@ pub struct Plan {
     pub pin: Option<usize>,
     /// How many threads.
     pub threads: u32,
+    /// How the lean client reads and waits.
+    pub reading: Reading,
 }
 
 impl Plan {
@@ -88,6 +90,7 @@ impl Plan {
             timeout: Duration::from_secs(30),
             pin: None,
             threads: 1,
+            reading: Reading::default(),
         }
     }
 }
@@ -211,6 +214,7 @@ fn worker(plan: &Plan, span: &Span, clock: Clock, part: u32) -> Worker {
         clock,
         requests: span.requests.map(share),
         timeout: plan.timeout,
+        reading: plan.reading,
         request: Vec::new(),
     }
 }
@@ -238,6 +242,11 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
     if arguments.protocol == Protocol::H1 && arguments.streams > 1 {
         return Err(BenchError::Argument(
             "HTTP/1.1 has one request at a time on a connection: use --connections".to_owned(),
+        ));
+    }
+    if arguments.reading.given() && client != Client::Lean {
+        return Err(BenchError::Argument(
+            "--read-size, --receive-buffer and --spin are for the lean client".to_owned(),
         ));
     }
     if arguments.threads > arguments.connections {
@@ -271,6 +280,7 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
         timeout: arguments.timeout,
         pin: arguments.pin,
         threads: arguments.threads,
+        reading: arguments.reading.reading(),
     };
     let duration =
         arguments.duration.or_else(|| arguments.requests.is_none().then_some(DURATION_DEFAULT));

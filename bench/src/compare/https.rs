@@ -105,9 +105,10 @@ pub fn verb(arguments: &CompareHttpsArguments) -> Result<(), BenchError> {
     let nginx_program = find("nginx".as_ref(), nginx::INSTALL)?;
     let outrider_program = find(&arguments.outrider, outrider::INSTALL)?;
     let heading = Heading::new(format!(
-        "compare https: HTTPS/1.1 downloads, TLS 1.3 AES-128-GCM, servers on CPU {}, load on CPU {}, \
+        "compare https: HTTPS/1.1 downloads, TLS 1.3 AES-128-GCM, servers on CPU {}, load ({:?}) on CPU {}, \
          {} interleaved pairs of {:.1} s after {:.1} s of warm-up",
         arguments.server_cpu,
+        arguments.client,
         arguments.load_cpu,
         arguments.pairs,
         arguments.duration.as_secs_f64(),
@@ -154,8 +155,8 @@ fn compare(
 
     let blob_path = format!("v2/{REPOSITORY}/blobs/{digest}");
     let contenders = [
-        (nginx.pid(), plan(nginx.https, workload.file, workload, arguments.load_cpu)?),
-        (outrider.pid(), plan(outrider.https, &blob_path, workload, arguments.load_cpu)?),
+        (nginx.pid(), plan(nginx.https, workload.file, workload, arguments)?),
+        (outrider.pid(), plan(outrider.https, &blob_path, workload, arguments)?),
     ];
     for (_, plan) in &contenders {
         verify(plan, digest)?;
@@ -210,7 +211,7 @@ fn plan(
     address: SocketAddr,
     path: &str,
     workload: &Workload,
-    load_cpu: usize,
+    arguments: &CompareHttpsArguments,
 ) -> Result<Plan, BenchError> {
     let (server, target) = target::parse(&format!("https://{address}/{path}"))?;
     let length = Some(workload.bytes as u64);
@@ -220,7 +221,9 @@ fn plan(
     let tls = tls::client_config(&trust, Protocol::H1)?;
     let mut plan = Plan::closed(server, source, workload.connections);
     plan.tls = Some(tls);
-    plan.pin = Some(load_cpu);
+    plan.pin = Some(arguments.load_cpu);
+    plan.client = arguments.client;
+    plan.reading = arguments.reading.reading();
     Ok(plan)
 }
 
@@ -296,6 +299,7 @@ fn text(report: &Report) -> String {
         "Gbit/s",
         "answers/s",
         "server cores",
+        "load cores",
         "p50",
         "p99",
         "unit",
@@ -321,6 +325,7 @@ fn text(report: &Report) -> String {
                 format!("{:.2}", median(&|run| run.body_bytes_per_s * 8.0 / 1e9)),
                 report::thousands(median(&|run| run.responses_per_s)),
                 format!("{:.2}", median(&|run| run.server.map_or(0.0, |server| server.cores))),
+                format!("{:.2}", median(&|run| run.client_cores)),
                 latency(&|run| Some(run.latency?.p50_us)),
                 latency(&|run| Some(run.latency?.p99_us)),
                 comparison.unit.to_owned(),

@@ -19,9 +19,11 @@ use super::window::{Phase, Window};
 use super::worker::Worker;
 use crate::BenchError;
 
-/// The most that is read from a socket at once. TLS records are at most 16 KiB, so this is some
-/// sixteen of them, and it stays within a core's second-level cache.
-const READ_BYTES: usize = 256 << 10;
+/// The most that is read at once from a TLS connection, and the least that can be: the largest record
+/// (RFC 8446, section 5.2; RFC 5246, section 6.2.3). Container tools read about a record at a time.
+const READ_BYTES_TLS: usize = 5 + (1 << 14) + 2048;
+/// The most that is read at once from a plain connection: what Go's `io.Copy` reads.
+const READ_BYTES_PLAIN: usize = 32 << 10;
 /// Events taken at once.
 const EVENTS_MAX: usize = 256;
 /// How often time limits are looked at.
@@ -91,6 +93,10 @@ pub fn run(worker: Worker) -> Result<Tally, BenchError> {
             opened: false,
         })
         .collect();
+    let read_bytes = match (&worker.tls, worker.reading.read_bytes) {
+        (Some(_), asked) => asked.unwrap_or(READ_BYTES_TLS).max(READ_BYTES_TLS),
+        (None, asked) => asked.unwrap_or(READ_BYTES_PLAIN),
+    };
     let window = Window::new(worker.clock, worker.requests, worker.connections);
     let mut engine = Engine {
         epoll,
@@ -98,7 +104,7 @@ pub fn run(worker: Worker) -> Result<Tally, BenchError> {
         closed: worker.connections as usize,
         idle: Vec::new(),
         tally: Tally::default(),
-        scratch: vec![0; READ_BYTES].into_boxed_slice(),
+        scratch: vec![0; read_bytes].into_boxed_slice(),
         next_housekeeping: now,
         window,
         worker,
@@ -134,7 +140,8 @@ impl Engine {
             }
             self.housekeeping(now);
             self.send_due();
-            let timeout = self.sleep_for(Instant::now());
+            let asleep_from = Instant::now();
+            let timeout = self.sleep_for(asleep_from);
             events.clear();
             match epoll::wait(
                 &self.epoll,
@@ -147,6 +154,9 @@ impl Engine {
                     self.tally.fail(Failure::new(FailureKind::Connect, text));
                     break;
                 }
+            }
+            if events.is_empty() && self.window.counts() {
+                self.tally.client_idle += asleep_from.elapsed();
             }
             for event in &events {
                 // A closed loop stops where its window ends; what is under way then is not counted.
@@ -215,6 +225,9 @@ impl Engine {
     }
 
     fn sleep_for(&self, now: Instant) -> Timespec {
+        if self.worker.reading.spin {
+            return Timespec { tv_sec: 0, tv_nsec: 0 };
+        }
         let mut wait = self.next_housekeeping.saturating_duration_since(now);
         if self.closed > 0 {
             wait = wait.min(RETRY_FIRST);
@@ -271,6 +284,9 @@ impl Engine {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        if let Some(bytes) = self.worker.reading.receive_buffer_bytes {
+            sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+        }
         match rustix::net::connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -49,8 +50,10 @@ pub struct Summary {
     pub cipher: Option<String>,
     /// What it cost the server, when its process is known.
     pub server: Option<ServerCost>,
-    /// Cores that the client used.
+    /// Cores that the client used for work: not for waiting, when it spins.
     pub client_cores: f64,
+    /// Whether it spins.
+    pub client_spins: bool,
     /// Cores that neither the client nor the server used, when its process is known.
     pub others_cores: Option<f64>,
     /// What spoils this measurement.
@@ -100,8 +103,9 @@ impl Summary {
                 device_read_bytes_per_s: usage.device_read_bytes as f64 / elapsed,
             }
         });
-        let client_cores =
-            if seconds > 0.0 { tally.client_cpu.as_secs_f64() / seconds } else { 0.0 };
+        let idle = if plan.reading.spin { tally.client_idle } else { Duration::ZERO };
+        let client_s = tally.client_cpu.saturating_sub(idle).as_secs_f64();
+        let client_cores = if seconds > 0.0 { client_s / seconds } else { 0.0 };
         let others_cores = measured.others.map(|others| others.as_secs_f64() / elapsed);
         let mut summary = Self {
             seconds,
@@ -120,6 +124,7 @@ impl Summary {
             cipher: tally.cipher.clone(),
             server,
             client_cores,
+            client_spins: plan.reading.spin,
             others_cores,
             warnings: Vec::new(),
         };
@@ -191,6 +196,9 @@ impl Summary {
             );
         }
         let _ = write!(text, "client    {:.2} cores", self.client_cores);
+        if self.client_spins {
+            text.push_str(" without its spinning");
+        }
         let _ = match self.others_cores {
             Some(others) => writeln!(text, "; others {others:.2}"),
             None => writeln!(text),
@@ -270,8 +278,10 @@ pub fn describe(plan: &Plan, span: &Span) -> String {
         (Some(duration), None) => format!("{:.1} s", duration.as_secs_f64()),
         (None, requests) => format!("{} answers", requests.unwrap_or_default()),
     };
+    let client = if plan.reading.spin { format!("{client} spinning") } else { client.to_owned() };
     format!(
-        "load: {how}, {scheme} {version} to {}, {} connections{streams}, {client} client, {} thread(s){}; {end} after {:.1} s of warm-up",
+        "load: {how}, {scheme} {version} to {}, {} connections{streams}, {client} client, {} \
+         thread(s){}; {end} after {:.1} s of warm-up",
         plan.server.authority,
         plan.connections,
         plan.threads,

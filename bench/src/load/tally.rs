@@ -89,6 +89,8 @@ pub struct Tally {
     pub window: Duration,
     /// CPU time of the client's thread in it.
     pub client_cpu: Duration,
+    /// Time in which the lean client waited for events and none came; it is CPU time if it spins.
+    pub client_idle: Duration,
 }
 
 impl Tally {
@@ -135,6 +137,7 @@ impl Tally {
         }
         self.window = self.window.max(other.window);
         self.client_cpu += other.client_cpu;
+        self.client_idle += other.client_idle;
     }
 }
 

@@ -36,6 +36,20 @@ pub struct Worker {
     pub requests: Option<u64>,
     /// The longest wait for anything.
     pub timeout: Duration,
+    /// How the lean client reads.
+    pub reading: Reading,
     /// A buffer for the request that is being made.
     pub request: Vec<u8>,
+}
+
+/// How the lean client reads and waits. It decides what a byte costs the server: see the manual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// The most that it reads at once; unless given, a TLS record, or 32 KiB of plain HTTP.
+    pub read_bytes: Option<usize>,
+    /// The kernel's receive buffer; unless given, the kernel adapts it.
+    pub receive_buffer_bytes: Option<usize>,
+    /// It asks for events without end instead of sleeping, so that the server is not charged for
+    /// waking it.
+    pub spin: bool,
 }
