@@ -14,7 +14,7 @@ use crate::arena::{Arena, ChunkWriter};
 use crate::config::CacheConfig;
 use crate::disk::ring::Ring;
 use crate::disk::{Disk, scan, stripe};
-use crate::engine::{Engine, Sequence, Time};
+use crate::engine::{Engine, Sequence, SlotOrWaiter, Time};
 use crate::error::CacheError;
 use crate::index::{ObjectId, flag};
 use crate::metrics::CacheMetrics;
@@ -141,8 +141,8 @@ impl Shared {
 
     pub(crate) async fn slot(&self, payload_bytes: usize) -> Result<ChunkWriter, CacheError> {
         match self.with(|engine| engine.slot(payload_bytes))? {
-            Ok(writer) => Ok(writer),
-            Err(waiter) => waiter.wait().await,
+            SlotOrWaiter::Slot(writer) => Ok(writer),
+            SlotOrWaiter::Waiter(waiter) => waiter.wait().await,
         }
     }
 
@@ -476,11 +476,13 @@ impl Cache {
         self.shared.with(Engine::drop_unadopted);
     }
 
-    /// Gives a hosted object's space back, after its delete was committed. Others are left alone.
-    pub fn unhost(&self, digest: &Digest) {
+    /// Gives a hosted object's space back, after its delete was committed. An object that lies under
+    /// another upload is left alone: it was uploaded again meanwhile.
+    pub fn unhost(&self, digest: &Digest, id: UploadId) {
         self.shared.with(|engine| {
             if let Some(object) = engine.index.find(digest)
                 && engine.index.has(object, flag::HOSTED)
+                && engine.upload_ids.get(&object).is_none_or(|held| *held == id)
             {
                 engine.drop_object(object);
                 engine.pump();

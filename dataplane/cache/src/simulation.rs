@@ -185,8 +185,9 @@ impl World {
             88..94 => Box::pin(purge(cache, contents, names, which)),
             _ => Box::pin(async move {
                 // A delete: committed first, then the space is given back.
-                if names.borrow_mut().hosted.remove(&which).is_some() {
-                    cache.unhost(&contents[which].digest);
+                let removed = names.borrow_mut().hosted.remove(&which);
+                if let Some((id, _)) = removed {
+                    cache.unhost(&contents[which].digest, id);
                 }
             }),
         }

@@ -1,5 +1,7 @@
 //! The cache on real files through a real io_uring, driven without any runtime.
 
+#![allow(clippy::unwrap_used)]
+
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
@@ -177,7 +179,9 @@ fn uploads_are_adopted_after_a_restart_and_the_others_are_dropped() {
     assert!(stat.hosted && stat.verified && stat.complete && stat.origin.is_none());
     cache.forget(&second);
     assert!(cache.stat(&second).is_some(), "a hosted object is not forgotten");
-    cache.unhost(&second);
+    cache.unhost(&second, UploadId([7; 16]));
+    assert!(cache.stat(&second).is_some(), "it lies under another upload");
+    cache.unhost(&second, UploadId([2; 16]));
     assert!(cache.stat(&second).is_none());
 }
 
@@ -366,8 +370,8 @@ fn a_full_store_refuses_an_upload_and_loses_nothing() {
         assert_eq!(read_all(&cache, &Digest::sha256(bytes)).as_ref(), Some(bytes));
     }
     // What a delete gives back can be used again.
-    for (_, bytes) in stored.drain(..4) {
-        cache.unhost(&Digest::sha256(&bytes));
+    for (id, bytes) in stored.drain(..4) {
+        cache.unhost(&Digest::sha256(&bytes), id);
     }
     settle(&cache);
     let again = content(99, 1_500_000);

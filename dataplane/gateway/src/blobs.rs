@@ -150,6 +150,9 @@ impl<N: Names> Gateway<N> {
         }
         let known = self.cache.stat(digest).is_some();
         let asked = requested(headers, digest);
+        if !self.may_share(&place.source, digest).await? {
+            return self.pass_through(place.source, digest).await;
+        }
         let running = self.flights.is_running(digest);
         let flight = match self.flights.join(digest, place.source.clone()) {
             Ok(flight) => flight,
@@ -173,6 +176,34 @@ impl<N: Names> Gateway<N> {
             Err(Fault::UnknownLength) => self.pass_through(place.source, digest).await,
             Err(fault) => Err(faults::of_flight(&fault)),
         }
+    }
+
+    /// What is here of a digest and not verified came from somewhere. Another source must say that it
+    /// has the digest too, and as long, before its clients share that. False where the two disagree
+    /// while the other one is being fetched.
+    async fn may_share(&self, source: &Source, digest: &Digest) -> Result<bool, ApiError> {
+        let known = match self.flights.running(digest) {
+            Some(flight) => Some((flight.origin(), flight.total())),
+            None => self
+                .cache
+                .stat(digest)
+                .filter(|stat| !stat.hosted)
+                .and_then(|stat| Some((stat.origin?, Some(stat.size)))),
+        };
+        let Some((origin, total)) = known else { return Ok(true) };
+        if origin == source.origin {
+            return Ok(true);
+        }
+        let head = self.ask(source, digest, FetchMethod::Head).await;
+        let said = head.map_err(|error| faults::of_fetch(&error, Code::BlobUnknown))?.head.length;
+        if total.is_none() || said == total {
+            return Ok(true);
+        }
+        if self.flights.is_running(digest) {
+            return Ok(false);
+        }
+        self.cache.forget(digest);
+        Ok(true)
     }
 
     /// Starts what the request needs, and waits until the length is known.

@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use outrider_artifact::event::UploadKind;
 use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference, RepositoryName, Tag};
-use outrider_cache::{Cache, ObjectStat};
+use outrider_cache::{Cache, ObjectStat, UploadId};
 use outrider_transport::RequestBody;
 use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target, UplinkClient};
 
@@ -22,11 +22,14 @@ use crate::faults;
 use crate::flight::{Source, chunk_len, chunk_start, chunks_of};
 use crate::gateway::{Answer, Gateway, bare, describe, unix_ms, value};
 use crate::metrics::GatewayMetrics;
-use crate::names::{MirroredTag, Names, PutManifest, Referrer, Repository, TagOrigin, TagRecord};
+use crate::names::{
+    MirroredTag, Names, NamesError, PutManifest, Referrer, Repository, TagOrigin, TagRecord,
+};
 use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
 use crate::protocol::manifest::{DescriptorKind, MANIFEST_BYTES_MAX, too_large};
 use crate::protocol::route::{Read, manifest_path};
 use crate::protocol::{ApiError, Code, Manifest, conditional, header};
+use crate::single::to_the_end;
 use crate::uploads;
 use crate::upstreams::Place;
 
@@ -307,10 +310,17 @@ impl<N: Names> Gateway<N> {
             }),
             event: Some(event),
         };
-        if !self.names.put_manifest(put).await?.superfluous {
-            self.cache.host(stored, &digest, &manifest.media_type);
-            self.metrics.uploads_stored.inc();
-        }
+        let (names, cache, metrics) =
+            (self.names.clone(), self.cache.clone(), self.metrics.clone());
+        let media_type = manifest.media_type.clone();
+        to_the_end(async move {
+            if !names.put_manifest(put).await?.superfluous {
+                cache.host(stored, &digest, &media_type);
+                metrics.uploads_stored.inc();
+            }
+            Ok::<(), NamesError>(())
+        })
+        .await?;
         let mut response = bare(StatusCode::CREATED);
         let answer = response.headers_mut();
         answer.insert(LOCATION, value(manifest_path(name, &Reference::Digest(digest))));
@@ -363,8 +373,8 @@ impl<N: Names> Gateway<N> {
             Reference::Tag(tag) => self.names.delete_tag(name, tag).await?,
             Reference::Digest(digest) => match self.names.delete_manifest(name, digest).await? {
                 Some(removed) => {
-                    if removed.unreferenced.is_some() {
-                        self.cache.unhost(digest);
+                    if let Some(upload) = removed.unreferenced {
+                        self.cache.unhost(digest, UploadId(upload));
                     }
                     true
                 }
@@ -380,8 +390,8 @@ impl<N: Names> Gateway<N> {
         let removed = self.names.delete_blob(name, digest).await?.ok_or_else(|| {
             ApiError::new(Code::BlobUnknown, format!("{name} has no blob {digest}"))
         })?;
-        if removed.unreferenced.is_some() {
-            self.cache.unhost(digest);
+        if let Some(upload) = removed.unreferenced {
+            self.cache.unhost(digest, UploadId(upload));
         }
         Ok(bare(StatusCode::ACCEPTED))
     }
@@ -537,7 +547,7 @@ impl Errand {
 }
 
 /// A tag that cannot be remembered is asked for again next time; that is all it costs.
-fn note<T>(outcome: Result<T, crate::names::NamesError>) {
+fn note<T>(outcome: Result<T, NamesError>) {
     if let Err(error) = outcome {
         tracing::warn!("a tag is not remembered: {error}");
     }

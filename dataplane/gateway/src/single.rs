@@ -14,6 +14,27 @@ struct Work<V> {
     progress: Progress,
 }
 
+/// Runs `work` on a task of its own, so that it comes to its end also when who waits for it leaves.
+///
+/// A name that was sent to its database is committed whatever becomes of the request; what belongs to
+/// it must not be dropped half-way.
+pub(crate) async fn to_the_end<V: 'static>(work: impl Future<Output = V> + 'static) -> V {
+    let done: Rc<Work<V>> =
+        Rc::new(Work { result: RefCell::new(None), progress: Progress::default() });
+    let end = done.clone();
+    outrider_shard::task::spawn(async move {
+        *end.result.borrow_mut() = Some(work.await);
+        end.progress.notify();
+    });
+    loop {
+        let generation = done.progress.generation();
+        if let Some(value) = done.result.borrow_mut().take() {
+            return value;
+        }
+        done.progress.past(generation).await;
+    }
+}
+
 /// Joins equal work. Local to a shard.
 pub(crate) struct Single<K, V> {
     running: Rc<RefCell<HashMap<K, Rc<Work<V>>>>>,

@@ -21,6 +21,7 @@ use crate::gateway::{Answer, Gateway, bare, unix_ms, value};
 use crate::names::{Names, PutBlob, Repository};
 use crate::protocol::route::{Mount, UploadSession, blob_path, upload_path};
 use crate::protocol::{ApiError, Code, header, range};
+use crate::single::to_the_end;
 
 /// Who uploads where nobody says.
 pub(crate) const ANONYMOUS: &str = "anonymous";
@@ -283,11 +284,17 @@ impl<N: Names> Gateway<N> {
             previous_is_lost: self.is_lost(digest),
             event: Some(event),
         };
-        if !self.names.put_blob(put).await?.superfluous {
-            self.cache.host(stored, digest, "");
-            self.metrics.uploads_stored.inc();
-        }
-        Ok(())
+        let (names, cache, metrics) =
+            (self.names.clone(), self.cache.clone(), self.metrics.clone());
+        let digest = *digest;
+        to_the_end(async move {
+            if !names.put_blob(put).await?.superfluous {
+                cache.host(stored, &digest, "");
+                metrics.uploads_stored.inc();
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Whether the names may say that the content is hosted while its disk has lost it.

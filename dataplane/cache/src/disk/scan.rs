@@ -112,8 +112,8 @@ fn read_headers(engine: &mut Engine, made: &[bool], summary: &mut Summary) -> Ve
     let mut searches = 0;
     loop {
         // Start what can be started.
-        for token in 0..WALKS_MAX {
-            if running[token].is_some() {
+        for (token, place) in running.iter_mut().enumerate() {
+            if place.is_some() {
                 continue;
             }
             let next = waiting
@@ -133,7 +133,7 @@ fn read_headers(engine: &mut Engine, made: &[bool], summary: &mut Summary) -> Ve
             };
             searches += usize::from(matches!(walk.step, Step::Search(_)));
             let operation = Operation::Read { slot, offset: byte_of(block), len: bytes as u32 };
-            running[token] = Some(walk);
+            *place = Some(walk);
             let Some(store) = &mut engine.store else { return found };
             store.disk.submit(Request { token: token as u64, stripe: walk.stripe, operation });
         }
@@ -278,7 +278,7 @@ fn take(
     segment.marks += u32::from(matches!(record.kind, Kind::Seal | Kind::Tombstone));
     let location = Location { stripe: walk.stripe, block };
     found.push(Found { location, segment_sequence: walk.sequence, record });
-    (next < end).then(|| Walk { step: Step::Walk(next), ..walk })
+    (next < end).then_some(Walk { step: Step::Walk(next), ..walk })
 }
 
 #[derive(Default)]
@@ -347,7 +347,7 @@ fn rebuild_object(engine: &mut Engine, digest: &Digest, object: OfDigest, summar
     }
     // An object without bytes is known by its seal alone; any other by its chunks.
     let any_chunk = records.iter().any(|found| found.record.kind == Kind::Chunk);
-    if !any_chunk && !(size == 0 && seal.is_some()) {
+    if !any_chunk && (size > 0 || seal.is_none()) {
         return;
     }
     let new = NewObject { size, media_type: clip(&media_type), origin, life: life as u32 };

@@ -95,7 +95,8 @@ fn read_superblock(path: &Path) -> Result<Found, CacheError> {
 
 /// Renames an overwritten stripe, so that another can be made in its place and nothing is deleted.
 fn set_aside(path: &Path, problem: &str) -> Result<(), CacheError> {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let aside = path.with_extension(format!("overwritten-{}", since.as_secs()));
     std::fs::rename(path, &aside)
         .map_err(|error| CacheError::os(format!("setting aside {}", path.display()), &error))?;

@@ -12,6 +12,8 @@ mod scoring;
 mod slots;
 mod writing;
 
+pub(crate) use slots::SlotOrWaiter;
+
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;

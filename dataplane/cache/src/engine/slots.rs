@@ -11,6 +11,12 @@ use crate::wait::{Waiter, abandoned};
 /// Waiters for slots (fills and reads) at most; the next one is told `Busy` at once.
 const SLOT_WAITERS_MAX: usize = 1024;
 
+/// What someone who needs a slot gets.
+pub(crate) enum SlotOrWaiter {
+    Slot(ChunkWriter),
+    Waiter(Rc<Waiter<Result<ChunkWriter, CacheError>>>),
+}
+
 impl Engine {
     pub(super) fn serve_waiters(&mut self) -> bool {
         let mut moved = false;
@@ -69,10 +75,7 @@ impl Engine {
     }
 
     /// A writer now, or a waiter for one.
-    pub(crate) fn slot(
-        &mut self,
-        payload_bytes: usize,
-    ) -> Result<Result<ChunkWriter, Rc<Waiter<Result<ChunkWriter, CacheError>>>>, CacheError> {
+    pub(crate) fn slot(&mut self, payload_bytes: usize) -> Result<SlotOrWaiter, CacheError> {
         let limit = self.config.geometry.chunk_bytes;
         if payload_bytes as u64 > limit {
             return Err(CacheError::TooLarge { size: payload_bytes as u64, limit });
@@ -80,10 +83,10 @@ impl Engine {
         if self.slot_waiters.is_empty()
             && let Some(slot) = self.ram.slot(payload_bytes, &mut self.index)
         {
-            return Ok(Ok(ChunkWriter::new(slot, payload_bytes)));
+            return Ok(SlotOrWaiter::Slot(ChunkWriter::new(slot, payload_bytes)));
         }
         let waiter = Waiter::new();
         self.wait_for_slot(SlotWait::Fill { payload_bytes, waiter: waiter.clone() })?;
-        Ok(Err(waiter))
+        Ok(SlotOrWaiter::Waiter(waiter))
     }
 }

@@ -75,9 +75,14 @@ async fn fill(flight: &Rc<Flight>, id: u64) -> Result<(), Fault> {
         if is_final_everywhere(&fault) || flight.verdict().is_some() {
             return Err(fault);
         }
-        if is_behind_the_end(&fault) && flight.total().is_none() {
-            // Whoever asked for that range is told so; the others only need the length.
-            return learn_by_head(flight, &source).await;
+        if let Fault::Upstream(FetchError::RangeNotSatisfiable { total: found }) = fault {
+            let Some(known) = flight.total() else {
+                // Whoever asked for that range is told so; the others only need the length.
+                return learn_by_head(flight, &source).await;
+            };
+            // The length that was said first is not the content's. Who asks next begins anew.
+            flight.home.cache.forget(&flight.digest);
+            return Err(Fault::Length { known, found: found.unwrap_or(before_bytes(before)) });
         }
         if is_worth_a_retry(&fault) && retries < RETRIES_MAX && !matches!(fault, Fault::Stalled) {
             retries += 1;
@@ -111,8 +116,9 @@ fn is_final_everywhere(fault: &Fault) -> bool {
     matches!(fault, Fault::Busy | Fault::UnknownLength | Fault::Abandoned | Fault::Length { .. })
 }
 
-fn is_behind_the_end(fault: &Fault) -> bool {
-    matches!(fault, Fault::Upstream(FetchError::RangeNotSatisfiable { .. }))
+/// The content ends at or before the first byte of a span that is behind its end.
+fn before_bytes(span: Span) -> u64 {
+    chunk_start(span.next)
 }
 
 /// Learns the length without a body.

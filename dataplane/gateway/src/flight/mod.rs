@@ -155,6 +155,11 @@ impl Flights {
         Ok(flight)
     }
 
+    /// The fetch of the digest that is under way.
+    pub(crate) fn running(&self, digest: &Digest) -> Option<Rc<Flight>> {
+        self.flights.borrow().get(digest).cloned()
+    }
+
     /// Whether a fetch of the digest is under way.
     pub(crate) fn is_running(&self, digest: &Digest) -> bool {
         self.flights.borrow().contains_key(digest)
