@@ -1,7 +1,7 @@
 //! The SSD tier's ground: the stripes' format, their files, and the queue of operations on them.
 //!
-//! [`Disk`] is the seam: the engine moves slots in and out of it and never sees a file. The real one
-//! is an io_uring ([`ring`]); the tests drive the same engine with a simulated one that tears,
+//! `Disk` is the seam: the engine moves slots in and out of it and never sees a file. The real one
+//! is an io_uring (`ring`); the tests drive the same engine with a simulated one that tears,
 //! loses and refuses writes.
 
 pub mod record;
