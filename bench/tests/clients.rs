@@ -1,6 +1,8 @@
 //! Both clients against a small server that misbehaves on demand: what is good is counted exactly,
 //! what is not is counted as what it is, and every load ends.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

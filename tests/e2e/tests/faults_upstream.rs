@@ -19,7 +19,8 @@ const IMPATIENT: &str = "connect_timeout = \"1s\"\nhead_timeout = \"1s\"\nidle_t
 /// Two upstreams, the first of which misbehaves; the second is another way to the same content.
 struct Scene {
     bad: FakeUpstream,
-    good: FakeUpstream,
+    /// Serves for as long as the scene lasts.
+    _good: FakeUpstream,
     outrider: Outrider,
     client: Client,
     content: Vec<u8>,
@@ -40,7 +41,7 @@ impl Scene {
         let outrider = Outrider::start(options.upstream_keys(IMPATIENT));
         let client = outrider.client();
         assert_served(&client, "bad/team/cached", "v1", &cached);
-        Self { bad, good, outrider, client, content, digest, cached }
+        Self { bad, _good: good, outrider, client, content, digest, cached }
     }
 
     fn path(&self, upstream: &str) -> String {
