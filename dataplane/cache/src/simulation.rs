@@ -93,6 +93,8 @@ struct World {
     sequence: Arc<AtomicU64>,
     /// No operation of the disk fails and no bit rots: then nothing hosted may ever be missed.
     healthy: bool,
+    /// One set over all lives, to see that what is to be tested does happen.
+    metrics: CacheMetrics,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -129,6 +131,7 @@ impl World {
             time: Rc::default(),
             sequence: Arc::new(AtomicU64::new(1)),
             healthy: faults.read_error + faults.write_error + faults.sync_error == 0,
+            metrics: CacheMetrics::default(),
         }
     }
 
@@ -152,7 +155,7 @@ impl World {
             sequence: self.sequence.clone(),
             time: Box::new(SimTime(self.time.clone())),
         };
-        Cache::assemble(config, parts, CacheMetrics::default()).unwrap()
+        Cache::assemble(config, parts, self.metrics.clone()).unwrap()
     }
 
     fn pick(&mut self) -> usize {
@@ -528,9 +531,27 @@ fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn nothing_is_wrong_and_nothing_hosted_is_lost_over_power_cuts_and_kills() {
+    let mut happened = [0; 8];
     for seed in seeds(0, 120) {
-        World::new(seed, HEALTHY).run(400, 4);
+        let mut world = World::new(seed, HEALTHY);
+        world.run(400, 4);
+        let metrics = &world.metrics;
+        let counters = [
+            &metrics.hits_ram,
+            &metrics.hits_ssd,
+            &metrics.evicted_ram,
+            &metrics.evicted_ssd,
+            &metrics.reclaimed_segments,
+            &metrics.reclaim_rewritten_bytes,
+            &metrics.refused_store_full,
+            &metrics.scan_uploads,
+        ];
+        for (sum, counter) in happened.iter_mut().zip(counters) {
+            *sum += counter.get();
+        }
+        assert_eq!(metrics.lost_tombstones.get(), 0, "seed {seed}");
     }
+    assert!(happened.iter().all(|sum| *sum > 100), "{happened:?}");
 }
 
 #[test]
