@@ -70,9 +70,9 @@ pub struct UpstreamConfig {
     /// Time for the name lookup, TCP and TLS of one connection (3 s).
     #[serde(default = "connect_timeout", deserialize_with = "deserialize_duration")]
     pub connect_timeout: Duration,
-    /// Time from the request to the response's head, for each of the requests that one fetch makes
-    /// (10 s). A whole fetch, with its tokens and redirects, has three times that and
-    /// `connect_timeout` to get its head.
+    /// Time from a request to the head of its answer (10 s), on top of `connect_timeout` when a
+    /// connection has to be made. A whole fetch, with its tokens and redirects, has three times
+    /// both together.
     #[serde(default = "head_timeout", deserialize_with = "deserialize_duration")]
     pub head_timeout: Duration,
     /// The longest silence inside a body (15 s). Time in which the reader takes nothing does not
