@@ -201,7 +201,7 @@ pub(crate) struct Parts {
 
 impl Cache {
     /// Opens the cache on the thread that will use it: maps the arena, opens (or makes) the stripes,
-    /// scans them, rebuilds the index. Blocks, for about 100 µs per 64 segments and record in each.
+    /// scans them, rebuilds the index. Blocks: 0.3 s for 12,500 records (3 GB) on a busy machine.
     /// `doorbell` is an eventfd that is rung when a disk operation is done, or a slot is free that
     /// someone waits for.
     ///
