@@ -226,6 +226,11 @@ impl<N: Names> Gateway<N> {
             }
         }
         let total = flight.learn_total().await?;
+        if total == 0 {
+            // There is no last chunk that could wait for the verdict.
+            flight.want_whole();
+            flight.verified().await?;
+        }
         let Some(asked) = asked else { return Ok((total, None)) };
         match asked.resolve(total) {
             ResolvedRange::Unsatisfiable => {

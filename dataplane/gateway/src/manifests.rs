@@ -47,6 +47,21 @@ pub(crate) struct Wanted {
 /// What came of it.
 pub(crate) type Found = Result<Fetched, FetchError>;
 
+/// A manifest that was read from the cache.
+#[derive(Clone)]
+struct Stored {
+    stat: ObjectStat,
+    bytes: Bytes,
+}
+
+/// The media type of a manifest that is here. One that came in as a blob says it itself.
+fn media_type_of(stored: &Stored) -> Result<Rc<str>, ApiError> {
+    if !stored.stat.media_type.is_empty() {
+        return Ok((&*stored.stat.media_type).into());
+    }
+    Ok(Manifest::parse(&stored.bytes, None)?.media_type.into())
+}
+
 /// A manifest of an upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Fetched {
@@ -94,11 +109,11 @@ impl<N: Names> Gateway<N> {
                 (*digest, link.ok_or_else(|| unknown(key, reference))?.media_type)
             }
         };
-        let stat = self.verified(&digest).ok_or_else(|| {
+        let stored = self.at_hand(&digest).await?.ok_or_else(|| {
             tracing::error!(%digest, repository = %key, "a hosted manifest cannot be read from its disk");
             ApiError::new(Code::Unknown, format!("{digest} is hosted here, and cannot be read from its disk"))
         })?;
-        Ok(self.serve_stored(&digest, &stat, &media_type, None, method, headers))
+        Ok(self.serve_manifest(&digest, stored, &media_type, method, headers))
     }
 
     /// A manifest of an upstream by its digest: for good once it is here.
@@ -109,10 +124,9 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Answer {
-        if let Some(stat) = self.verified(digest) {
-            let media_type = self.media_type_of(digest, &stat).await?;
-            let source = Some(place.source);
-            return Ok(self.serve_stored(digest, &stat, &media_type, source, method, headers));
+        if let Some(stored) = self.at_hand(digest).await? {
+            let media_type = media_type_of(&stored)?;
+            return Ok(self.serve_manifest(digest, stored, &media_type, method, headers));
         }
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Digest(*digest) };
         let errand = self.errand(&place);
@@ -126,13 +140,16 @@ impl<N: Names> Gateway<N> {
     async fn read_tag(&self, place: Place, tag: &Tag, method: Read, headers: &HeaderMap) -> Answer {
         let record = self.names.tag(&place.key, tag).await?;
         // What is remembered only counts while its content is here.
-        let known = record.and_then(|record| Some((self.verified(&record.digest)?, record)));
-        if let Some((stat, record)) = &known
+        let known = match record {
+            Some(record) => self.at_hand(&record.digest).await?.map(|stored| (stored, record)),
+            None => None,
+        };
+        if let Some((stored, record)) = &known
             && let age = age_ms(record)
             && age < millis(self.settings.tag_ttl)
         {
             let left_s = (millis(self.settings.tag_ttl) - age) / 1000;
-            return Ok(self.serve_tag(record, stat, &place, left_s as i64, method, headers));
+            return Ok(self.serve_tag(record, stored, left_s as i64, method, headers));
         }
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Tag(tag.clone()) };
         let errand = self.errand(&place);
@@ -141,7 +158,7 @@ impl<N: Names> Gateway<N> {
         let check = self
             .manifests
             .run(wanted, || async move { errand.check_tag(&*names, &checked, remembered).await });
-        let Some((stat, record)) = known else {
+        let Some((stored, record)) = known else {
             let fetched =
                 check.await.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;
             if fetched.bytes.is_none() {
@@ -155,7 +172,7 @@ impl<N: Names> Gateway<N> {
         let serve_stale = || {
             self.metrics.stale_tags.inc();
             let late_s = (stale_ms / 1000) as i64;
-            self.serve_tag(&record, &stat, &place, -late_s.max(1), method, headers)
+            self.serve_tag(&record, &stored, -late_s.max(1), method, headers)
         };
         let checked = if may_be_stale {
             match outrider_shard::time::timeout(CHECK_WAIT, check).await {
@@ -169,7 +186,7 @@ impl<N: Names> Gateway<N> {
         match checked {
             Ok(Fetched { bytes: None, .. }) => {
                 let ttl_s = (millis(self.settings.tag_ttl) / 1000) as i64;
-                Ok(self.serve_tag(&record, &stat, &place, ttl_s, method, headers))
+                Ok(self.serve_tag(&record, &stored, ttl_s, method, headers))
             }
             Ok(fetched) => Ok(self.serve_fetched(&fetched, Forward::Stale, method, headers)),
             Err(error) if error.is_upstream_down() && may_be_stale => Ok(serve_stale()),
@@ -181,18 +198,38 @@ impl<N: Names> Gateway<N> {
     fn serve_tag(
         &self,
         record: &TagRecord,
-        stat: &ObjectStat,
-        place: &Place,
+        stored: &Stored,
         ttl_s: i64,
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        let source = Some(place.source.clone());
-        let mut response =
-            self.serve_stored(&record.digest, stat, &record.media_type, source, method, headers);
+        let mut response = self.serve_manifest(
+            &record.digest,
+            stored.clone(),
+            &record.media_type,
+            method,
+            headers,
+        );
         let detail = if ttl_s < 0 { Detail::Stale } else { Detail::Ram };
         let status = CacheStatus::hit().ttl_s(ttl_s).detail(detail).verified(true);
         response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
+        response
+    }
+
+    /// An answer from a manifest that was read.
+    fn serve_manifest(
+        &self,
+        digest: &Digest,
+        stored: Stored,
+        media_type: &str,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Response<GatewayBody> {
+        let mut response =
+            self.serve_stored(digest, &stored.stat, media_type, None, method, headers);
+        if method == Read::Get && response.status() == StatusCode::OK {
+            *response.body_mut() = GatewayBody::whole(stored.bytes);
+        }
         response
     }
 
@@ -221,29 +258,27 @@ impl<N: Names> Gateway<N> {
         response
     }
 
-    fn verified(&self, digest: &Digest) -> Option<ObjectStat> {
-        self.cache.stat(digest).filter(|stat| stat.verified)
-    }
-
-    /// The media type of a manifest that is here. One that came in as a blob says it itself.
-    async fn media_type_of(&self, digest: &Digest, stat: &ObjectStat) -> Result<Rc<str>, ApiError> {
-        if !stat.media_type.is_empty() {
-            return Ok((&*stat.media_type).into());
-        }
+    /// A manifest that is here, read before it is answered: one that its disk has lost is not here.
+    async fn at_hand(&self, digest: &Digest) -> Result<Option<Stored>, ApiError> {
+        let Some(stat) = self.cache.stat(digest).filter(|stat| stat.verified) else {
+            return Ok(None);
+        };
         if stat.size > MANIFEST_BYTES_MAX as u64 {
             return Err(too_large(stat.size));
         }
-        let mut bytes = BytesMut::with_capacity(stat.size as usize);
+        let mut pieces = Vec::new();
         for chunk in 0..chunks_of(stat.size) {
             match self.cache.read(digest, chunk).await {
-                Ok(Some(found)) => bytes.extend_from_slice(&found.bytes),
-                Ok(None) => {
-                    return Err(faults::of_fetch(&FetchError::NotFound, Code::ManifestUnknown));
-                }
+                Ok(Some(found)) => pieces.push(found.bytes),
+                Ok(None) => return Ok(None),
                 Err(error) => return Err(faults::of_store(&error)),
             }
         }
-        Ok(Manifest::parse(&bytes, None)?.media_type.into())
+        let bytes = match &pieces[..] {
+            [whole] => whole.clone(),
+            pieces => pieces.concat().into(),
+        };
+        Ok(Some(Stored { stat, bytes }))
     }
 
     fn errand(&self, place: &Place) -> Errand {

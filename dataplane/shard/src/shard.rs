@@ -18,11 +18,11 @@ use crate::{ShardError, ShardHandle, task};
 /// Locked memory that the executor's three rings need.
 const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 
-/// How often the executor leaves its tasks to look at its own rings. Nothing here waits for those (see
-/// the driver), so seldom is enough: after each sleep that was longer than this it looks once, which
-/// costs some five system calls (at 300 requests a second: 124 µs of CPU each with 1 ms, 97 µs with
-/// this). Shorter also makes a mistaken park likelier.
-const PREEMPT_TIMER: Duration = Duration::from_millis(10);
+/// How often the executor leaves its tasks to look at its own rings: hardly ever. Nothing here waits for
+/// those (see the driver). Each look costs some five system calls (at 300 requests a second: 124 µs of
+/// CPU each with 1 ms, 97 µs with 10 ms), and is a chance for a mistaken park: with 1 ms, on a crowded
+/// machine, a shard was seen to hang with every guard used up.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 
 /// How a shard runs.
 #[derive(Clone, Debug)]

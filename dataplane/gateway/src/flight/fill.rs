@@ -34,6 +34,10 @@ const NOTIFY_BYTES: usize = 64 * 1024;
 /// who left often comes back, and the rest is cheaper now than later.
 const FINISH_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// What one request of a range asks for at the most: 4 MiB. Clients such as containerd ask for a range
+/// without an end and leave early; what was asked for and not read is lost in the sockets' buffers.
+const RANGE_CHUNKS_MAX: u32 = 16;
+
 /// Why a request ended without an error.
 enum Ended {
     /// Nothing is left to write.
@@ -188,7 +192,12 @@ async fn request(
     tried: &[Source],
 ) -> Result<Ended, Fault> {
     let first = chunk_start(span.next);
-    let last = if span.end == plan::UNKNOWN_END { None } else { Some(chunk_start(span.end) - 1) };
+    let end = if flight.whole.get() {
+        span.end
+    } else {
+        span.end.min(span.next.saturating_add(RANGE_CHUNKS_MAX))
+    };
+    let last = if end == plan::UNKNOWN_END { None } else { Some(chunk_start(end) - 1) };
     let reaches_end = match flight.total() {
         Some(total) => last.is_none_or(|last| last + 1 >= total),
         None => last.is_none(),
@@ -201,7 +210,8 @@ async fn request(
     let wanted = wanted(flight, source, FetchMethod::Get, range);
     let fetch = unless_stalled(flight, source, tried, flight.home.uplink.fetch(wanted)).await??;
     let offset = learn(flight, id, source, &fetch, first)?;
-    write_body(flight, id, source, tried, fetch.body, offset).await
+    let stop = fetch.head.range.as_ref().map(|range| range.last.saturating_add(1));
+    write_body(flight, id, source, tried, fetch.body, offset, stop).await
 }
 
 /// Takes the length from the first answer, holds later ones against it, and returns the offset of
@@ -242,7 +252,7 @@ fn learn(
     Ok(offset)
 }
 
-/// Writes the answer's bytes into chunks, from `offset` on.
+/// Writes the answer's bytes into chunks, from `offset` on up to `stop`, or to the end.
 async fn write_body(
     flight: &Rc<Flight>,
     id: u64,
@@ -250,9 +260,11 @@ async fn write_body(
     tried: &[Source],
     mut body: FetchBody,
     offset: u64,
+    stop: Option<u64>,
 ) -> Result<Ended, Fault> {
     let total = flight.total().ok_or(Fault::UnknownLength)?;
-    let mut run = Run { flight, id, total, at: offset, mode: None, untold: 0 };
+    let stop = stop.unwrap_or(total).min(total);
+    let mut run = Run { flight, id, total, stop, at: offset, mode: None, untold: 0 };
     loop {
         if let Some(ended) = run.enter_chunk().await? {
             return Ok(ended);
@@ -280,6 +292,8 @@ struct Run<'a> {
     flight: &'a Rc<Flight>,
     id: u64,
     total: u64,
+    /// Where the answer ends.
+    stop: u64,
     /// Offset of the next byte of the answer in the content.
     at: u64,
     /// None between two chunks.
@@ -299,6 +313,9 @@ impl Run<'_> {
         };
         if self.flight.verdict().is_some() {
             return Err(Fault::Abandoned);
+        }
+        if self.at >= self.stop && span.next < span.end {
+            return Ok(Some(Ended::Skipped));
         }
         let chunk = chunk_at(self.at);
         if chunk < span.next && self.at < self.total {
@@ -364,6 +381,7 @@ impl Run<'_> {
             && self.flight.verdict().is_none()
         {
             flight.home.metrics.upstream_bytes.inc_by(partial.writer.len() as u64);
+            flight.note_refill(chunk);
             flight.home.cache.insert(&flight.digest, chunk, partial.writer);
             self.tell();
         }

@@ -147,6 +147,8 @@ impl Flights {
             readers: Cell::new(0),
             whole: Cell::new(false),
             verifying: Cell::new(false),
+            hashed_to: Cell::new(0),
+            refilled: Cell::new(false),
             verdict: RefCell::new(None),
             progress: Progress::default(),
         });
@@ -226,6 +228,10 @@ pub(crate) struct Flight {
     /// Somebody wants all of it: the hash can be made, and the fill goes on when readers leave.
     whole: Cell<bool>,
     verifying: Cell<bool>,
+    /// The chunks before this one have been hashed.
+    hashed_to: Cell<u32>,
+    /// One of those was evicted and has come in anew: the hash says nothing about it.
+    refilled: Cell<bool>,
     verdict: RefCell<Option<Verdict>>,
     pub(crate) progress: Progress,
 }
@@ -387,6 +393,13 @@ impl Flight {
         let idle = self.fillers.borrow().is_empty() && self.readers.get() == 0;
         if idle && !self.verifying.get() {
             self.home.remove(self);
+        }
+    }
+
+    /// A chunk has come in.
+    fn note_refill(&self, chunk: u32) {
+        if chunk < self.hashed_to.get() {
+            self.refilled.set(true);
         }
     }
 

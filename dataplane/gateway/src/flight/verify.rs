@@ -5,7 +5,7 @@ use std::rc::Rc;
 use outrider_artifact::ContentHasher;
 
 use super::reader::Reader;
-use super::{Fault, Flight, Verdict};
+use super::{Fault, Flight, Verdict, chunks_of};
 
 /// Runs until the content is known to be right or wrong, or the flight has failed.
 pub(super) async fn run(flight: Rc<Flight>) {
@@ -30,11 +30,20 @@ pub(super) async fn run(flight: Rc<Flight>) {
 
 async fn hash(flight: &Rc<Flight>) -> Result<outrider_artifact::Digest, Fault> {
     let total = flight.learn_total().await?;
-    let mut hasher = ContentHasher::new(flight.digest.algorithm());
-    let mut reader = Reader::of_hash(flight.clone(), total);
-    while let Some(piece) = reader.next().await {
-        hasher.update(&piece?.bytes);
-        outrider_shard::task::yield_if_needed().await;
+    loop {
+        flight.hashed_to.set(0);
+        flight.refilled.set(false);
+        let mut hasher = ContentHasher::new(flight.digest.algorithm());
+        let mut reader = Reader::of_hash(flight.clone(), total);
+        while let Some(piece) = reader.next().await {
+            hasher.update(&piece?.bytes);
+            flight.hashed_to.set(chunks_of(total - reader.remaining()));
+            outrider_shard::task::yield_if_needed().await;
+        }
+        let found = hasher.finish();
+        // What was evicted behind the hash and came in anew has to be hashed as well.
+        if found != flight.digest || !flight.refilled.get() {
+            return Ok(found);
+        }
     }
-    Ok(hasher.finish())
 }

@@ -82,7 +82,6 @@ impl Drop for Registry {
 }
 
 #[test]
-#[ignore = "needs docker-registry (apt-get install docker-registry)"]
 fn a_real_registry_is_a_good_upstream_until_it_is_gone() {
     let registry = Registry::start();
     let mut layer = vec![0u8; 20 << 20];
