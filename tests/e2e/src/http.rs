@@ -46,7 +46,7 @@ impl Client {
         self.request("HEAD", target).send()
     }
 
-    /// Sends `bytes` as they are and returns all that comes back until the other side closes.
+    /// Sends `bytes` as they are and no more, and returns all that comes back until the other side closes.
     pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = connect(self.address).expect("the server accepts connections");
         // A server may answer and close before it has read everything.
@@ -54,6 +54,15 @@ impl Client {
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+
+    /// Sends `bytes` as they are, stays, and returns all that comes until the other side closes.
+    pub fn raw_and_stay(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = connect(self.address).expect("the server accepts connections");
+        stream.write_all(bytes).expect("the server reads");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the server closes");
         answer
     }
 

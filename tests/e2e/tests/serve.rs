@@ -388,7 +388,7 @@ fn requests_one_after_the_other_and_ahead_of_time_on_one_connection_are_answered
     let config = blob_path("team/app", &sha256(&image.config));
     let line = |path: &str, close: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n");
     let text = line("/v2/", "") + &line(&config, "") + &line("/v2/", "Connection: close\r\n");
-    let answers = client.raw(text.as_bytes());
+    let answers = client.raw_and_stay(text.as_bytes());
     let answers = String::from_utf8_lossy(&answers);
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 3, "{answers}");
     assert!(answers.contains(&*String::from_utf8_lossy(&image.config)));
