@@ -84,7 +84,9 @@ pub(crate) enum Advance {
 
 /// Decides for the filler of `own`, given the other fillers of the flight.
 pub(crate) fn on_advance(own: Span, others: &[Span], is_present: impl Fn(u32) -> bool) -> Advance {
-    let settled = |chunk: u32| is_present(chunk) || others.iter().any(|span| span.covers(chunk));
+    // Who is behind would come too late: it stops here instead.
+    let ahead = || others.iter().filter(|span| span.next >= own.next);
+    let settled = |chunk: u32| is_present(chunk) || ahead().any(|span| span.covers(chunk));
     match (own.next..own.end).find(|chunk| !settled(*chunk)) {
         None => Advance::Done,
         Some(missing) if missing == own.next => Advance::Write,
@@ -149,6 +151,8 @@ mod tests {
         assert_eq!(on_advance(span(0, 20), &[], |chunk| chunk < 9), Advance::SkipTo(9));
         assert_eq!(on_advance(span(0, 20), &[span(5, 20)], |chunk| chunk < 5), Advance::Done);
         assert_eq!(on_advance(span(0, 20), &[span(0, 10)], NOTHING), Advance::SkipTo(10));
+        assert_eq!(on_advance(span(5, 128), &[span(32, 128)], NOTHING), Advance::Write);
+        assert_eq!(on_advance(span(32, 128), &[span(5, 128)], NOTHING), Advance::Write);
     }
 
     /// Fillers and readers in random order: every chunk is fetched, and none by two requests but
