@@ -1,13 +1,15 @@
 //! `disk --beside-serving`: one server process on one core serves hot downloads that saturate it, and
 //! meanwhile reads cold chunks from its stripes.
 //!
-//! The cold reads are requests for the start of random chunks of blobs that together are several times
-//! the arena. A chunk is read whole to answer one byte of it, so with ranges of a byte the disk is at
+//! Hot and cold blobs have the same size, since the cache's score divides by it: what is hot is only
+//! asked for more often. The cold reads are requests for the start of random chunks of many blobs that
+//! together are several times the arena. A chunk is read whole to answer one byte of it, so with ranges of a byte the disk is at
 //! work and little is added to what is served; whatever is served of them counts as serving. What came
 //! from the disk is not taken from the requests but from the kernel's count of the server's device
 //! reads.
 
 use std::fmt::Write as _;
+use std::thread;
 use std::time::Duration;
 
 use outrider_artifact::Digest;
@@ -31,8 +33,12 @@ use crate::{BenchError, machine};
 
 const WARMUP: Duration = Duration::from_millis(500);
 const REPOSITORY: &str = "benchmark/disk";
-/// The size of the blobs.
-const BLOB_BYTES: u64 = 64 << 20;
+/// The size of every blob.
+const BLOB_BYTES: u64 = 1 << 20;
+/// How many of them are hot.
+const HOT_BLOBS: u64 = 64;
+/// Uploads at a time.
+const UPLOADS: u64 = 8;
 /// Connections of the hot downloads.
 const HOT_CONNECTIONS: u32 = 4;
 /// Cold bytes must be this many times the arena, so that memory answers few of them.
@@ -94,7 +100,7 @@ pub fn verb(arguments: &DiskArguments) -> Result<(), BenchError> {
     let load_cpu = machine::usable().into_iter().rev().find(|cpu| *cpu != server_cpu);
     let program = find(&arguments.outrider, INSTALL)?;
     let heading = Heading::new(format!(
-        "disk beside serving: one server on CPU {server_cpu}, load on {}; hot: HTTPS downloads of {}, \
+        "disk beside serving: one server on CPU {server_cpu}, load on {}; hot: HTTPS downloads of {HOT_BLOBS} blobs of {}, \
          {HOT_CONNECTIONS} connections; cold: {} of random chunks of {} in {}, arena {}, {} at a time; \
          {} rounds of {:.1} s for each part",
         load_cpu.map_or_else(|| "the same CPU".to_owned(), |cpu| format!("CPU {cpu}")),
@@ -115,7 +121,7 @@ pub fn verb(arguments: &DiskArguments) -> Result<(), BenchError> {
         .map_err(BenchError::io("making a folder"))?;
     let options = Options {
         ram_bytes: Some(arguments.ram),
-        ssd_bytes: Some(store_bytes(arguments.size + BLOB_BYTES)),
+        ssd_bytes: Some(store_bytes(arguments.size + HOT_BLOBS * BLOB_BYTES)),
         cpu: Some(server_cpu),
         ..Options::default()
     };
@@ -165,23 +171,43 @@ pub fn verb(arguments: &DiskArguments) -> Result<(), BenchError> {
     heading.print(arguments.json, &text(&report), &report)
 }
 
-/// Uploads one hot blob and the cold ones; the hot one is the first.
+/// Uploads the hot blobs and the cold ones; the hot ones are the first.
 fn upload(server: &Outrider, cold_bytes: u64) -> Result<Vec<RangedBlob>, BenchError> {
-    let mut client = HttpClient::new(server.http);
-    let count = 1 + cold_bytes.div_ceil(BLOB_BYTES);
-    let mut blobs = Vec::new();
-    for number in 0..count {
-        if number % 16 == 0 {
-            let size = report::bytes(BLOB_BYTES);
-            report::progress(&format!("uploading blob {} of {count}, {size} each", number + 1));
-        }
+    let count = HOT_BLOBS + cold_bytes.div_ceil(BLOB_BYTES);
+    report::progress(&format!("uploading {count} blobs of {}", report::bytes(BLOB_BYTES)));
+    let upload = |client: &mut HttpClient, number: u64| {
         let bytes = random_bytes(SEED + number, BLOB_BYTES as usize);
         let digest = Digest::sha256(&bytes);
-        push_blob(&mut client, REPOSITORY, &digest, &bytes)?;
+        push_blob(client, REPOSITORY, &digest, &bytes)?;
         let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
-        blobs.push(RangedBlob { path, size_bytes: BLOB_BYTES });
+        Ok((number, RangedBlob { path, size_bytes: BLOB_BYTES }))
+    };
+    let parts: Vec<Result<Vec<(u64, RangedBlob)>, BenchError>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..UPLOADS)
+            .map(|part| {
+                scope.spawn(move || {
+                    let mut client = HttpClient::new(server.http);
+                    (part..count)
+                        .step_by(UPLOADS as usize)
+                        .map(|number| upload(&mut client, number))
+                        .collect()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                let panicked = |_| Err(BenchError::Void("an upload panicked".to_owned()));
+                thread.join().unwrap_or_else(panicked)
+            })
+            .collect()
+    });
+    let mut blobs = Vec::new();
+    for part in parts {
+        blobs.extend(part?);
     }
-    Ok(blobs)
+    blobs.sort_by_key(|(number, _)| *number);
+    Ok(blobs.into_iter().map(|(_, blob)| blob).collect())
 }
 
 /// The hot downloads over HTTPS, and the cold reads.
@@ -191,8 +217,11 @@ fn plans(
     arguments: &DiskArguments,
     load_cpu: Option<usize>,
 ) -> Result<(Plan, Plan), BenchError> {
-    let (https, hot) = target::parse(&format!("https://{}{}", server.https, blobs[0].path))?;
-    let source = Source::round_robin(&https, &[hot], &[], Some(BLOB_BYTES), |_| None);
+    let (hot_blobs, cold_blobs) = blobs.split_at(HOT_BLOBS as usize);
+    let urls: Vec<String> =
+        hot_blobs.iter().map(|blob| format!("https://{}{}", server.https, blob.path)).collect();
+    let (https, hot) = target::parse_all(&urls)?;
+    let source = Source::round_robin(&https, &hot, &[], Some(BLOB_BYTES), |_| None);
     let mut hot = Plan::closed(https.clone(), source, HOT_CONNECTIONS);
     let trust = TrustArguments { ca: None, insecure: true };
     let tls = tls::client_config(&trust, Protocol::H1)?;
@@ -205,7 +234,7 @@ fn plans(
     } else {
         (target::parse(&format!("http://{}/", server.http))?.0, None)
     };
-    let source = Source::random_ranges(&to, blobs[1..].to_vec(), CHUNK_BYTES, range, SEED);
+    let source = Source::random_ranges(&to, cold_blobs.to_vec(), CHUNK_BYTES, range, SEED);
     let mut cold = Plan::closed(to, source, arguments.depth);
     cold.tls = tls;
     cold.pin = load_cpu;

@@ -98,6 +98,9 @@ fn run_ring(
     seed: u64,
 ) -> Result<Reads, BenchError> {
     let failed = |doing: &str| BenchError::io(format!("raw reads: {doing}"));
+    // As the cache's arena: in pages of 4 KiB each read would be of dozens of pieces. Without huge
+    // pages it works as well, only slower.
+    let _ = memory.advise(memmap2::Advice::HugePage);
     memory.fill(1);
     let base = memory.as_mut_ptr();
     let fds: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).collect();
