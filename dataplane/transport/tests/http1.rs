@@ -281,7 +281,9 @@ fn who_does_not_speak_dribbles_or_falls_silent_is_closed_in_time() {
     assert_eq!(read_to_end(&mut half_open).0, b"");
     assert_eq!(read_to_end(&mut dribbling).0, b"");
     assert_eq!(read_to_end(&mut idle), (Vec::new(), true));
-    assert!(started.elapsed() >= Duration::from_millis(600), "the idle one was closed too early");
+    // Idle time counts from the driver's turn, which may have begun a little before the request came.
+    let lived = started.elapsed();
+    assert!(lived >= Duration::from_millis(500), "the idle one was closed too early: {lived:?}");
     dribbler.join().unwrap();
     eventually("heads are counted", || server.closed("header_time") == 2);
     eventually("handshakes are counted", || server.closed("handshake_time") == 1);
