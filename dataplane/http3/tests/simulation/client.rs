@@ -98,7 +98,7 @@ impl Client {
 
     pub(crate) fn check_nothing_is_left(&mut self, seed: u64) {
         assert!(self.servers.settings().is_some(), "seed {seed}: no SETTINGS came");
-        let mut streams = self.host.connection().expect("it is open").streams();
+        let streams = self.host.connection().expect("it is open").streams();
         assert!(streams.send_streams() <= 1, "seed {seed}: {}", streams.send_streams());
         assert_eq!(self.left, 0);
     }

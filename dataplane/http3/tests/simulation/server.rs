@@ -89,7 +89,7 @@ impl Server {
         assert!(self.http.poll_event().is_none(), "seed {seed}");
         assert!(self.exchanges.is_empty(), "seed {seed}: {:?}", self.exchanges);
         let connection = self.host.connection().expect("it is open");
-        let mut streams = connection.streams();
+        let streams = connection.streams();
         assert_eq!(streams.remote_open_streams(Dir::Bi), 0, "seed {seed}");
         // Our control stream stays.
         assert!(streams.send_streams() <= 1, "seed {seed}: {}", streams.send_streams());
@@ -142,6 +142,7 @@ impl Server {
             let Ok(mut chunks) = receive.read(true) else { return };
             let max = self.random.usize(1..3_000);
             let next = chunks.next(max);
+            let goes_on = matches!(next, Ok(Some(_)));
             let _ = chunks.finalize();
             let result = match next {
                 Ok(Some(chunk)) => self.put_in(stream, chunk.bytes, false),
@@ -151,7 +152,7 @@ impl Server {
             };
             result.expect("our client does nothing wrong");
             self.take_events();
-            if !matches!(next, Ok(Some(_))) {
+            if !goes_on {
                 return;
             }
         }
