@@ -70,9 +70,11 @@ fn run(seed: u64, conditions: Conditions) -> Tally {
             elapsed < Duration::from_secs(OVER_S_MAX),
             "seed {seed}: it hangs\n{client:?}\n{server:?}"
         );
-        if client.is_over() && !is_closing {
-            // Acknowledgements and what was resent have time to come in.
-            if network.rests(Duration::from_secs(5)) {
+        // Acknowledgements and what was resent have time to come in.
+        let rest = Duration::from_secs(5);
+        let rests = (client.is_over() && !is_closing).then(|| network.rests_at(rest));
+        if let Some(time) = rests {
+            if network.now() >= time {
                 server.check_nothing_is_left(seed);
                 client.check_nothing_is_left(seed);
                 client.close(&network);
@@ -82,7 +84,8 @@ fn run(seed: u64, conditions: Conditions) -> Tally {
         } else if is_closing && client.is_drained() && server.is_drained() {
             break;
         }
-        let next = [network.next(), client.next(), server.next()].into_iter().flatten().min();
+        let next = [network.next(), client.next(), server.next(), rests];
+        let next = next.into_iter().flatten().min();
         let Some(next) = next else {
             assert!(
                 client.is_over(),

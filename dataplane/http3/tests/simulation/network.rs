@@ -67,9 +67,9 @@ impl Network {
         self.now - self.start
     }
 
-    /// Whether no packet was sent for so long.
-    pub(crate) fn rests(&self, time: Duration) -> bool {
-        self.on_the_way.is_empty() && self.now >= self.last_packet + time
+    /// When no packet will have been sent for so long, if none is sent any more.
+    pub(crate) fn rests_at(&self, time: Duration) -> Instant {
+        self.last_packet + time
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {

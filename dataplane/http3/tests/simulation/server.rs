@@ -209,9 +209,9 @@ impl Server {
     }
 
     fn break_off(&mut self, stream: StreamId, with: Code) {
-        if self.exchanges.remove(&stream).is_some() {
-            let _ = self.host.connection().unwrap().send_stream(stream).reset(code(with));
-        }
+        self.exchanges.remove(&stream);
+        // Also where all was written and finished: what the client's window does not let out would stay for good.
+        let _ = self.host.connection().unwrap().send_stream(stream).reset(code(with));
         self.stop(stream, with);
     }
 
