@@ -131,6 +131,10 @@ impl Client {
             }
             QuicEvent::Stream(StreamEvent::Readable { id }) => self.read(id),
             QuicEvent::Stream(StreamEvent::Writable { id }) => self.write(id),
+            QuicEvent::Stream(StreamEvent::Stopped { id, error_code }) => {
+                // The server has heard enough; what is not sent yet never will be.
+                let _ = self.host.connection().unwrap().send_stream(id).reset(error_code);
+            }
             QuicEvent::ConnectionLost { reason } => {
                 assert!(matches!(reason, quinn_proto::ConnectionError::LocallyClosed), "{reason}");
             }

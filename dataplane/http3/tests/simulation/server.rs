@@ -13,7 +13,7 @@ use crate::network::{Host, Network, code, raw};
 use crate::object;
 
 /// A body that says when nobody has it any more.
-struct Owned(Vec<u8>, Arc<()>);
+struct Owned(Vec<u8>, #[expect(dead_code, reason = "it is counted")] Arc<()>);
 
 impl AsRef<[u8]> for Owned {
     fn as_ref(&self) -> &[u8] {
