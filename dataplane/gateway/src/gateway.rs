@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
-use outrider_artifact::Digest;
+use outrider_artifact::{Digest, Reference};
 use outrider_cache::{Access, Cache};
 use outrider_transport::{Handler, Peer, RequestBody};
 use outrider_uplink::UplinkClient;
@@ -16,7 +16,7 @@ use crate::body::GatewayBody;
 use crate::flight::Flights;
 use crate::metrics::{GatewayMetrics, RequestLabels};
 use crate::names::Names;
-use crate::protocol::{ApiError, Operation, Request, cache_status, conditional, header, route};
+use crate::protocol::{ApiError, Code, Operation, Request, cache_status, conditional, header, route};
 use crate::single::Single;
 use crate::upstreams::{Upstream, Upstreams};
 
@@ -113,6 +113,9 @@ impl<N: Names> Gateway<N> {
     ) -> Response<GatewayBody> {
         let method = request.method().clone();
         let (kind, answer) = match route::parse(&method, request.uri()) {
+            Ok(parsed) if peer.early && !may_come_early(&parsed.operation) => {
+                (kind_of(&parsed.operation), Err(too_early()))
+            }
             Ok(parsed) => (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await),
             Err(error) => ("other", Err(error)),
         };
@@ -223,6 +226,22 @@ fn kind_of(operation: &Operation) -> &'static str {
         Operation::Referrers { .. } => "referrers",
         Operation::LayerUpload { .. } | Operation::LayerRequest { .. } => "layer",
     }
+}
+
+/// Whether an operation may be asked for before the handshake is over, when whoever has seen the
+/// request may send it again: what reads one content, which is the same each time.
+fn may_come_early(operation: &Operation) -> bool {
+    match operation {
+        Operation::BlobRead { .. } | Operation::LayerRequest { .. } => true,
+        Operation::ManifestRead { reference, .. } => matches!(reference, Reference::Digest(_)),
+        _ => false,
+    }
+}
+
+fn too_early() -> ApiError {
+    let status = StatusCode::from_u16(425).expect("it has three digits");
+    ApiError::new(Code::Unavailable, "only reads by digest are answered before the handshake is over")
+        .with_status(status)
 }
 
 /// A JSON answer.
