@@ -9,7 +9,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
 use outrider_cache::{Access, Cache};
-use outrider_transport::{Handler, Peer, RequestBody};
+use outrider_transport::{Handler, Immediate, Peer, RequestBody};
 use outrider_uplink::UplinkClient;
 
 use crate::body::GatewayBody;
@@ -76,6 +76,7 @@ pub struct Gateway<N> {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) flights: Rc<Flights>,
     pub(crate) uploads: crate::uploads::Sessions,
+    pub(crate) ready: crate::ready::ReadyPaths,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
 }
 
@@ -94,6 +95,7 @@ impl<N: Names> Gateway<N> {
             uplink,
             upstreams: Upstreams::new(upstreams),
             uploads: crate::uploads::Sessions::default(),
+            ready: crate::ready::ReadyPaths::new(&metrics),
             settings,
             metrics,
             flights,
@@ -131,14 +133,7 @@ impl<N: Names> Gateway<N> {
         };
         let status = response.status().as_u16();
         self.metrics.requests.get_or_create(&RequestLabels { route: kind, status }).inc();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::DOCKER_DISTRIBUTION_API_VERSION,
-            HeaderValue::from_static(header::API_VERSION),
-        );
-        headers
-            .entry(header::CACHE_STATUS)
-            .or_insert(HeaderValue::from_static(cache_status::CACHE_NAME));
+        finish_headers(&mut response);
         response
     }
 
@@ -207,6 +202,10 @@ impl<N: Names> Handler for Gateway<N> {
     ) -> impl Future<Output = Response<GatewayBody>> + 'static {
         self.answer(request, peer)
     }
+
+    fn immediate(&self, request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
+        self.ready(request)
+    }
 }
 
 fn kind_of(operation: &Operation) -> &'static str {
@@ -242,6 +241,18 @@ fn too_early() -> ApiError {
     let status = StatusCode::from_u16(425).expect("it has three digits");
     ApiError::new(Code::Unavailable, "only reads by digest are answered before the handshake is over")
         .with_status(status)
+}
+
+/// What every answer carries.
+pub(crate) fn finish_headers(response: &mut Response<GatewayBody>) {
+    let headers = response.headers_mut();
+    headers.insert(
+        header::DOCKER_DISTRIBUTION_API_VERSION,
+        HeaderValue::from_static(header::API_VERSION),
+    );
+    headers
+        .entry(header::CACHE_STATUS)
+        .or_insert(HeaderValue::from_static(cache_status::CACHE_NAME));
 }
 
 /// A JSON answer.

@@ -7,6 +7,8 @@ mod common;
 
 mod answers;
 mod client;
+mod hostile;
+mod lives;
 mod server;
 
 /// Runs a client on a runtime of its own, beside the shard.
