@@ -223,6 +223,16 @@ impl ConnectionPins {
         self.held.total.level() != Level::Free
     }
 
+    /// Whether the connection may hold more, without a copy.
+    pub(crate) fn may_hold(&self) -> bool {
+        self.held.turn() == Some(false)
+    }
+
+    /// Counts `bytes` that the client is about to hold, until what this gives is dropped.
+    pub(crate) fn hold(&self, bytes: usize) -> Hold {
+        Hold { _count: Count::new(&self.held, bytes, true) }
+    }
+
     /// Ready, with whether there is pressure, when the connection may have another frame.
     fn poll_turn(&self, cx: &Context<'_>, tickets: &mut Tickets) -> Poll<bool> {
         if let Some(pressed) = self.held.turn() {
@@ -250,9 +260,9 @@ impl ConnectionPins {
         Bytes::from_owner(Counted { bytes, _count: count })
     }
 
-    /// Copies a frame, so that it holds no slot.
-    fn copy(&self, bytes: &[u8]) -> Bytes {
-        let count = Count::new(&self.held, bytes.len(), false);
+    /// Copies a frame, so that it holds no slot. `in_total`: the copy counts in its place.
+    fn copy(&self, bytes: &[u8], in_total: bool) -> Bytes {
+        let count = Count::new(&self.held, bytes.len(), in_total);
         Bytes::from_owner(Counted { bytes: Bytes::copy_from_slice(bytes), _count: count })
     }
 
@@ -314,6 +324,11 @@ impl Drop for Count {
     }
 }
 
+/// What a client holds that is in no frame of a body.
+pub(crate) struct Hold {
+    _count: Count,
+}
+
 /// What is left of a frame that is being copied.
 struct Kept {
     bytes: Bytes,
@@ -338,6 +353,7 @@ pin_project! {
         tickets: Tickets,
         in_flight: InFlight,
         leftover: Option<Leftover>,
+        copy_bytes_max: usize,
     }
 
     impl<B> PinnedDrop for PinnedBody<B> {
@@ -356,7 +372,15 @@ impl<B> PinnedBody<B> {
         in_flight: InFlight,
         leftover: Option<Leftover>,
     ) -> Self {
-        Self { body, pins, kept: None, tickets: Tickets::default(), in_flight, leftover }
+        let tickets = Tickets::default();
+        Self { body, pins, kept: None, tickets, in_flight, leftover, copy_bytes_max: 0 }
+    }
+
+    /// Frames of up to this many bytes are copied also where there is room. What waits to be
+    /// acknowledged may wait for a while, and a short frame counts as much as a long one.
+    pub(crate) fn copying_up_to(mut self, bytes: usize) -> Self {
+        self.copy_bytes_max = bytes;
+        self
     }
 }
 
@@ -371,7 +395,8 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
         let this = self.project();
         if let Some(kept) = this.kept {
             ready!(this.pins.poll_none_held(cx, this.tickets));
-            let copied = this.pins.copy(&kept.bytes.split_to(COPY_BYTES_MAX.min(kept.bytes.len())));
+            let part = kept.bytes.split_to(COPY_BYTES_MAX.min(kept.bytes.len()));
+            let copied = this.pins.copy(&part, false);
             if kept.bytes.is_empty() {
                 *this.kept = None;
             }
@@ -388,9 +413,11 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
         };
         let frame = frame.map_data(|mut bytes| {
             if !pressed {
-                return this.pins.pin(bytes);
+                let short = bytes.len() <= *this.copy_bytes_max;
+                return if short { this.pins.copy(&bytes, true) } else { this.pins.pin(bytes) };
             }
-            let copied = this.pins.copy(&bytes.split_to(COPY_BYTES_MAX.min(bytes.len())));
+            let part = bytes.split_to(COPY_BYTES_MAX.min(bytes.len()));
+            let copied = this.pins.copy(&part, false);
             if !bytes.is_empty() {
                 *this.kept = Some(this.pins.keep(bytes));
             }
