@@ -72,8 +72,11 @@ impl Engine {
                         match &result {
                             Ok(()) => self.upload_synced(object),
                             Err(error) => {
-                                let kind = error.kind();
-                                self.upload_failed(object, CacheError::Write { stripe, kind });
+                                let store = self.store.as_ref();
+                                if let Some(error) = store.map(|s| s.lost_to(stripe, error.kind()))
+                                {
+                                    self.upload_failed(object, error);
+                                }
                             }
                         }
                     }
