@@ -144,6 +144,7 @@ async fn serve(
         cache: cache.clone(),
         names: parts.names.on(&handle),
         uplink: parts.uplink.client(&handle),
+        pins: parts.pins.clone(),
         upstreams: parts.upstreams,
         settings: parts.settings,
         metrics: parts.metrics.gateway,

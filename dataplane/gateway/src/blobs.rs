@@ -133,7 +133,8 @@ impl<N: Names> Gateway<N> {
             let bounds = bounds(selected, stat.size);
             let refetch = refetch.map(|source| (self.flights.clone(), source));
             let reader = Reader::of_cache(self.cache.clone(), *digest, stat.size, bounds, refetch);
-            *response.body_mut() = GatewayBody::content(reader, self.metrics.clone());
+            *response.body_mut() =
+                GatewayBody::content(reader, self.pins.clone(), self.metrics.clone());
         }
         response
     }
@@ -170,7 +171,8 @@ impl<N: Names> Gateway<N> {
                 let mut response = head(digest, header::OCTET_STREAM, total, selected, status);
                 let reader =
                     Reader::of_flight(flight.clone(), bounds(selected, total), selected.is_none());
-                *response.body_mut() = GatewayBody::content(reader, self.metrics.clone());
+                *response.body_mut() =
+                    GatewayBody::content(reader, self.pins.clone(), self.metrics.clone());
                 Ok(response)
             }
             Err(Fault::UnknownLength) => self.pass_through(place.source, digest).await,

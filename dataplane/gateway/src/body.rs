@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use outrider_artifact::{ContentHasher, Digest};
 use outrider_cache::Tier;
-use outrider_transport::BodyFault;
+use outrider_transport::{BodyFault, PinBudget};
 use outrider_uplink::FetchBody;
 
 use crate::flight::Fault;
@@ -17,6 +17,10 @@ use crate::metrics::{GatewayMetrics, TierLabels};
 
 /// The most that is passed through of a content whose length the upstream does not say.
 const PASS_THROUGH_BYTES_MAX: u64 = 16 << 30;
+
+/// The most that a frame holds while clients hold too much of the cache's memory: as much as the
+/// transport copies, so that nothing is kept back for the next one.
+const PRESSED_FRAME_BYTES: usize = 64 * 1024;
 
 type Reading = Pin<Box<dyn Future<Output = (Reader, Option<Result<Piece, Fault>>)>>>;
 
@@ -34,6 +38,7 @@ enum Kind {
 struct Content {
     state: Option<State>,
     remaining: u64,
+    pins: PinBudget,
     metrics: GatewayMetrics,
     tiers: TierCounts,
 }
@@ -74,12 +79,13 @@ impl GatewayBody {
     }
 
     /// What the reader reads.
-    pub(crate) fn content(reader: Reader, metrics: GatewayMetrics) -> Self {
+    pub(crate) fn content(reader: Reader, pins: PinBudget, metrics: GatewayMetrics) -> Self {
         let remaining = reader.remaining();
         let state = Some(State::Idle(reader));
         Self(Kind::Content(Box::new(Content {
             state,
             remaining,
+            pins,
             metrics,
             tiers: TierCounts::default(),
         })))
@@ -143,12 +149,14 @@ impl Content {
         let Some(state) = self.state.take() else { return Poll::Ready(None) };
         let mut reading = match state {
             State::Idle(mut reader) => {
-                if let Some(piece) = reader.try_next() {
+                let pressed = self.pins.is_under_pressure();
+                let bytes_max = if pressed { PRESSED_FRAME_BYTES } else { usize::MAX };
+                if let Some(piece) = reader.try_next(bytes_max) {
                     self.state = Some(State::Idle(reader));
                     return Poll::Ready(Some(Ok(self.count(piece))));
                 }
                 Box::pin(async move {
-                    let next = reader.next().await;
+                    let next = reader.next(bytes_max).await;
                     (reader, next)
                 })
             }

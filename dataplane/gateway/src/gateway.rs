@@ -9,7 +9,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
 use outrider_artifact::Digest;
 use outrider_cache::{Access, Cache};
-use outrider_transport::{Handler, Peer, RequestBody};
+use outrider_transport::{Handler, Peer, PinBudget, RequestBody};
 use outrider_uplink::UplinkClient;
 
 use crate::body::GatewayBody;
@@ -57,6 +57,8 @@ pub struct GatewayParts<N> {
     pub names: N,
     /// The way to the upstreams.
     pub uplink: UplinkClient,
+    /// How much of the cache clients may hold: the one that the listeners are served with.
+    pub pins: PinBudget,
     /// What upstreams there are.
     pub upstreams: Vec<Upstream>,
     /// What the operator set.
@@ -71,6 +73,7 @@ pub struct Gateway<N> {
     pub(crate) cache: Cache,
     pub(crate) names: Rc<N>,
     pub(crate) uplink: UplinkClient,
+    pub(crate) pins: PinBudget,
     pub(crate) upstreams: Upstreams,
     pub(crate) settings: GatewaySettings,
     pub(crate) metrics: GatewayMetrics,
@@ -85,13 +88,15 @@ pub(crate) type Answer = Result<Response<GatewayBody>, ApiError>;
 impl<N: Names> Gateway<N> {
     /// The gateway of a shard. Call [`Gateway::recover`] before it is asked anything.
     pub fn new(parts: GatewayParts<N>) -> Rc<Self> {
-        let GatewayParts { shard, cache, names, uplink, upstreams, settings, metrics } = parts;
+        let GatewayParts { shard, cache, names, uplink, pins, upstreams, settings, metrics } =
+            parts;
         let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
         Rc::new(Self {
             shard,
             cache,
             names: Rc::new(names),
             uplink,
+            pins,
             upstreams: Upstreams::new(upstreams),
             uploads: crate::uploads::Sessions::default(),
             settings,

@@ -110,24 +110,24 @@ impl Reader {
         self.end - self.at
     }
 
-    /// The next piece if it is in memory and may go out. Allocates nothing.
-    pub(crate) fn try_next(&mut self) -> Option<Piece> {
+    /// The next piece, of at most `bytes_max`, if it is in memory and may go out. Allocates nothing.
+    pub(crate) fn try_next(&mut self, bytes_max: usize) -> Option<Piece> {
         if self.at == self.end || self.must_hold() {
             return None;
         }
         let chunk = self.cache.resident(&self.digest, chunk_at(self.at))?;
-        Some(self.take(chunk))
+        Some(self.take(chunk, bytes_max))
     }
 
-    /// The next piece; `None` at the end of the range.
-    pub(crate) async fn next(&mut self) -> Option<Result<Piece, Fault>> {
+    /// The next piece, of at most `bytes_max`; `None` at the end of the range.
+    pub(crate) async fn next(&mut self, bytes_max: usize) -> Option<Result<Piece, Fault>> {
         if self.at == self.end {
             return None;
         }
-        Some(self.wait_for_piece().await)
+        Some(self.wait_for_piece(bytes_max).await)
     }
 
-    async fn wait_for_piece(&mut self) -> Result<Piece, Fault> {
+    async fn wait_for_piece(&mut self, bytes_max: usize) -> Result<Piece, Fault> {
         let number = chunk_at(self.at);
         loop {
             let flight = self.flight();
@@ -143,11 +143,11 @@ impl Reader {
             if !self.must_hold() {
                 self.read_ahead(number);
                 match self.cache.read(&self.digest, number).await {
-                    Ok(Some(chunk)) => return Ok(self.take(chunk)),
+                    Ok(Some(chunk)) => return Ok(self.take(chunk, bytes_max)),
                     Ok(None) => {}
                     Err(_) => return Err(Fault::Busy),
                 }
-                if let Some(piece) = self.take_partial(number) {
+                if let Some(piece) = self.take_partial(number, bytes_max) {
                     return Ok(piece);
                 }
             }
@@ -190,10 +190,11 @@ impl Reader {
         self.hold_last && chunk_at(self.at) + 1 == chunks_of(self.total)
     }
 
-    fn take(&mut self, chunk: Chunk) -> Piece {
+    fn take(&mut self, chunk: Chunk, bytes_max: usize) -> Piece {
         let start = chunk_start(chunk_at(self.at));
         let from = (self.at - start) as usize;
         let to = (self.end - start).min(chunk.bytes.len() as u64) as usize;
+        let to = to.min(from.saturating_add(bytes_max));
         let whole = from == 0 && to == chunk.bytes.len();
         let bytes = if whole { chunk.bytes } else { chunk.bytes.slice(from..to) };
         self.at += bytes.len() as u64;
@@ -201,10 +202,11 @@ impl Reader {
     }
 
     /// What is there of the chunk that is being written.
-    fn take_partial(&mut self, number: u32) -> Option<Piece> {
+    fn take_partial(&mut self, number: u32, bytes_max: usize) -> Option<Piece> {
         let from = (self.at - chunk_start(number)) as usize;
         let to =
             (self.end - chunk_start(number)).min(chunk_len(number, self.total) as u64) as usize;
+        let to = to.min(from.saturating_add(bytes_max));
         let Feed::Flight { flight, .. } = &self.feed else { return None };
         let bytes = flight.with_partial(number, |writer| {
             let to = to.min(writer.len());

@@ -35,7 +35,7 @@ async fn hash(flight: &Rc<Flight>) -> Result<outrider_artifact::Digest, Fault> {
         flight.refilled.set(false);
         let mut hasher = ContentHasher::new(flight.digest.algorithm());
         let mut reader = Reader::of_hash(flight.clone(), total);
-        while let Some(piece) = reader.next().await {
+        while let Some(piece) = reader.next(usize::MAX).await {
             hasher.update(&piece?.bytes);
             flight.hashed_to.set(chunks_of(total - reader.remaining()));
             outrider_shard::task::yield_if_needed().await;
