@@ -453,6 +453,21 @@ impl Cache {
         Ok(Upload::new(self.shared.clone(), object, life, id, chunk_bytes, len_max))
     }
 
+    /// Whether [`Cache::upload`] would find room now.
+    pub fn takes_uploads(&self) -> bool {
+        self.shared.engine.borrow().upload_stripe(None).is_ok()
+    }
+
+    /// The upload that a hosted object lies under; `None` when it is not hosted.
+    pub fn hosted_under(&self, digest: &Digest) -> Option<UploadId> {
+        let engine = self.shared.engine.borrow();
+        let object = engine.index.find(digest)?;
+        if !engine.index.has(object, flag::HOSTED) {
+            return None;
+        }
+        engine.upload_ids.get(&object).copied()
+    }
+
     /// Makes a stored upload visible, verified and hosted. Call it only after the names have been
     /// committed with the upload's id. When the digest was hosted before, the newer upload takes its
     /// place (so the names must have the newer id).

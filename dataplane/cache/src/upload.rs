@@ -247,11 +247,8 @@ impl StoredUpload {
 }
 
 impl Engine {
-    /// Takes the stripe that has the most room; of several those in turn.
-    pub(crate) fn start_upload(
-        &mut self,
-        id: UploadId,
-    ) -> Result<(ObjectId, u32, u64), CacheError> {
+    /// The stripe that has the most room for an upload; of several those in turn.
+    pub(crate) fn upload_stripe(&self, id: Option<UploadId>) -> Result<u16, CacheError> {
         let Some(store) = &self.store else { return Err(CacheError::NoDisk) };
         if store.stripes.iter().all(|stripe| !stripe.writable()) {
             return Err(CacheError::NoDisk);
@@ -267,7 +264,7 @@ impl Engine {
                     || stripe.candidate(Use::Uploads, oldest, store.layout).is_some())
         };
         let count = store.stripes.len() as u64;
-        let turn = xxh3_64(&id.0) % count;
+        let turn = id.map_or(0, |id| xxh3_64(&id.0) % count);
         let roomiest =
             store.stripes.iter().enumerate().filter(|(_, stripe)| has_room(stripe)).max_by_key(
                 |(number, stripe)| {
@@ -275,12 +272,19 @@ impl Engine {
                     (grows, (*number as u64 + count - turn) % count)
                 },
             );
-        let Some((stripe, _)) = roomiest else {
-            self.metrics.refused_store_full.inc();
-            return Err(CacheError::StoreFull);
-        };
-        let stripe = stripe as u16;
-        let len_max = store.upload_bytes_max(stripe);
+        roomiest.map(|(stripe, _)| stripe as u16).ok_or(CacheError::StoreFull)
+    }
+
+    pub(crate) fn start_upload(
+        &mut self,
+        id: UploadId,
+    ) -> Result<(ObjectId, u32, u64), CacheError> {
+        let stripe = self.upload_stripe(Some(id)).inspect_err(|error| {
+            if matches!(error, CacheError::StoreFull) {
+                self.metrics.refused_store_full.inc();
+            }
+        })?;
+        let len_max = self.store.as_ref().map_or(0, |store| store.upload_bytes_max(stripe));
         let life = self.next_sequence() as u32;
         let object = self.index.add_upload(life).map_err(CacheError::TooMany)?;
         self.upload_ids.insert(object, id);
