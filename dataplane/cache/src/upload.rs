@@ -139,6 +139,11 @@ impl Upload {
         self.len
     }
 
+    /// How much it can take in all: what its stripe takes.
+    pub fn len_max(&self) -> u64 {
+        self.len_max
+    }
+
     /// Whether nothing was taken yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -282,20 +282,28 @@ fn a_second_one_on_the_same_store_is_refused() {
 #[test]
 fn a_stripe_that_is_gone_costs_misses_and_uploads_on_it_are_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let big = content(10, 40_000_000);
+    let pushed = [content(10, 20_000_000), content(12, 20_000_000)];
     let cached = content(11, 40_000_000);
     let (hosted, cached_digest) = {
         let cache = open(config(dir.path())).unwrap();
-        let hosted = upload(&cache, 1, &big);
+        let hosted = [upload(&cache, 1, &pushed[0]), upload(&cache, 2, &pushed[1])];
         let cached_digest = fill(&cache, &cached[..20_000_000]);
         settle(&cache);
         (hosted, cached_digest)
     };
     std::fs::remove_file(dir.path().join("stripe-001")).unwrap();
     let cache = open(config(dir.path())).unwrap();
-    let lost = cache.adopt(UploadId([1; 16]), &hosted, big.len() as u64, "application/x");
-    assert!(matches!(lost, Err(CacheError::UploadDamaged { .. })), "{lost:?}");
+    // Each lay whole on one stripe, the second where there was more room.
+    let adopt = |which: usize| {
+        let size = pushed[which].len() as u64;
+        cache.adopt(UploadId([which as u8 + 1; 16]), &hosted[which], size, "application/x")
+    };
+    let (kept, lost): (Vec<usize>, Vec<usize>) = (0..2).partition(|which| adopt(*which).is_ok());
+    assert_eq!((kept.len(), lost.len()), (1, 1));
+    let why = adopt(lost[0]);
+    assert!(matches!(why, Err(CacheError::UploadMissing(_))), "{why:?}");
     cache.drop_unadopted();
+    assert_eq!(read_all(&cache, &hosted[kept[0]]).as_ref(), Some(&pushed[kept[0]]));
     for chunk in 0..20_000_000u64.div_ceil(CHUNK_BYTES) as u32 {
         if let Some(found) = drive(&cache, cache.read(&cached_digest, chunk)).unwrap() {
             let start = chunk as usize * CHUNK_BYTES as usize;

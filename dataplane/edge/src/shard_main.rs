@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use outrider_cache::{Cache, CacheConfig, CacheError};
+use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
 use outrider_gateway::names::{LocalNames, Names, NamesClient, NamesError};
-use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Recovered, Upstream};
-use outrider_shard::channel::{self, Completer, Receiver};
+use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
+use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
 use outrider_transport::{self as transport, Drain, Limits, Listener, PinBudget};
 use outrider_uplink::Uplink;
@@ -61,11 +61,24 @@ pub(crate) struct Serve {
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
 }
 
+/// What a shard's cache is opened with.
+pub(crate) struct ShardCache {
+    pub(crate) config: CacheConfig,
+    /// None: there is no disk. There may be none for this shard, too.
+    pub(crate) stripes: Option<Stripes>,
+    /// How much it may keep of what other shards have.
+    pub(crate) table_bytes_max: usize,
+}
+
 /// Everything that a shard is given.
 pub(crate) struct ShardParts {
     pub(crate) edge: Arc<Edge>,
     pub(crate) id: usize,
-    pub(crate) cache: CacheConfig,
+    pub(crate) cache: ShardCache,
+    pub(crate) hub: Arc<Hub<LocalNames>>,
+    /// Where the shards wait for each other: when the caches are open, when what was pushed is found,
+    /// and when all have drained.
+    pub(crate) member: Member,
     pub(crate) names: NamesClient,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) upstreams: Vec<Upstream>,
@@ -137,10 +150,18 @@ async fn serve(
     let (tell, inbox) = channel::bounded(INBOX_MAX, &handle);
     seat.open(tell);
 
-    let cache = Cache::open(parts.cache, Some(handle.doorbell()), parts.metrics.cache)?;
+    let shard = u16::try_from(parts.id).expect("SHARDS_MAX is far below 2^16");
+    let inbox_of_mesh = parts.hub.sit(shard, &handle);
+    let ShardCache { config, stripes, table_bytes_max } = parts.cache;
+    let cache = Cache::open_on(config, stripes, Some(handle.doorbell()), parts.metrics.cache)?;
+    // What is written from here on must be newer than all that lies on any shard's stripes.
+    parts.member.meet().await;
     context.add_source(Box::new(CacheSource(cache.clone())));
     let gateway = Gateway::new(GatewayParts {
-        shard: u16::try_from(parts.id).expect("SHARDS_MAX is far below 2^16"),
+        shard,
+        handle: handle.clone(),
+        hub: parts.hub,
+        table_bytes_max,
         cache: cache.clone(),
         names: parts.names.on(&handle),
         uplink: parts.uplink.client(&handle),
@@ -151,7 +172,10 @@ async fn serve(
     });
     // The main thread takes the uplink down when no shard holds it any more.
     drop(parts.uplink);
-    let recovered = gateway.recover().await?;
+    let adopted = gateway.adopt().await?;
+    parts.member.meet().await;
+    let recovered = gateway.settle(adopted);
+    gateway.attend(inbox_of_mesh);
     for (outcome, contents) in [("hosted", recovered.hosted), ("lost", recovered.lost)] {
         let gauge = parts.metrics.recovered.get_or_create(&RecoveredLabels { outcome }).clone();
         // Shards add up.
@@ -190,6 +214,8 @@ async fn serve(
     drain.start();
     let cut_off = drain.wait(parts.drain_time_max).await;
     flush(&cache).await;
+    // The others may still need what is here.
+    parts.member.meet().await;
     Ok(cut_off)
 }
 

@@ -46,8 +46,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn bind(config: &Config) -> Result<Sockets, BindError> {
-        let shards = config.shards.count;
+    pub(crate) fn bind(config: &Config, shards: usize) -> Result<Sockets, BindError> {
         let (https_address, https) = bind_shards("listen.https", config.listen.https, shards)?;
         let (http_address, http) = bind_shards("listen.http", config.listen.http, shards)?;
         let (admin_address, admin) = match config.listen.admin.address() {
@@ -133,7 +132,7 @@ mod tests {
         for (https, admin, key) in
             [(address.as_str(), "off", "listen.https"), ("127.0.0.1:0", &address, "listen.admin")]
         {
-            let error = Sockets::bind(&config(https, admin)).err().unwrap().to_string();
+            let error = Sockets::bind(&config(https, admin), 2).err().unwrap().to_string();
             assert!(error.starts_with(&format!("{key}: cannot listen on {address}")), "{error}");
             assert!(error.contains("choose another address"), "{error}");
         }
@@ -141,10 +140,10 @@ mod tests {
 
     #[test]
     fn a_second_instance_does_not_share_the_port_of_the_first() {
-        let first = Sockets::bind(&config("127.0.0.1:0", "off")).unwrap();
+        let first = Sockets::bind(&config("127.0.0.1:0", "off"), 2).unwrap();
         let address = first.addresses.https.unwrap();
         assert_ne!(address.port(), 0);
-        let second = Sockets::bind(&config(&address.to_string(), "off"));
+        let second = Sockets::bind(&config(&address.to_string(), "off"), 2);
         assert!(second.is_err());
     }
 }

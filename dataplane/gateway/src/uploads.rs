@@ -33,6 +33,18 @@ pub(crate) struct Open {
     hasher: ContentHasher,
 }
 
+impl Open {
+    /// Refuses a body that says that it is too long, before any of it is taken.
+    fn must_take(&self, body: &RequestBody) -> Result<(), ApiError> {
+        let size = self.upload.len().saturating_add(body.size_hint().unwrap_or(0));
+        let limit = self.upload.len_max();
+        if size <= limit {
+            return Ok(());
+        }
+        Err(faults::of_store(&CacheError::TooLarge { size, limit }))
+    }
+}
+
 struct Session {
     repository: Box<str>,
     received_bytes: u64,
@@ -106,6 +118,9 @@ impl Taken<'_> {
 
     /// Takes all of a request's body.
     async fn append_body(&mut self, body: &mut RequestBody) -> Result<(), ApiError> {
+        if let Some(open) = &self.open {
+            open.must_take(body)?;
+        }
         while let Some(bytes) = body.next().await {
             let bytes = bytes.map_err(|error| {
                 let message = format!("{error}; what came in is kept, go on from there");
@@ -472,6 +487,7 @@ impl<N: Names> Gateway<N> {
 
 /// Takes all of a request's body into an upload that nobody else knows.
 pub(crate) async fn take_body(open: &mut Open, body: &mut RequestBody) -> Result<(), ApiError> {
+    open.must_take(body)?;
     while let Some(bytes) = body.next().await {
         let bytes = bytes.map_err(|error| {
             ApiError::new(Code::BlobUploadInvalid, format!("{error}; nothing was stored"))

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::Engine;
 use crate::disk::Operation;
-use crate::error::CacheError;
 use crate::store::{Action, SyncFor};
 use crate::wait::Waiter;
 

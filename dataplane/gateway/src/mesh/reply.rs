@@ -4,7 +4,7 @@
 //! budget until the client has taken them, so that clients of other shards cannot hold more of an
 //! arena than its own could; and at most [`FRAMES_AHEAD`] wait between the two shards.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
