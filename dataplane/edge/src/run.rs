@@ -172,12 +172,18 @@ pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<Stopped, RunEr
     ready(&running.ready);
     running.edge.announced.store(true, Ordering::Release);
     notify(State::Ready);
-    let reason = running.wait_until_told();
-    running.drain(&reason);
-    let stopped = running.end()?;
-    match reason {
-        Reason::Signal(_) => Ok(stopped),
-        Reason::Failed(error) => Err(error),
+    match running.wait_until_told() {
+        Reason::Signal(signal) => {
+            running.drain(signal);
+            running.end()
+        }
+        Reason::Failed(error) => {
+            // Nothing is drained: a shard that is gone keeps its sockets open and answers nobody, and the
+            // others need it for their answers. What was acknowledged is on the disk.
+            tracing::error!(%error, "ending at once");
+            notify(State::Stopping);
+            Err(error)
+        }
     }
 }
 
@@ -337,11 +343,8 @@ impl Running {
     }
 
     /// Lets the shards finish what they have, for at most the configured time or until a second signal.
-    fn drain(&mut self, reason: &Reason) {
-        match reason {
-            Reason::Signal(signal) => tracing::info!(signal, "draining"),
-            Reason::Failed(error) => tracing::error!(%error, "draining"),
-        }
+    fn drain(&mut self, signal: &'static str) {
+        tracing::info!(signal, "draining");
         notify(State::Stopping);
         self.edge.draining.store(true, Ordering::Release);
         for seat in self.edge.seats.iter().filter(|seat| seat.stage() != Stage::Ended) {

@@ -4,7 +4,7 @@
 //! Owns everything that must not leave the thread: the cache, the gateway. It must never block once it
 //! serves; what blocks (the scan of the stripes) is done before.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -102,28 +102,45 @@ impl Events {
     }
 }
 
-/// The main function of a shard.
-pub(crate) async fn main(context: ShardContext, parts: ShardParts) {
-    let ending = Ending { id: parts.id, events: parts.events.clone(), cut_off: Cell::new(0) };
-    let edge = Arc::clone(&parts.edge);
-    let seat = &edge.seats[parts.id];
-    match serve(&context, seat, parts).await {
-        Ok(cut_off) => ending.cut_off.set(cut_off),
-        Err(error) => ending.events.tell(ending.id, ShardEvent::Failed(error)),
+/// The main function of a shard. Call it on the shard's thread.
+pub(crate) fn main(context: ShardContext, parts: ShardParts) -> impl Future<Output = ()> {
+    tell_the_end(parts.id, parts.events.clone());
+    async move {
+        let edge = Arc::clone(&parts.edge);
+        let (id, events) = (parts.id, parts.events.clone());
+        let seat = &edge.seats[id];
+        match serve(&context, seat, parts).await {
+            Ok(cut_off) => ENDING.with_borrow_mut(|ending| {
+                if let Some(ending) = ending {
+                    ending.cut_off = cut_off;
+                }
+            }),
+            Err(error) => events.tell(id, ShardEvent::Failed(error)),
+        }
+        seat.set_stage(Stage::Ended);
     }
-    seat.set_stage(Stage::Ended);
 }
 
-/// Tells the end even when it is a panic, so that the main thread never waits for a shard that is gone.
+/// Has the main thread told when this thread ends, whatever ends it. A task that panics takes the thread
+/// down and leaves the others, and what they own, where they are: their destructors cannot tell it.
+fn tell_the_end(id: usize, events: Events) {
+    ENDING.set(Some(Ending { id, events, cut_off: 0 }));
+}
+
+thread_local! {
+    /// Dropped with the thread.
+    static ENDING: RefCell<Option<Ending>> = const { RefCell::new(None) };
+}
+
 struct Ending {
     id: usize,
     events: Events,
-    cut_off: Cell<usize>,
+    cut_off: usize,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.events.tell(self.id, ShardEvent::Ended { cut_off: self.cut_off.get() });
+        self.events.tell(self.id, ShardEvent::Ended { cut_off: self.cut_off });
     }
 }
 
@@ -272,5 +289,30 @@ async fn flush(cache: &Cache) {
     let until = Instant::now() + FLUSH_TIME_MAX;
     while cache.in_flight() && Instant::now() < until {
         time::sleep(FLUSH_LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use outrider_shard::ShardConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_panics_is_told_as_the_end_of_its_shard() {
+        let (events, inbox) = mpsc::sync_channel(4);
+        let thread = outrider_shard::start(ShardConfig::new(3), move |_| {
+            tell_the_end(3, Events(events));
+            async {
+                task::spawn(async { panic!("as a defect would") });
+                std::future::pending::<()>().await;
+            }
+        })
+        .unwrap();
+        let event = inbox.recv().unwrap();
+        assert!(matches!(event, Event::Shard(3, ShardEvent::Ended { .. })), "{event:?}");
+        assert!(thread.join().is_err());
     }
 }

@@ -170,7 +170,7 @@ impl<N: Names> Gateway<N> {
             return Ok(true);
         }
         let wanted = *digest;
-        let incomplete = self.on(self.owner(digest), move |owner| async move {
+        let incomplete = self.surely_on(self.owner(digest), move |owner| async move {
             owner.cache.stat(&wanted).is_some_and(|stat| stat.hosted && !stat.complete)
         });
         Ok(incomplete.await?)

@@ -46,7 +46,10 @@ fn a_blob_that_is_asked_for_on_every_shard_is_fetched_once() {
         assert_eq!(upstream.count("GET", &sha256(content)), 1, "of {} bytes", content.len());
     }
     assert!(questions(&outrider) > 0.0, "some of them came to the other shard");
-    assert!(outrider.metrics().sum("outrider_table_hits_total", &[]) > 0.0, "small ones are kept there");
+    assert!(
+        outrider.metrics().sum("outrider_table_hits_total", &[]) > 0.0,
+        "small ones are kept there"
+    );
 }
 
 #[test]
@@ -127,15 +130,15 @@ fn another_number_of_shards_keeps_what_was_cached_and_what_was_pushed() {
     let mut upstream = FakeUpstream::start();
     let mirrored = SmallImage::new(1, &[2_000_000, 300_000, 1000, 70_000, 5, 900_000, 262_144]);
     upstream.image("team/app", "v1", &mirrored);
-    let mut outrider =
-        Outrider::start(Options::with_upstream(&upstream.url()).shards(1).config(
-            "[tags]\nttl = \"1h\"\n",
-        ));
+    let mut outrider = Outrider::start(
+        Options::with_upstream(&upstream.url()).shards(1).config("[tags]\nttl = \"1h\"\n"),
+    );
     let client = outrider.client();
     assert_served(&client, "team/app", "v1", &mirrored);
     let mut pushed = Vec::new();
-    let mut push_one = |pushed: &mut Vec<SmallImage>| {
-        let image = SmallImage::new(100 + pushed.len() as u64, &[400_000, 17, 30_000, 0, 1_500_000]);
+    let push_one = |pushed: &mut Vec<SmallImage>| {
+        let image =
+            SmallImage::new(100 + pushed.len() as u64, &[400_000, 17, 30_000, 0, 1_500_000]);
         push(&client, "own/app", &format!("v{}", pushed.len()), &image);
         pushed.push(image);
     };

@@ -21,6 +21,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long is waited before what must be done is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
+/// What becomes of work on another shard when nobody waits for its answer any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It is dropped.
+    Cancels,
+    /// It goes on, and comes to its end by itself, since nothing more comes in.
+    EndsTheBody,
+}
+
 impl From<Unanswered> for ApiError {
     fn from(unanswered: Unanswered) -> Self {
         ApiError::new(Code::Unavailable, unanswered.to_string()).with_retry_after(RETRY_AFTER)
@@ -51,6 +60,15 @@ impl<N: Names> Gateway<N> {
         F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
         Fut: Future<Output = R> + 'static,
     {
+        self.ask(shard, Leaving::Cancels, work).await
+    }
+
+    async fn ask<R, F, Fut>(&self, shard: u16, leaving: Leaving, work: F) -> Result<R, Unanswered>
+    where
+        R: Send + 'static,
+        F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
+        Fut: Future<Output = R> + 'static,
+    {
         if shard == self.shard {
             let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
             return Ok(work(gateway).await);
@@ -60,9 +78,11 @@ impl<N: Names> Gateway<N> {
             let work = work(gateway.clone());
             task::spawn(async move {
                 let mut work = pin!(work);
-                let answer = std::future::poll_fn(|cx| match give.poll_closed(cx) {
-                    Poll::Ready(()) => Poll::Ready(None),
-                    Poll::Pending => work.as_mut().poll(cx).map(Some),
+                let answer = std::future::poll_fn(|cx| {
+                    if leaving == Leaving::Cancels && give.poll_closed(cx).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    work.as_mut().poll(cx).map(Some)
                 })
                 .await;
                 if let Some(answer) = answer {
@@ -107,23 +127,31 @@ impl<N: Names> Gateway<N> {
         F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
         Fut: Future<Output = Answer> + 'static,
     {
-        let reply = self
-            .on(shard, move |gateway| async move {
-                let answer = work(gateway.clone()).await;
-                pack(answer, &gateway.pins)
-            })
-            .await?;
-        unpack(reply)
+        self.reply_of(shard, Leaving::Cancels, work).await
     }
 
-    /// The answer of that shard to a request whose body is read here.
+    async fn reply_of<F, Fut>(&self, shard: u16, leaving: Leaving, work: F) -> Answer
+    where
+        F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
+        Fut: Future<Output = Answer> + 'static,
+    {
+        let reply = self.ask(shard, leaving, move |gateway| async move {
+            let answer = work(gateway.clone()).await;
+            pack(answer, &gateway.pins)
+        });
+        unpack(reply.await?)
+    }
+
+    /// The answer of that shard to a request whose body is read here. When the client leaves, the body
+    /// ends with an error over there, and the work goes on from that: what came in of an upload is kept.
     pub(crate) async fn carry_to<F, Fut>(&self, shard: u16, body: RequestBody, work: F) -> Answer
     where
         F: FnOnce(Rc<Self>, RequestBody) -> Fut + Send + 'static,
         Fut: Future<Output = Answer> + 'static,
     {
         let (carrier, carried) = carry(body);
-        let answer = self.answer_on(shard, move |gateway| work(gateway, carried.into_body()));
+        let work = move |gateway| work(gateway, carried.into_body());
+        let answer = self.reply_of(shard, Leaving::EndsTheBody, work);
         let mut answer = pin!(answer);
         let mut reading: Option<Pin<Box<dyn Future<Output = ()>>>> = Some(Box::pin(carrier.run()));
         std::future::poll_fn(|cx| {
