@@ -60,10 +60,15 @@ impl<N: Names> Gateway<N> {
         F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
         Fut: Future<Output = R> + 'static,
     {
-        self.ask(shard, Leaving::Cancels, work).await
+        self.question(shard, Leaving::Cancels, work).await
     }
 
-    async fn ask<R, F, Fut>(&self, shard: u16, leaving: Leaving, work: F) -> Result<R, Unanswered>
+    async fn question<R, F, Fut>(
+        &self,
+        shard: u16,
+        leaving: Leaving,
+        work: F,
+    ) -> Result<R, Unanswered>
     where
         R: Send + 'static,
         F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
@@ -135,7 +140,7 @@ impl<N: Names> Gateway<N> {
         F: FnOnce(Rc<Self>) -> Fut + Send + 'static,
         Fut: Future<Output = Answer> + 'static,
     {
-        let reply = self.ask(shard, leaving, move |gateway| async move {
+        let reply = self.question(shard, leaving, move |gateway| async move {
             let answer = work(gateway.clone()).await;
             pack(answer, &gateway.pins)
         });

@@ -14,6 +14,8 @@ pub(crate) mod carried;
 mod directory;
 pub(crate) mod reply;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::rc::Rc;
