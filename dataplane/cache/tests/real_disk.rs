@@ -317,7 +317,7 @@ fn a_stripe_that_is_gone_costs_misses_and_uploads_on_it_are_reported() {
 
 /// The caches of `shards` shards on the same store, and where digests are at home.
 fn open_shards(dir: &Path, shards: u16) -> (Vec<Cache>, Placement) {
-    let all = CacheConfig::with_ssd(16 << 20, SsdConfig::new(dir, 640 << 20, 4));
+    let all = CacheConfig::with_ssd(16 << 20, SsdConfig::new(dir, 1 << 30, 4));
     let stripes = Stripes::open(all.ssd.as_ref().unwrap(), all.geometry).unwrap();
     let open = |part| Cache::open_on(all.clone(), Some(part), None, CacheMetrics::default());
     let caches = stripes.split(shards).into_iter().map(|part| open(part).unwrap()).collect();
@@ -360,7 +360,7 @@ fn stripes_change_hands_and_what_lies_on_them_goes_with_them() {
         assert_eq!(takers.clone().count(), usize::from(shards.min(4)));
         for (n, cache) in takers.enumerate() {
             let id = (1 + round * 10 + n) as u8;
-            let bytes = content(2000 + u64::from(id), 20_000_000);
+            let bytes = content(2000 + u64::from(id), 3_000_000);
             uploaded.push((id, upload(cache, id, &bytes), bytes));
         }
         caches.iter().for_each(settle);
@@ -397,7 +397,7 @@ fn an_upload_that_is_longer_than_its_stripe_is_refused() {
     let (caches, _) = open_shards(dir.path(), 4);
     let mut upload = caches[0].upload(UploadId([9; 16])).unwrap();
     let limit = upload.len_max();
-    assert!((64 << 20..160 << 20).contains(&limit), "{limit}");
+    assert!((64 << 20..256 << 20).contains(&limit), "{limit}");
     let part = content(5, 1 << 20);
     let refused = loop {
         match drive(&caches[0], upload.append(&part)) {

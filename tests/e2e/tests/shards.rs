@@ -259,8 +259,12 @@ fn a_client_that_leaves_lets_go_of_what_another_shard_sends_it() {
     let path = blob_path("team/app", &sha256(&content));
     assert!(client.get(&path).expect(200).body == content);
     let readers: Vec<_> = (0..CONNECTIONS).map(|_| client.request("GET", &path).open()).collect();
-    until("they hold something", || outrider.metrics().sum("transport_pinned_bytes", &[]) > 0.0);
+    until("they hold something", || {
+        outrider.metrics().sum("outrider_transport_pinned_bytes", &[]) > 0.0
+    });
     drop(readers);
-    until("nobody holds anything", || outrider.metrics().sum("transport_pinned_bytes", &[]) == 0.0);
+    until("nobody holds anything", || {
+        outrider.metrics().sum("outrider_transport_pinned_bytes", &[]) == 0.0
+    });
     assert!(client.get(&path).expect(200).body == content);
 }
