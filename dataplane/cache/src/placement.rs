@@ -88,5 +88,5 @@ mod tests {
         assert_eq!([2, 3, 7, 64].map(|stripes| stripe_of(&digest, stripes)), PINNED);
     }
 
-    const PINNED: [u16; 4] = [0, 0, 0, 0];
+    const PINNED: [u16; 4] = [1, 2, 0, 45];
 }

@@ -273,7 +273,7 @@ impl Engine {
         let roomiest =
             store.stripes.iter().enumerate().filter(|(_, stripe)| has_room(stripe)).max_by_key(
                 |(number, stripe)| {
-                    let grows = stripe.upload_segments_max - stripe.upload_segments;
+                    let grows = stripe.upload_segments_max.saturating_sub(stripe.upload_segments);
                     (grows, (*number as u64 + count - turn) % count)
                 },
             );
