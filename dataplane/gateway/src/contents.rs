@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use outrider_artifact::Digest;
-use outrider_cache::{ObjectStat, Origin, UploadId};
+use outrider_cache::{ObjectStat, Origin, StoredUpload, UploadId};
 
 use crate::faults;
 use crate::flight::{chunk_len, chunk_start, chunks_of};
@@ -36,9 +36,14 @@ impl<N: Names> Gateway<N> {
 
     /// What is kept here of another shard's content.
     pub(crate) fn kept(&self, digest: &Digest, epoch: u64) -> Option<Small> {
-        let small = self.table.borrow_mut().get(digest, epoch)?;
-        self.metrics.table_hits.inc();
-        Some(small)
+        let mut table = self.table.borrow_mut();
+        let before = table.bytes() as i64;
+        let small = table.get(digest, epoch);
+        self.metrics.table_bytes.inc_by(table.bytes() as i64 - before);
+        if small.is_some() {
+            self.metrics.table_hits.inc();
+        }
+        small
     }
 
     /// Keeps what another shard said in `epoch` or later.
@@ -176,8 +181,15 @@ impl<N: Names> Gateway<N> {
         Ok(incomplete.await?)
     }
 
-    /// A content has just been hosted on this shard: nobody else has it any more. Runs to its end.
-    pub(crate) async fn hosted_here(&self, digest: &Digest) {
+    /// Shows what is stored on this shard and named, and sees to it that nobody else has it any more.
+    /// Runs to its end.
+    pub(crate) async fn host(&self, stored: StoredUpload, digest: &Digest, media_type: &str) {
+        let was_cached = self.cache.stat(digest).is_some();
+        self.cache.host(stored, digest, media_type);
+        if was_cached {
+            // It was anybody's to read; now it is read in the repositories that link it.
+            self.hub.next_epoch();
+        }
         let home = self.hub.placement().home(digest);
         let holder = (home != self.shard).then_some(self.shard);
         let before = self.hub.directory.set(digest, holder).unwrap_or(home);

@@ -397,8 +397,7 @@ impl<N: Names> Gateway<N> {
         let media_type = manifest.media_type.clone();
         to_the_end(async move {
             if !gateway.names.put_manifest(put).await?.superfluous {
-                gateway.cache.host(stored, &digest, &media_type);
-                gateway.hosted_here(&digest).await;
+                gateway.host(stored, &digest, &media_type).await;
                 gateway.metrics.uploads_stored.inc();
             }
             Ok::<(), NamesError>(())

@@ -408,8 +408,7 @@ impl<N: Names> Gateway<N> {
         let digest = *digest;
         to_the_end(async move {
             if !gateway.names.put_blob(put).await?.superfluous {
-                gateway.cache.host(stored, &digest, "");
-                gateway.hosted_here(&digest).await;
+                gateway.host(stored, &digest, "").await;
                 gateway.metrics.uploads_stored.inc();
             }
             Ok(())

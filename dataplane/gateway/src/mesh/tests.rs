@@ -86,7 +86,7 @@ where
         })
         .unwrap(),
     ];
-    shards.map(|shard| shard.join().unwrap());
+    shards.into_iter().for_each(|shard| shard.join().unwrap());
     thread.stop().unwrap();
 }
 
