@@ -13,7 +13,8 @@ use outrider_artifact::Digest;
 use crate::arena::{Arena, ChunkWriter};
 use crate::config::CacheConfig;
 use crate::disk::ring::Ring;
-use crate::disk::{Disk, scan, stripe};
+use crate::disk::stripe::Stripes;
+use crate::disk::{Disk, scan};
 use crate::engine::{Engine, Sequence, SlotOrWaiter, Time};
 use crate::error::CacheError;
 use crate::index::{ObjectId, flag};
@@ -213,6 +214,25 @@ impl Cache {
         metrics: CacheMetrics,
     ) -> Result<Self, CacheError> {
         check(&config)?;
+        let ssd = config.ssd.as_ref();
+        let stripes = ssd.map(|ssd| Stripes::open(ssd, config.geometry)).transpose()?;
+        Self::open_on(config, stripes, doorbell, metrics)
+    }
+
+    /// [`Cache::open`] on stripes that are open: those of one shard. Without any it is a cache in
+    /// memory that takes no uploads. Writes nothing before the first [`Cache::turn`], which must wait
+    /// until the caches of all shards are open: what is written later has to be newer than all that is
+    /// on any stripe.
+    ///
+    /// # Errors
+    /// `Config`, `Os`.
+    pub fn open_on(
+        config: CacheConfig,
+        stripes: Option<Stripes>,
+        doorbell: Option<BorrowedFd<'_>>,
+        metrics: CacheMetrics,
+    ) -> Result<Self, CacheError> {
+        check(&config)?;
         let chunk_bytes = config.geometry.chunk_bytes as usize;
         let plan = plan(config.arena_bytes, chunk_bytes).ok_or_else(|| too_small(&config))?;
         let own_doorbell = doorbell
@@ -224,10 +244,10 @@ impl Cache {
                 CacheError::os(format!("mapping {} bytes for the cache", plan.map_bytes), &error)
             })?;
         let mut made = Vec::new();
-        let store = match &config.ssd {
+        let stripes = stripes.filter(|stripes| !stripes.is_empty());
+        let store = match config.ssd.as_ref().zip(stripes) {
             None => None,
-            Some(ssd) => {
-                let stripes = stripe::open(ssd, config.geometry)?;
+            Some((ssd, stripes)) => {
                 metrics.scan_stripes_recreated.inc_by(stripes.recreated as u64);
                 let ring = Ring::new(
                     stripes.files,
@@ -239,16 +259,18 @@ impl Cache {
                 .map_err(|error| CacheError::os("making the disk's io_uring", &error))?;
                 let registered = ring.registered();
                 tracing::info!(
-                    stripes = ssd.stripes,
+                    stripes = stripes.superblocks.len(),
                     direct = stripes.direct,
                     registered,
                     "the SSD store is open"
                 );
                 let sizes: Vec<u64> =
                     stripes.superblocks.iter().map(|superblock| superblock.stripe_bytes).collect();
+                let numbers = stripes.superblocks.iter().map(|superblock| superblock.stripe);
+                let numbers = (numbers.collect(), stripes.superblocks[0].stripes);
                 let seed = stripes.superblocks[0].seed();
                 let disk: Box<dyn Disk> = Box::new(ring);
-                let mut store = Store::new(disk, seed, config.geometry, &sizes, ssd);
+                let mut store = Store::new(disk, seed, config.geometry, numbers, &sizes, ssd);
                 store.registered = registered;
                 made = stripes.made;
                 Some(store)
@@ -426,9 +448,24 @@ impl Cache {
     /// # Errors
     /// `StoreFull`, `NoDisk`.
     pub fn upload(&self, id: UploadId) -> Result<Upload, CacheError> {
-        let (object, life) = self.shared.with(|engine| engine.start_upload(id))?;
+        let (object, life, len_max) = self.shared.with(|engine| engine.start_upload(id))?;
         let chunk_bytes = self.shared.engine.borrow().config.geometry.chunk_bytes as usize;
-        Ok(Upload::new(self.shared.clone(), object, life, id, chunk_bytes))
+        Ok(Upload::new(self.shared.clone(), object, life, id, chunk_bytes, len_max))
+    }
+
+    /// Whether [`Cache::upload`] would find room now.
+    pub fn takes_uploads(&self) -> bool {
+        self.shared.engine.borrow().upload_stripe(None).is_ok()
+    }
+
+    /// The upload that a hosted object lies under; `None` when it is not hosted.
+    pub fn hosted_under(&self, digest: &Digest) -> Option<UploadId> {
+        let engine = self.shared.engine.borrow();
+        let object = engine.index.find(digest)?;
+        if !engine.index.has(object, flag::HOSTED) {
+            return None;
+        }
+        engine.upload_ids.get(&object).copied()
     }
 
     /// Makes a stored upload visible, verified and hosted. Call it only after the names have been

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 /// A chunk is the unit of caching: 256 KiB.
 pub const CHUNK_BYTES: u64 = 256 << 10;
-/// An extent is the unit of placement: 16 MiB of one object lie on one stripe.
-pub const EXTENT_BYTES: u64 = 16 << 20;
 /// A segment is the unit of writing in order and of reclaim.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// The largest object that the index takes, by default: 64 GiB.
@@ -90,7 +88,7 @@ impl SsdConfig {
 pub struct Geometry {
     /// Payload bytes of a full chunk.
     pub chunk_bytes: u64,
-    /// Bytes of one object that lie on one stripe.
+    /// Is in the superblock, and means nothing any more: an object lies whole on one stripe.
     pub extent_bytes: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
@@ -98,7 +96,7 @@ pub struct Geometry {
 
 impl Default for Geometry {
     fn default() -> Self {
-        Self { chunk_bytes: CHUNK_BYTES, extent_bytes: EXTENT_BYTES, segment_bytes: SEGMENT_BYTES }
+        Self { chunk_bytes: CHUNK_BYTES, extent_bytes: 16 << 20, segment_bytes: SEGMENT_BYTES }
     }
 }
 

@@ -21,6 +21,7 @@ mod arena;
 mod cache;
 mod engine;
 mod index;
+mod placement;
 mod policy;
 mod ram;
 mod reclaim;
@@ -34,10 +35,9 @@ pub use arena::ChunkWriter;
 pub use cache::{
     Access, Cache, Chunk, Costs, Importance, MediaType, ObjectStat, Origin, Tier, Usage,
 };
-pub use config::{
-    CHUNK_BYTES, CacheConfig, EXTENT_BYTES, Geometry, ImportanceWeights, SEGMENT_BYTES, SsdConfig,
-};
-pub use disk::stripe::stored_size;
+pub use config::{CHUNK_BYTES, CacheConfig, Geometry, ImportanceWeights, SEGMENT_BYTES, SsdConfig};
+pub use disk::stripe::{Stripes, stored_size};
 pub use error::CacheError;
 pub use metrics::CacheMetrics;
+pub use placement::Placement;
 pub use upload::{StoredUpload, Upload, UploadId};

@@ -150,7 +150,14 @@ impl World {
         self.sequence.store(1, Ordering::Relaxed);
         let parts = Parts {
             arena,
-            store: Some(Store::new(disk, 77, GEOMETRY, &sizes, &ssd)),
+            store: Some(Store::new(
+                disk,
+                77,
+                GEOMETRY,
+                ((0..STRIPES).collect(), STRIPES),
+                &sizes,
+                &ssd,
+            )),
             made: vec![first; STRIPES as usize],
             sequence: self.sequence.clone(),
             time: Box::new(SimTime(self.time.clone())),

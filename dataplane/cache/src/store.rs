@@ -5,14 +5,19 @@
 //! goes to the stripe that was asked for, or to the next one that still takes writes.
 
 use std::collections::VecDeque;
+use std::io;
 
-use crate::arena::{BLOCK_BYTES, Frozen};
+use outrider_artifact::Digest;
+
+use crate::arena::{BLOCK_BYTES, Frozen, record_bytes};
 use crate::config::{Geometry, SsdConfig};
 use crate::disk::record::Record;
 use crate::disk::segment::{Layout, Segment, SegmentState, Use, byte_of};
 use crate::disk::stripe::SEGMENTS_MIN;
 use crate::disk::{Completion, Disk, Operation, Request};
+use crate::error::CacheError;
 use crate::index::{Location, ObjectId};
+use crate::placement;
 use crate::reclaim::{Reclaim, Sweep};
 
 /// Free segments below which reclaim starts.
@@ -270,6 +275,10 @@ pub(crate) struct Store {
     pub(crate) layout: Layout,
     pub(crate) geometry: Geometry,
     pub(crate) stripes: Vec<Stripe>,
+    /// The number of each of them in its store.
+    pub(crate) numbers: Vec<u16>,
+    /// How many the store has, on all shards.
+    total: u16,
     pub(crate) queue_depth: u32,
     pub(crate) errors_max: u32,
     pub(crate) registered: bool,
@@ -290,6 +299,7 @@ impl Store {
         disk: Box<dyn Disk>,
         seed: u64,
         geometry: Geometry,
+        (numbers, total): (Vec<u16>, u16),
         stripe_bytes: &[u64],
         config: &SsdConfig,
     ) -> Self {
@@ -303,6 +313,8 @@ impl Store {
                 .iter()
                 .map(|bytes| Stripe::new(layout.segments(*bytes), config.upload_share))
                 .collect(),
+            numbers,
+            total,
             queue_depth: config.queue_depth.clamp(1, 192),
             errors_max: config.stripe_errors_max.max(1),
             registered: false,
@@ -355,6 +367,28 @@ impl Store {
         (0..count)
             .map(|step| ((hash % count + step) % count) as u16)
             .find(|stripe| self.stripes[*stripe as usize].writable())
+    }
+
+    /// The longest upload that a stripe takes, if it holds no other.
+    pub(crate) fn upload_bytes_max(&self, stripe: u16) -> u64 {
+        let chunk_bytes = self.geometry.chunk_bytes;
+        let room = u64::from(self.layout.end(0) - self.layout.first_record(0)) * BLOCK_BYTES as u64;
+        let chunks = room / record_bytes(chunk_bytes as usize) as u64;
+        u64::from(self.stripes[stripe as usize].upload_segments_max) * chunks * chunk_bytes
+    }
+
+    /// The error of an upload whose stripe failed.
+    pub(crate) fn lost_to(&self, stripe: u16, kind: io::ErrorKind) -> CacheError {
+        match kind {
+            io::ErrorKind::StorageFull => CacheError::StoreFull,
+            kind => CacheError::Write { stripe: self.numbers[stripe as usize], kind },
+        }
+    }
+
+    /// The stripe that is a digest's home, if it is one of these.
+    pub(crate) fn home(&self, digest: &Digest) -> Option<u16> {
+        let home = placement::stripe_of(digest, self.total);
+        self.numbers.iter().position(|number| *number == home).map(|stripe| stripe as u16)
     }
 
     /// The next stripe after this one that takes writes.

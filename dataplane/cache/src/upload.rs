@@ -1,18 +1,19 @@
 //! Uploads: objects that clients stored here and that must survive everything.
 //!
 //! An upload is an object of the index that no digest leads to. Its chunks go to segments of their
-//! own. The last chunk says how long the whole is, so it is held back until the end is known. What
+//! own, all on one stripe. The last chunk says how long the whole is, so it is held back until the end is known. What
 //! [`Upload::finish`] has answered for is on the disks and flushed; [`crate::Cache::host`] makes it
 //! visible; dropping an upload before that gives its space back.
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use outrider_artifact::Digest;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::ChunkWriter;
 use crate::cache::Shared;
@@ -21,7 +22,7 @@ use crate::disk::segment::Use;
 use crate::engine::{Engine, clip};
 use crate::error::CacheError;
 use crate::index::{ObjectId, flag};
-use crate::store::{Job, Purpose, SyncFor, What};
+use crate::store::{Job, Purpose, Stripe, SyncFor, What};
 
 /// Chunks of one upload that may wait for the disk; then `append` waits.
 const PENDING_CHUNKS_MAX: u32 = 8;
@@ -42,8 +43,8 @@ pub(crate) struct UploadState {
     pending: u32,
     error: Option<CacheError>,
     waker: Option<Waker>,
-    /// Stripes that hold a part, one bit each.
-    stripes: u64,
+    /// All of it lies here, so that it stays together when the stripes are spread over shards anew.
+    stripe: u16,
     syncs: u32,
 }
 
@@ -105,6 +106,8 @@ pub struct Upload {
     /// Chunks before the writer's.
     chunks: u32,
     len: u64,
+    /// What its stripe takes at the most.
+    len_max: u64,
 }
 
 impl fmt::Debug for Upload {
@@ -120,9 +123,10 @@ impl Upload {
         life: u32,
         id: UploadId,
         chunk_bytes: usize,
+        len_max: u64,
     ) -> Self {
         let owned = Owned { shared, object, life, id, released: false };
-        Self { owned, writer: None, chunk_bytes, chunks: 0, len: 0 }
+        Self { owned, writer: None, chunk_bytes, chunks: 0, len: 0, len_max }
     }
 
     /// Its identity.
@@ -135,6 +139,11 @@ impl Upload {
         self.len
     }
 
+    /// How much it can take in all: what its stripe takes.
+    pub fn len_max(&self) -> u64 {
+        self.len_max
+    }
+
     /// Whether nothing was taken yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -144,8 +153,13 @@ impl Upload {
     /// error the upload is only good for dropping: part of `data` may have been taken.
     ///
     /// # Errors
-    /// `Busy` when no slot came free in time, `StoreFull`, `Write`.
+    /// `Busy` when no slot came free in time, `StoreFull`, `Write`; `TooLarge` when it would be more
+    /// than any stripe takes.
     pub async fn append(&mut self, mut data: &[u8]) -> Result<(), CacheError> {
+        let size = self.len.saturating_add(data.len() as u64);
+        if size > self.len_max {
+            return Err(CacheError::TooLarge { size, limit: self.len_max });
+        }
         while !data.is_empty() {
             if let Some(writer) = self.writer.take_if(|writer| writer.len() == writer.capacity()) {
                 self.owned.wait_until(|state| state.pending < PENDING_CHUNKS_MAX).await?;
@@ -238,13 +252,14 @@ impl StoredUpload {
 }
 
 impl Engine {
-    pub(crate) fn start_upload(&mut self, id: UploadId) -> Result<(ObjectId, u32), CacheError> {
+    /// The stripe that has the most room for an upload; of several those in turn.
+    pub(crate) fn upload_stripe(&self, id: Option<UploadId>) -> Result<u16, CacheError> {
         let Some(store) = &self.store else { return Err(CacheError::NoDisk) };
         if store.stripes.iter().all(|stripe| !stripe.writable()) {
             return Err(CacheError::NoDisk);
         }
         let oldest = store.oldest();
-        let room = store.stripes.iter().any(|stripe| {
+        let has_room = |stripe: &Stripe| {
             let may_grow = stripe.upload_segments < stripe.upload_segments_max
                 && (stripe.free.len() > 1 || stripe.can_reclaim(Use::Cache, oldest, store.layout));
             let has_open = stripe.open[Use::Uploads as usize].is_some();
@@ -252,19 +267,36 @@ impl Engine {
                 && (may_grow
                     || has_open
                     || stripe.candidate(Use::Uploads, oldest, store.layout).is_some())
-        });
-        if !room {
-            self.metrics.refused_store_full.inc();
-            return Err(CacheError::StoreFull);
-        }
+        };
+        let count = store.stripes.len() as u64;
+        let turn = id.map_or(0, |id| xxh3_64(&id.0) % count);
+        let roomiest =
+            store.stripes.iter().enumerate().filter(|(_, stripe)| has_room(stripe)).max_by_key(
+                |(number, stripe)| {
+                    let grows = stripe.upload_segments_max.saturating_sub(stripe.upload_segments);
+                    (grows, (*number as u64 + count - turn) % count)
+                },
+            );
+        roomiest.map(|(stripe, _)| stripe as u16).ok_or(CacheError::StoreFull)
+    }
+
+    pub(crate) fn start_upload(
+        &mut self,
+        id: UploadId,
+    ) -> Result<(ObjectId, u32, u64), CacheError> {
+        let stripe = self.upload_stripe(Some(id)).inspect_err(|error| {
+            if matches!(error, CacheError::StoreFull) {
+                self.metrics.refused_store_full.inc();
+            }
+        })?;
+        let len_max = self.store.as_ref().map_or(0, |store| store.upload_bytes_max(stripe));
         let life = self.next_sequence() as u32;
         let object = self.index.add_upload(life).map_err(CacheError::TooMany)?;
         self.upload_ids.insert(object, id);
         self.objects_of_uploads.insert(id, object);
-        let state =
-            UploadState { life, pending: 0, error: None, waker: None, stripes: 0, syncs: 0 };
+        let state = UploadState { life, pending: 0, error: None, waker: None, stripe, syncs: 0 };
         self.uploads.insert(object, state);
-        Ok((object, life))
+        Ok((object, life, len_max))
     }
 
     /// Queues a chunk of an upload. `total`: it is the last one, and this is the size of all.
@@ -299,26 +331,18 @@ impl Engine {
         };
         record.write(frozen.header_mut());
         frozen.clear_padding();
-        let extent = u64::from(chunk) * store.geometry.chunk_bytes / store.geometry.extent_bytes;
-        let stripe = store.stripe_for(xxh3_64_with_seed(&id.0, extent));
         let Some(state) = self.uploads.get_mut(&object) else { return };
-        let Some(stripe) = stripe else {
+        let stripe = state.stripe;
+        if !store.stripes[stripe as usize].writable() {
+            let error = store.lost_to(stripe, io::ErrorKind::Other);
             self.ram.give_back(object, chunk, birth, frozen, &self.index);
-            return self.upload_failed(object, CacheError::NoDisk);
-        };
+            return self.upload_failed(object, error);
+        }
         state.pending += 1;
-        state.stripes |= 1 << stripe;
         let what = What::Upload { object, life: state.life, chunk, birth, attempts: 0 };
         let job = Job { frozen, purpose: Purpose::Upload, what };
         store.stripes[stripe as usize].uploads.push_back(job);
         self.pump();
-    }
-
-    /// A chunk goes to another stripe than it was meant for.
-    pub(crate) fn upload_moved(&mut self, object: ObjectId, to: u16) {
-        if let Some(state) = self.uploads.get_mut(&object) {
-            state.stripes |= 1 << to;
-        }
     }
 
     pub(crate) fn upload_written(&mut self, object: ObjectId) {
@@ -338,17 +362,14 @@ impl Engine {
         }
     }
 
-    /// Asks for a flush of every stripe that the upload touched.
+    /// Asks for a flush of the stripe of the upload.
     fn sync_upload(&mut self, object: ObjectId) {
         let (Some(state), Some(store)) = (self.uploads.get_mut(&object), &mut self.store) else {
             return;
         };
-        for (number, stripe) in store.stripes.iter_mut().enumerate() {
-            if state.stripes & (1 << number) != 0 {
-                stripe.sync_next.push(SyncFor::Upload(object, state.life));
-                state.syncs += 1;
-            }
-        }
+        let stripe = &mut store.stripes[state.stripe as usize];
+        stripe.sync_next.push(SyncFor::Upload(object, state.life));
+        state.syncs += 1;
         self.pump();
     }
 

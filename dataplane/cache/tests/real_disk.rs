@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use outrider_artifact::Digest;
 use outrider_cache::{
-    CHUNK_BYTES, Cache, CacheConfig, CacheError, CacheMetrics, Geometry, Origin, SsdConfig, Tier,
-    UploadId,
+    CHUNK_BYTES, Cache, CacheConfig, CacheError, CacheMetrics, Geometry, Origin, Placement,
+    SsdConfig, Stripes, Tier, UploadId,
 };
 
 /// Drives a future and the cache by turns, as a shard's driver would.
@@ -282,20 +282,28 @@ fn a_second_one_on_the_same_store_is_refused() {
 #[test]
 fn a_stripe_that_is_gone_costs_misses_and_uploads_on_it_are_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let big = content(10, 40_000_000);
+    let pushed = [content(10, 20_000_000), content(12, 20_000_000)];
     let cached = content(11, 40_000_000);
     let (hosted, cached_digest) = {
         let cache = open(config(dir.path())).unwrap();
-        let hosted = upload(&cache, 1, &big);
+        let hosted = [upload(&cache, 1, &pushed[0]), upload(&cache, 2, &pushed[1])];
         let cached_digest = fill(&cache, &cached[..20_000_000]);
         settle(&cache);
         (hosted, cached_digest)
     };
     std::fs::remove_file(dir.path().join("stripe-001")).unwrap();
     let cache = open(config(dir.path())).unwrap();
-    let lost = cache.adopt(UploadId([1; 16]), &hosted, big.len() as u64, "application/x");
-    assert!(matches!(lost, Err(CacheError::UploadDamaged { .. })), "{lost:?}");
+    // Each lay whole on one stripe, the second where there was more room.
+    let adopt = |which: usize| {
+        let size = pushed[which].len() as u64;
+        cache.adopt(UploadId([which as u8 + 1; 16]), &hosted[which], size, "application/x")
+    };
+    let (kept, lost): (Vec<usize>, Vec<usize>) = (0..2).partition(|which| adopt(*which).is_ok());
+    assert_eq!((kept.len(), lost.len()), (1, 1));
+    let why = adopt(lost[0]);
+    assert!(matches!(why, Err(CacheError::UploadMissing(_))), "{why:?}");
     cache.drop_unadopted();
+    assert_eq!(read_all(&cache, &hosted[kept[0]]).as_ref(), Some(&pushed[kept[0]]));
     for chunk in 0..20_000_000u64.div_ceil(CHUNK_BYTES) as u32 {
         if let Some(found) = drive(&cache, cache.read(&cached_digest, chunk)).unwrap() {
             let start = chunk as usize * CHUNK_BYTES as usize;
@@ -305,6 +313,102 @@ fn a_stripe_that_is_gone_costs_misses_and_uploads_on_it_are_reported() {
     let again = fill(&cache, &cached[20_000_000..]);
     settle(&cache);
     assert!(cache.stat(&again).unwrap().complete);
+}
+
+/// The caches of `shards` shards on the same store, and where digests are at home.
+fn open_shards(dir: &Path, shards: u16) -> (Vec<Cache>, Placement) {
+    let all = CacheConfig::with_ssd(16 << 20, SsdConfig::new(dir, 1 << 30, 4));
+    let stripes = Stripes::open(all.ssd.as_ref().unwrap(), all.geometry).unwrap();
+    let open = |part| Cache::open_on(all.clone(), Some(part), None, CacheMetrics::default());
+    let caches = stripes.split(shards).into_iter().map(|part| open(part).unwrap()).collect();
+    (caches, Placement::new(4, shards))
+}
+
+#[test]
+fn stripes_change_hands_and_what_lies_on_them_goes_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut filled: Vec<(Digest, Vec<u8>)> = Vec::new();
+    let mut uploaded: Vec<(u8, Digest, Vec<u8>)> = Vec::new();
+    for (round, shards) in [1, 2, 3, 6, 4, 1].into_iter().enumerate() {
+        let (caches, placement) = open_shards(dir.path(), shards);
+        for (digest, bytes) in &filled {
+            let home = usize::from(placement.home(digest));
+            assert!(caches[home].stat(digest).is_some_and(|stat| stat.verified), "{shards}");
+            assert_eq!(read_all(&caches[home], digest).as_ref(), Some(bytes), "{shards} shards");
+            let others = caches.iter().enumerate().filter(|(shard, _)| *shard != home);
+            assert!(others.into_iter().all(|(_, cache)| cache.stat(digest).is_none()));
+        }
+        for (id, digest, bytes) in &uploaded {
+            let adopt = |cache: &&Cache| {
+                cache
+                    .adopt(UploadId([*id; 16]), digest, bytes.len() as u64, "application/x")
+                    .is_ok()
+            };
+            let holders: Vec<&Cache> = caches.iter().filter(adopt).collect();
+            assert_eq!(holders.len(), 1, "one shard of {shards} has all of it");
+            assert_eq!(read_all(holders[0], digest).as_ref(), Some(bytes));
+        }
+        caches.iter().for_each(Cache::drop_unadopted);
+        for n in 0..4 {
+            let bytes = content(1000 + round as u64 * 10 + n, 700_000);
+            let home = usize::from(placement.home(&Digest::sha256(&bytes)));
+            let digest = fill(&caches[home], &bytes);
+            caches[home].set_verified(&digest);
+            filled.push((digest, bytes));
+        }
+        let takers = caches.iter().filter(|cache| cache.takes_uploads());
+        assert_eq!(takers.clone().count(), usize::from(shards.min(4)));
+        for (n, cache) in takers.enumerate() {
+            let id = (1 + round * 10 + n) as u8;
+            let bytes = content(2000 + u64::from(id), 3_000_000);
+            uploaded.push((id, upload(cache, id, &bytes), bytes));
+        }
+        caches.iter().for_each(settle);
+    }
+}
+
+#[test]
+fn what_is_cached_away_from_home_is_garbage_and_a_purge_at_home_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = content(77, 500_000);
+    let digest = {
+        let (caches, placement) = open_shards(dir.path(), 2);
+        let away = usize::from(1 - placement.home(&Digest::sha256(&bytes)));
+        // As when its own stripe took no writes, and another number of shards had it written there.
+        let digest = fill(&caches[away], &bytes);
+        caches[away].set_verified(&digest);
+        caches.iter().for_each(settle);
+        digest
+    };
+    {
+        let (caches, placement) = open_shards(dir.path(), 2);
+        assert!(caches.iter().all(|cache| cache.stat(&digest).is_none()));
+        let home = &caches[usize::from(placement.home(&digest))];
+        home.forget(&digest);
+        drive(home, home.flush());
+    }
+    let (caches, _) = open_shards(dir.path(), 1);
+    assert!(caches[0].stat(&digest).is_none(), "the tombstone is newer than what it voids");
+}
+
+#[test]
+fn an_upload_that_is_longer_than_its_stripe_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (caches, _) = open_shards(dir.path(), 4);
+    let mut upload = caches[0].upload(UploadId([9; 16])).unwrap();
+    let limit = upload.len_max();
+    assert!((64 << 20..256 << 20).contains(&limit), "{limit}");
+    let part = content(5, 1 << 20);
+    let refused = loop {
+        match drive(&caches[0], upload.append(&part)) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, CacheError::TooLarge { .. }), "{refused}");
+    assert_eq!(upload.len(), limit / (1 << 20) * (1 << 20), "all that it said that it takes");
+    drop(upload);
+    assert!(caches[0].takes_uploads());
 }
 
 #[test]

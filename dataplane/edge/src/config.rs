@@ -32,10 +32,10 @@ pub use upstream::{Breaker, Upstream, UpstreamArgument};
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// The most upstreams that one edge has.
 pub const UPSTREAMS_MAX: usize = 64;
-/// The most shards; more than one is refused for now, see [`SHARDS_SERVED_MAX`].
+/// The most shards.
 pub const SHARDS_MAX: usize = 64;
-/// How many shards this version can serve from.
-pub const SHARDS_SERVED_MAX: usize = 1;
+/// The least RAM arena of one shard.
+pub const SHARD_RAM_MIN: Size = Size::mib(32);
 /// The least RAM arena: the pins of eight clients at their bound, and as much again.
 pub const RAM_MIN: Size = Size::mib(64);
 /// The least SSD tier: two stripes of the least size.
@@ -141,8 +141,9 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shards {
-    /// How many. Default 1, which is also the most that this version serves from.
-    pub count: usize,
+    /// How many. Default: one for each CPU of the process's affinity mask, as far as each has 32 MiB of
+    /// `cache.ram`. May be another at each start.
+    pub count: Option<usize>,
     /// Whether each shard keeps to a CPU of its own, from the process's affinity mask. Default true.
     pub pin: bool,
     /// How long an idle shard may look for more work before it sleeps; it does so only while work comes
@@ -152,7 +153,7 @@ pub struct Shards {
 
 impl Default for Shards {
     fn default() -> Self {
-        Shards { count: 1, pin: true, spin: Span(std::time::Duration::from_micros(50)) }
+        Shards { count: None, pin: true, spin: Span(std::time::Duration::from_micros(50)) }
     }
 }
 
@@ -167,8 +168,9 @@ pub struct CacheSection {
     /// decided at the first start and kept in `format.toml`. `0B`: no disk is used, and pushes are
     /// refused.
     pub ssd: Option<Size>,
-    /// How many stripe files the SSD tier has. Only taken at the first start. Default: one for every
-    /// GiB of it, between 4 and 64.
+    /// How many stripe files the SSD tier has. Only taken at the first start. One content lies whole on
+    /// one stripe, so they bound what can be pushed; and a shard beyond their number has no disk.
+    /// Default: one for each CPU, as far as each has 1 GiB (128 MiB for the first four).
     pub stripes: Option<u32>,
     /// The share of the SSD tier that uploads may take before more are refused. Default 0.8.
     pub upload_share: f64,
@@ -440,7 +442,7 @@ impl Config {
         config.listen.https = options.https.unwrap_or(config.listen.https);
         config.listen.http = options.http.unwrap_or(config.listen.http);
         config.listen.admin = options.admin.unwrap_or(config.listen.admin);
-        config.shards.count = options.shards.unwrap_or(config.shards.count);
+        config.shards.count = options.shards;
         config.shards.pin = false;
         config.cache.ram = options.ram;
         config.cache.ssd = options.ssd;
@@ -559,20 +561,14 @@ impl Config {
 
     fn check_shards(&self) -> Result<(), Invalid> {
         let shards = &self.shards;
-        if shards.count == 0 || shards.count > SHARDS_MAX {
+        if let Some(count) = shards.count
+            && !(1..=SHARDS_MAX).contains(&count)
+        {
             return Err(Invalid::new(
                 "shards.count",
-                shards.count,
+                count,
                 format!("it must be 1 to {SHARDS_MAX}"),
-                "write 1",
-            ));
-        }
-        if shards.count > SHARDS_SERVED_MAX {
-            return Err(Invalid::new(
-                "shards.count",
-                shards.count,
-                "this version serves from one shard",
-                "write 1, or leave it out",
+                "leave it out, for one on each CPU",
             ));
         }
         bounded("shards.spin", shards.spin, Span::s(0), Span(std::time::Duration::from_micros(50)))

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{RAM_MIN, SSD_MIN};
+use crate::config::{RAM_MIN, SHARD_RAM_MIN, SHARDS_MAX, SSD_MIN};
 use crate::data_dir::STRIPES_MAX;
 use crate::units::Size;
 
@@ -18,11 +18,11 @@ const RAM_DEFAULT_MAX: Size = Size::gib(1);
 const SSD_SHARE: u64 = 10;
 /// and never more than this by default.
 const SSD_DEFAULT_MAX: Size = Size::gib(20);
-/// One stripe for so much of the SSD tier: some sixty segments, so that dropping one loses little.
+/// A stripe has so much by default, since the largest content that can be pushed is most of one;
 const STRIPE_BYTES: u64 = 1 << 30;
-/// The default number of stripes lies between these, so that a box may later have more shards,
-const STRIPES_DEFAULT: (u64, u64) = (4, 64);
-/// but each has at least so much: eight segments, since reclaim needs some to choose from.
+/// but for so many of them less will do, so that a small tier is not one shard's alone,
+const STRIPES_SMALL_MAX: u64 = 4;
+/// as long as each has eight segments: reclaim needs some to choose from.
 pub const STRIPE_MIN: Size = Size::mib(128);
 
 /// min(memory / 8, 1 GiB), but never less than the least arena that works.
@@ -39,12 +39,20 @@ pub fn ssd(free: Size) -> Option<Size> {
     (wanted.0 <= free.0 / 2).then_some(wanted)
 }
 
-/// One stripe a GiB, 4 to 64, but fewer where they would have less than 128 MiB each.
+/// One stripe a CPU, as far as each has 1 GiB; up to four that have 128 MiB.
 #[must_use]
-pub fn stripes(ssd: Size) -> u32 {
-    let (least, most) = STRIPES_DEFAULT;
-    let stripes = (ssd.0 / STRIPE_BYTES).clamp(least, most).min(ssd.0 / STRIPE_MIN.0).max(1);
-    u32::try_from(stripes).unwrap_or(STRIPES_MAX)
+pub fn stripes(ssd: Size, cpus: usize) -> u32 {
+    let small = (ssd.0 / STRIPE_MIN.0).min(STRIPES_SMALL_MAX);
+    let most = (ssd.0 / STRIPE_BYTES).max(small).clamp(1, u64::from(STRIPES_MAX));
+    let stripes = u32::try_from(cpus).unwrap_or(STRIPES_MAX).min(STRIPES_MAX);
+    stripes.clamp(1, u32::try_from(most).unwrap_or(STRIPES_MAX))
+}
+
+/// One shard a CPU, as far as each has 32 MiB of the arena.
+#[must_use]
+pub fn shards(cpus: usize, ram: Size) -> usize {
+    let most = usize::try_from(ram.0 / SHARD_RAM_MIN.0).unwrap_or(SHARDS_MAX);
+    cpus.min(most).clamp(1, SHARDS_MAX)
 }
 
 /// The memory that this process may use: the machine's, or its cgroup's limit where that is less.
@@ -132,12 +140,24 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_stripe_for_every_gibibyte() {
-        assert_eq!(stripes(Size(0)), 1);
-        assert_eq!(stripes(Size::mib(256)), 2);
-        assert_eq!(stripes(Size::gib(1)), 4);
-        assert_eq!(stripes(Size::gib(20)), 20);
-        assert_eq!(stripes(Size(1 << 50)), 64);
+    fn there_is_a_stripe_for_every_cpu_that_is_not_too_small() {
+        assert_eq!(stripes(Size(0), 8), 1);
+        assert_eq!(stripes(Size::mib(256), 8), 2);
+        assert_eq!(stripes(Size::gib(1), 8), 4);
+        assert_eq!(stripes(Size::gib(1), 1), 1);
+        assert_eq!(stripes(Size::gib(20), 2), 2);
+        assert_eq!(stripes(Size::gib(20), 32), 20);
+        assert_eq!(stripes(Size(1 << 50), 1000), 64);
+        assert_eq!(stripes(Size(1 << 50), 0), 1);
+    }
+
+    #[test]
+    fn there_is_a_shard_for_every_cpu_that_has_memory_for_it() {
+        assert_eq!(shards(1, Size::gib(1)), 1);
+        assert_eq!(shards(2, Size::mib(96)), 2);
+        assert_eq!(shards(64, Size::gib(1)), 32);
+        assert_eq!(shards(1000, Size::gib(1000)), 64);
+        assert_eq!(shards(0, Size(0)), 1);
     }
 
     #[test]

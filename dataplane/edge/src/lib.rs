@@ -20,6 +20,7 @@ pub mod sizes;
 pub mod sockets;
 pub mod units;
 
+mod crossing;
 mod metrics;
 mod notify;
 mod process;

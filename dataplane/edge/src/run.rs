@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use outrider_cache::{CacheConfig, ImportanceWeights, SsdConfig};
+use outrider_cache::{CacheConfig, CacheError, ImportanceWeights, Placement, SsdConfig, Stripes};
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
-use outrider_gateway::{GatewaySettings, Upstream};
+use outrider_gateway::{GatewaySettings, Hub, Upstream};
+use outrider_shard::channel::Rendezvous;
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
 use outrider_transport::quic::QuicServer;
 use outrider_transport::{Limits, PinBudget, TransportError, tls};
@@ -23,11 +24,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
 use crate::config::{Config, Listen};
+use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::Metrics;
 use crate::notify::{State, notify};
 use crate::process;
-use crate::shard_main::{self, Events, ShardEvent, ShardParts, StartError};
+use crate::shard_main::{self, Events, ShardCache, ShardEvent, ShardParts, StartError};
 use crate::sizes::{self, Sizes, SizesError};
 use crate::sockets::{BindError, Sockets};
 use crate::state::{Edge, Message, Seat, Stage};
@@ -42,7 +44,11 @@ const SIGNAL_AGAIN_MIN: Duration = Duration::from_secs(1);
 const EVENTS_PER_SHARD: usize = 4;
 const SIGNALS_WAITING_MAX: usize = 8;
 /// The share of the arena that clients may hold which do not take what they asked for.
-const PINNED_SHARE: u64 = 2;
+const PINNED_SHARE: usize = 2;
+/// The share of a shard's memory that it may use for what other shards have, where there are others.
+const TABLE_SHARE: usize = 16;
+/// The stripes of a store that has no disk: digests are spread over the shards as if there were so many.
+const STRIPES_WITHOUT_DISK: u16 = 64;
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -83,6 +89,9 @@ pub enum RunError {
         #[from]
         source: NamesError,
     },
+    /// The stripes.
+    #[error("the cache cannot be opened: {0}")]
+    Cache(#[from] CacheError),
     /// The uplink.
     #[error(transparent)]
     Uplink(#[from] UplinkError),
@@ -165,12 +174,18 @@ pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<Stopped, RunEr
     ready(&running.ready);
     running.edge.announced.store(true, Ordering::Release);
     notify(State::Ready);
-    let reason = running.wait_until_told();
-    running.drain(&reason);
-    let stopped = running.end()?;
-    match reason {
-        Reason::Signal(_) => Ok(stopped),
-        Reason::Failed(error) => Err(error),
+    match running.wait_until_told() {
+        Reason::Signal(signal) => {
+            running.drain(signal);
+            running.end()
+        }
+        Reason::Failed(error) => {
+            // Nothing is drained: a shard that is gone keeps its sockets open and answers nobody, and the
+            // others need it for their answers. What was acknowledged is on the disk.
+            tracing::error!(%error, "ending at once");
+            notify(State::Stopping);
+            Err(error)
+        }
     }
 }
 
@@ -208,19 +223,22 @@ impl Running {
     fn start(config: &Config) -> Result<Running, RunError> {
         let started = Instant::now();
         let dir = DataDir::open(&config.data.dir)?;
-        let mut sockets = Sockets::bind(config)?;
+        let cpus = process::cpus();
+        let count = sizes::shards(config, &dir, cpus.len())?;
+        let mut sockets = Sockets::bind(config, count)?;
         let connections_max =
             process::raise_descriptors(config.limits.connections, sockets.serving());
         process::raise_locked_memory();
-        let sizes = sizes::decide(&config.cache, &dir)?;
+        let sizes = sizes::decide(&config.cache, &dir, cpus.len())?;
         let unusable = |source| RunError::Tls { dir: dir.tls(), source };
         let tls_files =
             tls::load_or_create(&dir.tls(), &certificate_names(config)).map_err(unusable)?;
         let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
 
-        let limits = Limits { connections_max, ..limits(config) };
-        let quic = QuicServer::new(&tls, config.quic.settings(), limits.clone())
-            .map_err(unusable)?;
+        let limits = Limits { connections_max: connections_max.div_ceil(count), ..limits(config) };
+        let quic =
+            QuicServer::new(&tls, config.quic.settings(), limits.clone()).map_err(unusable)?;
+        let crossing = Arc::new(Crossing::new(count));
 
         let (metrics, registry) = Metrics::new();
         let (names, names_client) =
@@ -235,29 +253,35 @@ impl Running {
             addresses: sockets.addresses,
             announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            seats: seats(config),
+            seats: seats(config, count, &cpus),
             uplink: uplink.monitor(),
             registry,
             shard_gauges: metrics.shard_gauges.clone(),
         });
 
-        let (events, inbox) = mpsc::sync_channel(events_max(config.shards.count));
+        let (events, inbox) = mpsc::sync_channel(events_max(count));
         start_on_runtime(&uplink, &edge, sockets.admin.take(), &events)?;
-        let pins = pin_budget(config, sizes);
-        let mut shards = Vec::with_capacity(config.shards.count);
-        for seat in &edge.seats {
+        let caches = cache_configs(config, sizes, &dir, count)?;
+        let hub = Arc::new(Hub::new(placement(sizes, count)));
+        let together = Rendezvous::default();
+        let members: Vec<_> = edge.seats.iter().map(|_| together.join()).collect();
+        let mut shards = Vec::with_capacity(count);
+        for ((seat, cache), member) in edge.seats.iter().zip(caches).zip(members) {
             let parts = ShardParts {
                 edge: Arc::clone(&edge),
                 id: seat.id,
-                cache: cache_config(config, sizes, &dir, seat.id),
+                pins: pin_budget(config, cache.config.arena_bytes),
+                cache,
+                hub: Arc::clone(&hub),
+                member,
                 names: names_client.clone(),
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
-                settings: gateway_settings(config),
+                settings: gateway_settings(config, count),
                 serve: sockets.of_shard(seat.id, &tls),
                 quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),
+                crossing: Arc::clone(&crossing),
                 limits: limits.clone(),
-                pins: pins.clone(),
                 metrics: metrics.clone(),
                 drain_time_max: config.drain.time.0,
                 events: Events(events.clone()),
@@ -325,11 +349,8 @@ impl Running {
     }
 
     /// Lets the shards finish what they have, for at most the configured time or until a second signal.
-    fn drain(&mut self, reason: &Reason) {
-        match reason {
-            Reason::Signal(signal) => tracing::info!(signal, "draining"),
-            Reason::Failed(error) => tracing::error!(%error, "draining"),
-        }
+    fn drain(&mut self, signal: &'static str) {
+        tracing::info!(signal, "draining");
         notify(State::Stopping);
         self.edge.draining.store(true, Ordering::Release);
         for seat in self.edge.seats.iter().filter(|seat| seat.stage() != Stage::Ended) {
@@ -437,14 +458,14 @@ fn ready(config: &Config, dir: &DataDir, edge: &Edge, sizes: Sizes, ca_pem: Path
 }
 
 /// A seat for each shard, with a CPU of its own where pinning is wanted.
-fn seats(config: &Config) -> Vec<Seat> {
-    let cpus = if config.shards.pin { process::cpus() } else { Vec::new() };
-    if config.shards.pin && cpus.len() < config.shards.count {
-        let (shards, cpus) = (config.shards.count, cpus.len());
+fn seats(config: &Config, shards: usize, cpus: &[usize]) -> Vec<Seat> {
+    let cpus = if config.shards.pin { cpus } else { &[] };
+    if config.shards.pin && cpus.len() < shards {
+        let cpus = cpus.len();
         tracing::warn!(shards, cpus, "there are fewer CPUs than shards, so that some share one");
     }
     let cpu = |id: usize| cpus.get(id % cpus.len().max(1)).copied();
-    (0..config.shards.count).map(|id| Seat::new(id, cpu(id))).collect()
+    (0..shards).map(|id| Seat::new(id, cpu(id))).collect()
 }
 
 /// The names in the certificate besides the ones that it always has.
@@ -459,11 +480,9 @@ fn certificate_names(config: &Config) -> Vec<String> {
     names
 }
 
-fn pin_budget(config: &Config, sizes: Sizes) -> PinBudget {
-    PinBudget::new(
-        bytes_usize(Size(sizes.ram.0 / PINNED_SHARE)),
-        bytes_usize(config.limits.pinned_connection),
-    )
+/// Of one shard: what its clients hold, and what clients of others hold of its arena.
+fn pin_budget(config: &Config, arena_bytes: usize) -> PinBudget {
+    PinBudget::new(arena_bytes / PINNED_SHARE, bytes_usize(config.limits.pinned_connection))
 }
 
 fn limits(config: &Config) -> Limits {
@@ -492,12 +511,12 @@ fn names_limits(config: &Config) -> NamesLimits {
     }
 }
 
-fn gateway_settings(config: &Config) -> GatewaySettings {
+fn gateway_settings(config: &Config, shards: usize) -> GatewaySettings {
     GatewaySettings {
         region: config.site.region.clone(),
         tag_ttl: config.tags.ttl.0,
         tag_stale: config.tags.stale.0,
-        upload_sessions_max: config.uploads.sessions_max,
+        upload_sessions_max: config.uploads.sessions_max.div_ceil(shards),
         upload_idle: config.uploads.idle.0,
     }
 }
@@ -511,28 +530,59 @@ fn gateway_upstreams(config: &Config) -> Vec<Upstream> {
     config.upstream.iter().enumerate().map(upstream).collect()
 }
 
-fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shard: usize) -> CacheConfig {
+fn placement(sizes: Sizes, shards: usize) -> Placement {
+    let stripes = if sizes.ssd == Size(0) { STRIPES_WITHOUT_DISK } else { stripes_u16(sizes) };
+    Placement::new(stripes, u16::try_from(shards).expect("SHARDS_MAX is far below 2^16"))
+}
+
+fn stripes_u16(sizes: Sizes) -> u16 {
+    u16::try_from(sizes.stripes).expect("STRIPES_MAX is far below 2^16")
+}
+
+/// Opens the stripes, and gives each shard its own with its share of the memory.
+fn cache_configs(
+    config: &Config,
+    sizes: Sizes,
+    dir: &DataDir,
+    shards: usize,
+) -> Result<Vec<ShardCache>, RunError> {
+    let all = cache_config(config, sizes, dir, shards);
+    let count = u16::try_from(shards).expect("SHARDS_MAX is far below 2^16");
+    let mut stripes: Vec<Option<Stripes>> = match &all.ssd {
+        None => (0..count).map(|_| None).collect(),
+        Some(ssd) => Stripes::open(ssd, all.geometry)?.split(count).into_iter().map(Some).collect(),
+    };
+    let memory = bytes_usize(Size(sizes.ram.0 / shards as u64));
+    let table_bytes_max = if shards > 1 { memory / TABLE_SHARE } else { 0 };
+    let cache = |(shard, stripes): (usize, &mut Option<Stripes>)| ShardCache {
+        config: CacheConfig {
+            // Shards should not all decide alike; otherwise the seed is of no matter.
+            seed: shard as u64,
+            arena_bytes: memory - table_bytes_max,
+            ..all.clone()
+        },
+        stripes: stripes.take(),
+        table_bytes_max,
+    };
+    Ok(stripes.iter_mut().enumerate().map(cache).collect())
+}
+
+fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shards: usize) -> CacheConfig {
     let cache = &config.cache;
-    let ram = bytes_usize(Size(sizes.ram.0 / config.shards.count as u64));
     let ssd = (sizes.ssd != Size(0)).then(|| SsdConfig {
         upload_share: cache.upload_share,
-        queue_depth: cache.queue_depth,
+        // Of all shards together.
+        queue_depth: cache.queue_depth.div_ceil(u32::try_from(shards).unwrap_or(1)),
         stripe_errors_max: cache.stripe_errors_max,
-        ..SsdConfig::new(
-            dir.ssd(),
-            sizes.ssd.0,
-            u16::try_from(sizes.stripes).expect("STRIPES_MAX is far below 2^16"),
-        )
+        ..SsdConfig::new(dir.ssd(), sizes.ssd.0, stripes_u16(sizes))
     });
     let crate::config::Importance { class, frequency, fetch, execute, depth } =
         cache.importance.clone();
     CacheConfig {
         ssd,
         weights: ImportanceWeights { class, frequency, fetch, execute, depth },
-        // Shards should not all decide alike; otherwise the seed is of no matter.
-        seed: shard as u64,
         object_bytes_max: cache.object_max.0,
-        ..CacheConfig::new(ram)
+        ..CacheConfig::new(0)
     }
 }
 

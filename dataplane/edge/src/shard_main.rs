@@ -4,22 +4,23 @@
 //! Owns everything that must not leave the thread: the cache, the gateway. It must never block once it
 //! serves; what blocks (the scan of the stripes) is done before.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use outrider_cache::{Cache, CacheConfig, CacheError};
+use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
 use outrider_gateway::names::{LocalNames, Names, NamesClient, NamesError};
-use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Recovered, Upstream};
-use outrider_shard::channel::{self, Completer, Receiver};
+use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
+use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
 use outrider_transport::quic::{self, QuicParts, QuicServer, QuicSocket};
 use outrider_transport::{self as transport, Drain, Limits, Listener, PinBudget};
 use outrider_uplink::Uplink;
 
+use crate::crossing::{Crossing, Out};
 use crate::metrics::{Metrics, RecoveredLabels};
 use crate::run::Event;
 use crate::state::{
@@ -66,17 +67,31 @@ pub(crate) struct Serve {
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
 }
 
+/// What a shard's cache is opened with.
+pub(crate) struct ShardCache {
+    pub(crate) config: CacheConfig,
+    /// None: there is no disk. There may be none for this shard, too.
+    pub(crate) stripes: Option<Stripes>,
+    /// How much it may keep of what other shards have.
+    pub(crate) table_bytes_max: usize,
+}
+
 /// Everything that a shard is given.
 pub(crate) struct ShardParts {
     pub(crate) edge: Arc<Edge>,
     pub(crate) id: usize,
-    pub(crate) cache: CacheConfig,
+    pub(crate) cache: ShardCache,
+    pub(crate) hub: Arc<Hub<LocalNames>>,
+    /// Where the shards wait for each other: when the caches are open, when what was pushed is found,
+    /// and when all have drained.
+    pub(crate) member: Member,
     pub(crate) names: NamesClient,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) settings: GatewaySettings,
     pub(crate) serve: Vec<Serve>,
     pub(crate) quic: Option<(QuicSocket, QuicServer)>,
+    pub(crate) crossing: Arc<Crossing>,
     pub(crate) limits: Limits,
     pub(crate) pins: PinBudget,
     pub(crate) metrics: Metrics,
@@ -95,28 +110,45 @@ impl Events {
     }
 }
 
-/// The main function of a shard.
-pub(crate) async fn main(context: ShardContext, parts: ShardParts) {
-    let ending = Ending { id: parts.id, events: parts.events.clone(), cut_off: Cell::new(0) };
-    let edge = Arc::clone(&parts.edge);
-    let seat = &edge.seats[parts.id];
-    match serve(&context, seat, parts).await {
-        Ok(cut_off) => ending.cut_off.set(cut_off),
-        Err(error) => ending.events.tell(ending.id, ShardEvent::Failed(error)),
+/// The main function of a shard. Call it on the shard's thread.
+pub(crate) fn main(context: ShardContext, parts: ShardParts) -> impl Future<Output = ()> {
+    tell_the_end(parts.id, parts.events.clone());
+    async move {
+        let edge = Arc::clone(&parts.edge);
+        let (id, events) = (parts.id, parts.events.clone());
+        let seat = &edge.seats[id];
+        match serve(&context, seat, parts).await {
+            Ok(cut_off) => ENDING.with_borrow_mut(|ending| {
+                if let Some(ending) = ending {
+                    ending.cut_off = cut_off;
+                }
+            }),
+            Err(error) => events.tell(id, ShardEvent::Failed(error)),
+        }
+        seat.set_stage(Stage::Ended);
     }
-    seat.set_stage(Stage::Ended);
 }
 
-/// Tells the end even when it is a panic, so that the main thread never waits for a shard that is gone.
+/// Has the main thread told when this thread ends, whatever ends it. A task that panics takes the thread
+/// down and leaves the others, and what they own, where they are: their destructors cannot tell it.
+fn tell_the_end(id: usize, events: Events) {
+    ENDING.set(Some(Ending { id, events, cut_off: 0 }));
+}
+
+thread_local! {
+    /// Dropped with the thread.
+    static ENDING: RefCell<Option<Ending>> = const { RefCell::new(None) };
+}
+
 struct Ending {
     id: usize,
     events: Events,
-    cut_off: Cell<usize>,
+    cut_off: usize,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.events.tell(self.id, ShardEvent::Ended { cut_off: self.cut_off.get() });
+        self.events.tell(self.id, ShardEvent::Ended { cut_off: self.cut_off });
     }
 }
 
@@ -143,10 +175,18 @@ async fn serve(
     let (tell, inbox) = channel::bounded(INBOX_MAX, &handle);
     seat.open(tell);
 
-    let cache = Cache::open(parts.cache, Some(handle.doorbell()), parts.metrics.cache)?;
+    let shard = u16::try_from(parts.id).expect("SHARDS_MAX is far below 2^16");
+    let inbox_of_mesh = parts.hub.sit(shard, &handle);
+    let ShardCache { config, stripes, table_bytes_max } = parts.cache;
+    let cache = Cache::open_on(config, stripes, Some(handle.doorbell()), parts.metrics.cache)?;
+    // What is written from here on must be newer than all that lies on any shard's stripes.
+    parts.member.meet().await;
     context.add_source(Box::new(CacheSource(cache.clone())));
     let gateway = Gateway::new(GatewayParts {
-        shard: u16::try_from(parts.id).expect("SHARDS_MAX is far below 2^16"),
+        shard,
+        handle: handle.clone(),
+        hub: parts.hub,
+        table_bytes_max,
         cache: cache.clone(),
         names: parts.names.on(&handle),
         uplink: parts.uplink.client(&handle),
@@ -157,7 +197,10 @@ async fn serve(
     });
     // The main thread takes the uplink down when no shard holds it any more.
     drop(parts.uplink);
-    let recovered = gateway.recover().await?;
+    let adopted = gateway.adopt().await?;
+    parts.member.meet().await;
+    let recovered = gateway.settle(adopted);
+    gateway.attend(inbox_of_mesh);
     for (outcome, contents) in [("hosted", recovered.hosted), ("lost", recovered.lost)] {
         let gauge = parts.metrics.recovered.get_or_create(&RecoveredLabels { outcome }).clone();
         // Shards add up.
@@ -187,9 +230,10 @@ async fn serve(
             pins: parts.pins.clone(),
             drain: drain.clone(),
             metrics: parts.metrics.transport.clone(),
-            forward: None,
+            forward: Some(Box::new(Out(Arc::clone(&parts.crossing)))),
         };
-        quic::serve(context, quic).map_err(StartError::Quic)?;
+        let endpoint = quic::serve(context, quic).map_err(StartError::Quic)?;
+        parts.crossing.attend(parts.id, &handle, endpoint);
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
     let reporter = Rc::new(Reporter {
@@ -208,6 +252,8 @@ async fn serve(
     drain.start();
     let cut_off = drain.wait(parts.drain_time_max).await;
     flush(&cache).await;
+    // The others may still need what is here.
+    parts.member.meet().await;
     Ok(cut_off)
 }
 
@@ -264,5 +310,30 @@ async fn flush(cache: &Cache) {
     let until = Instant::now() + FLUSH_TIME_MAX;
     while cache.in_flight() && Instant::now() < until {
         time::sleep(FLUSH_LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use outrider_shard::ShardConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_panics_is_told_as_the_end_of_its_shard() {
+        let (events, inbox) = mpsc::sync_channel(4);
+        let thread = outrider_shard::start(ShardConfig::new(3), move |_| {
+            tell_the_end(3, Events(events));
+            async {
+                task::spawn(async { panic!("as a defect would") });
+                std::future::pending::<()>().await;
+            }
+        })
+        .unwrap();
+        let event = inbox.recv().unwrap();
+        assert!(matches!(event, Event::Shard(3, ShardEvent::Ended { .. })), "{event:?}");
+        assert!(thread.join().is_err());
     }
 }

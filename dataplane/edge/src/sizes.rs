@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{CacheSection, SSD_MIN};
-use crate::data_dir::{DataDir, DataDirError, FORMAT_VERSION, Format};
+use crate::config::{CacheSection, Config, SHARD_RAM_MIN, SSD_MIN};
+use crate::data_dir::{DataDir, DataDirError, FORMAT_VERSION, FORMAT_VERSION_SPREAD, Format};
 use crate::defaults::{self, STRIPE_MIN};
 use crate::units::Size;
 
@@ -59,6 +59,30 @@ pub enum SizesError {
         /// How many there could be.
         most: u64,
     },
+    /// The shards would have too little memory.
+    #[error(
+        "shards.count = {shards} (--shards): each of them would have less than {SHARD_RAM_MIN} of the {ram} of \
+         cache.ram (--ram); write {most} or less, give it more, or leave it out"
+    )]
+    Shards {
+        /// How many were configured.
+        shards: usize,
+        /// The arena of all together.
+        ram: Size,
+        /// How many there could be.
+        most: u64,
+    },
+    /// Contents lie across the stripes.
+    #[error(
+        "shards.count = {shards} (--shards), but the data directory {} was made by an earlier version, whose \
+         contents only one shard can serve; leave it out, or start with a new directory", .dir.display()
+    )]
+    Spread {
+        /// The directory.
+        dir: PathBuf,
+        /// How many were configured.
+        shards: usize,
+    },
     /// It was another size at the first start.
     #[error(
         "cache.ssd = \"{configured}\", but the data directory {} was made with \"{kept}\" at its first start, \
@@ -88,12 +112,44 @@ pub struct Sizes {
     pub first_start: bool,
 }
 
+/// Decides how many shards this start has. Changes nothing.
+///
+/// # Errors
+/// See [`SizesError`].
+pub fn shards(config: &Config, dir: &DataDir, cpus: usize) -> Result<usize, SizesError> {
+    let ram = ram(&config.cache);
+    let spread = dir.known_format()?.is_some_and(|format| {
+        format.version == FORMAT_VERSION_SPREAD && format.stripes > 1 && format.ssd_bytes > 0
+    });
+    match config.shards.count {
+        Some(shards) if shards > 1 && spread => {
+            Err(SizesError::Spread { dir: dir.path().to_owned(), shards })
+        }
+        Some(shards) if shards > 1 && Size(ram.0 / shards as u64) < SHARD_RAM_MIN => {
+            Err(SizesError::Shards { shards, ram, most: ram.0 / SHARD_RAM_MIN.0 })
+        }
+        Some(shards) => Ok(shards),
+        None if spread => {
+            tracing::warn!(
+                "the data directory was made by an earlier version, so that one shard serves it: start with a \
+                 new directory to serve from all CPUs"
+            );
+            Ok(1)
+        }
+        None => Ok(defaults::shards(cpus, ram)),
+    }
+}
+
+fn ram(cache: &CacheSection) -> Size {
+    cache.ram.unwrap_or_else(|| defaults::ram(defaults::memory()))
+}
+
 /// Decides the sizes of this start, and at the first one keeps them in `format.toml`.
 ///
 /// # Errors
 /// See [`SizesError`].
-pub fn decide(cache: &CacheSection, dir: &DataDir) -> Result<Sizes, SizesError> {
-    let ram = cache.ram.unwrap_or_else(|| defaults::ram(defaults::memory()));
+pub fn decide(cache: &CacheSection, dir: &DataDir, cpus: usize) -> Result<Sizes, SizesError> {
+    let ram = ram(cache);
     // The stripes may have a file system of their own, mounted or linked there before.
     let ssd = dir.ssd();
     let place = if ssd.exists() { &ssd } else { dir.path() };
@@ -101,11 +157,11 @@ pub fn decide(cache: &CacheSection, dir: &DataDir) -> Result<Sizes, SizesError> 
         defaults::disk_free(place)
             .map_err(|source| SizesError::Free { dir: place.to_owned(), source })
     };
-    let (mut kept, first_start) = dir.format(|| first_format(cache, place, free()?))?;
+    let (mut kept, first_start) = dir.format(|| first_format(cache, place, free()?, cpus))?;
     let had_no_disk = kept.ssd_bytes == 0;
     if had_no_disk && cache.ssd.is_some_and(|ssd| ssd != Size(0)) {
         // Nothing lies anywhere yet.
-        kept = first_format(cache, place, free()?)?;
+        kept = first_format(cache, place, free()?, cpus)?;
         dir.write_format(kept)?;
     }
     let kept_ssd = Size(kept.ssd_bytes);
@@ -119,7 +175,12 @@ pub fn decide(cache: &CacheSection, dir: &DataDir) -> Result<Sizes, SizesError> 
     Ok(Sizes { ram, ssd: kept_ssd, stripes: kept.stripes, first_start })
 }
 
-fn first_format(cache: &CacheSection, dir: &Path, free: Size) -> Result<Format, SizesError> {
+fn first_format(
+    cache: &CacheSection,
+    dir: &Path,
+    free: Size,
+    cpus: usize,
+) -> Result<Format, SizesError> {
     let ssd = match cache.ssd {
         Some(wanted) if wanted > free => {
             return Err(SizesError::NoRoom { dir: dir.to_owned(), wanted, free });
@@ -129,7 +190,7 @@ fn first_format(cache: &CacheSection, dir: &Path, free: Size) -> Result<Format, 
             defaults::ssd(free).ok_or_else(|| SizesError::Full { dir: dir.to_owned(), free })?
         }
     };
-    let stripes = cache.stripes.unwrap_or_else(|| defaults::stripes(ssd));
+    let stripes = cache.stripes.unwrap_or_else(|| defaults::stripes(ssd, cpus));
     if ssd != Size(0) && Size(ssd.0 / u64::from(stripes)) < STRIPE_MIN {
         let most = ssd.0 / STRIPE_MIN.0;
         return Err(SizesError::Stripes { stripes, ssd, most });
@@ -149,14 +210,14 @@ mod tests {
     fn what_the_first_start_decided_stays() {
         let parent = tempfile::tempdir().unwrap();
         let dir = DataDir::open(parent.path()).unwrap();
-        let first = decide(&cache(Some(Size::mib(512)), Some(3)), &dir).unwrap();
+        let first = decide(&cache(Some(Size::mib(512)), Some(3)), &dir, 2).unwrap();
         assert_eq!((first.ssd, first.stripes, first.first_start), (Size::mib(512), 3, true));
-        let later = decide(&cache(None, None), &dir).unwrap();
+        let later = decide(&cache(None, None), &dir, 2).unwrap();
         assert_eq!(later, Sizes { first_start: false, ..first });
-        let error = decide(&cache(Some(Size::gib(1)), None), &dir).unwrap_err().to_string();
+        let error = decide(&cache(Some(Size::gib(1)), None), &dir, 2).unwrap_err().to_string();
         assert!(error.contains("\"1GiB\"") && error.contains("\"512MiB\""), "{error}");
-        assert!(decide(&cache(Some(Size(0)), None), &dir).is_err());
-        let error = decide(&cache(None, Some(4)), &dir).unwrap_err().to_string();
+        assert!(decide(&cache(Some(Size(0)), None), &dir, 2).is_err());
+        let error = decide(&cache(None, Some(4)), &dir, 2).unwrap_err().to_string();
         assert!(error.contains("made with 3"), "{error}");
     }
 
@@ -164,25 +225,50 @@ mod tests {
     fn a_disk_can_be_added_to_a_directory_without_one() {
         let parent = tempfile::tempdir().unwrap();
         let dir = DataDir::open(parent.path()).unwrap();
-        assert_eq!(decide(&cache(Some(Size(0)), None), &dir).unwrap().ssd, Size(0));
-        assert_eq!(decide(&cache(None, None), &dir).unwrap().ssd, Size(0));
-        let added = decide(&cache(Some(Size::mib(256)), None), &dir).unwrap();
+        assert_eq!(decide(&cache(Some(Size(0)), None), &dir, 2).unwrap().ssd, Size(0));
+        assert_eq!(decide(&cache(None, None), &dir, 2).unwrap().ssd, Size(0));
+        let added = decide(&cache(Some(Size::mib(256)), None), &dir, 2).unwrap();
         assert_eq!((added.ssd, added.first_start), (Size::mib(256), false));
-        assert_eq!(decide(&cache(None, None), &dir).unwrap(), added);
+        assert_eq!(decide(&cache(None, None), &dir, 2).unwrap(), added);
     }
 
     #[test]
     fn more_than_is_free_is_refused_before_anything_is_written() {
         let dir = Path::new("/d");
-        let error = first_format(&cache(Some(Size::gib(2)), None), dir, Size::gib(1)).unwrap_err();
+        let error =
+            first_format(&cache(Some(Size::gib(2)), None), dir, Size::gib(1), 2).unwrap_err();
         assert!(error.to_string().contains("only 1GiB are free"), "{error}");
         let many = cache(Some(Size::mib(512)), Some(5));
-        let error = first_format(&many, dir, Size::gib(1)).unwrap_err().to_string();
+        let error = first_format(&many, dir, Size::gib(1), 2).unwrap_err().to_string();
         assert!(
             error.contains("cache.stripes = 5") && error.contains("write 4 or less"),
             "{error}"
         );
-        let error = first_format(&cache(None, None), dir, Size::mib(100)).unwrap_err().to_string();
+        let error =
+            first_format(&cache(None, None), dir, Size::mib(100), 2).unwrap_err().to_string();
         assert!(error.contains("only 100MiB are free") && error.contains("\"0B\""), "{error}");
+    }
+
+    #[test]
+    fn the_number_of_shards_is_that_of_the_cpus_unless_something_is_against_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path()).unwrap();
+        let mut config = Config { cache: cache(Some(Size::mib(512)), None), ..Config::default() };
+        assert_eq!(shards(&config, &dir, 1).unwrap(), 1);
+        // 64 MiB of RAM are enough for two.
+        assert_eq!(shards(&config, &dir, 8).unwrap(), 2);
+        config.shards.count = Some(2);
+        assert_eq!(shards(&config, &dir, 1).unwrap(), 2);
+        config.shards.count = Some(3);
+        let error = shards(&config, &dir, 8).unwrap_err().to_string();
+        assert!(error.contains("--shards") && error.contains("write 2 or less"), "{error}");
+        // What an earlier version wrote.
+        let old = Format { version: FORMAT_VERSION_SPREAD, stripes: 4, ssd_bytes: 1 << 29 };
+        dir.write_format(old).unwrap();
+        config.shards.count = None;
+        assert_eq!(shards(&config, &dir, 8).unwrap(), 1);
+        config.shards.count = Some(2);
+        let error = shards(&config, &dir, 8).unwrap_err().to_string();
+        assert!(error.contains("made by an earlier version"), "{error}");
     }
 }

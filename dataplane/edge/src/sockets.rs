@@ -48,9 +48,8 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn bind(config: &Config) -> Result<Sockets, BindError> {
-        let shards = config.shards.count;
-        let (https_address, https, quic) = bind_https(config)?;
+    pub(crate) fn bind(config: &Config, shards: usize) -> Result<Sockets, BindError> {
+        let (https_address, https, quic) = bind_https(config, shards)?;
         let (http_address, http) = bind_shards("listen.http", config.listen.http, shards)?;
         let (admin_address, admin) = match config.listen.admin.address() {
             None => (None, None),
@@ -91,10 +90,9 @@ const PORT_TRIES_MAX: usize = 16;
 type BoundHttps = (Option<SocketAddr>, Vec<Option<Listener>>, Vec<Option<QuicSocket>>);
 
 /// The listeners of HTTPS, and the UDP sockets on the same port.
-fn bind_https(config: &Config) -> Result<BoundHttps, BindError> {
+fn bind_https(config: &Config, shards: usize) -> Result<BoundHttps, BindError> {
     const KEY: &str = "listen.https";
     let listen = config.listen.https;
-    let shards = config.shards.count;
     let mut tries = 1;
     loop {
         let (address, mut https) = bind_shards(KEY, listen, shards)?;
@@ -172,7 +170,7 @@ mod tests {
         for (https, admin, key) in
             [(address.as_str(), "off", "listen.https"), ("127.0.0.1:0", &address, "listen.admin")]
         {
-            let error = Sockets::bind(&config(https, admin)).err().unwrap().to_string();
+            let error = Sockets::bind(&config(https, admin), 2).err().unwrap().to_string();
             assert!(error.starts_with(&format!("{key}: cannot listen on {address}")), "{error}");
             assert!(error.contains("choose another address"), "{error}");
         }
@@ -180,10 +178,10 @@ mod tests {
 
     #[test]
     fn a_second_instance_does_not_share_the_port_of_the_first() {
-        let first = Sockets::bind(&config("127.0.0.1:0", "off")).unwrap();
+        let first = Sockets::bind(&config("127.0.0.1:0", "off"), 2).unwrap();
         let address = first.addresses.https.unwrap();
         assert_ne!(address.port(), 0);
-        let second = Sockets::bind(&config(&address.to_string(), "off"));
+        let second = Sockets::bind(&config(&address.to_string(), "off"), 2);
         assert!(second.is_err());
     }
 }

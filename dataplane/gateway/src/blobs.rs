@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, Response, StatusCode};
 use outrider_artifact::{Digest, RepositoryName};
@@ -14,6 +15,9 @@ use crate::flight::plan::UNKNOWN_END;
 use crate::flight::reader::Reader;
 use crate::flight::{Fault, Flight, Source, chunk_at, chunks_of};
 use crate::gateway::{Answer, Gateway, bare, describe};
+use crate::mesh::reply;
+use crate::mesh::table::Small;
+use crate::metrics::TierLabels;
 use crate::names::{Link, Names, Repository};
 use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
 use crate::protocol::range::{self, ByteRange, RequestedRange, ResolvedRange};
@@ -55,7 +59,92 @@ impl<N: Names> Gateway<N> {
         })
     }
 
-    /// `GET, HEAD /v2/NAME/blobs/DIGEST`
+    /// `GET, HEAD /v2/NAME/blobs/DIGEST`: from here, or from the shard that has it or fetches it.
+    pub(crate) async fn find_blob(
+        &self,
+        name: &RepositoryName,
+        ns: Option<&str>,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let owner = self.owner(digest);
+        if owner == self.shard {
+            return self.read_blob(name, ns, digest, method, headers).await;
+        }
+        let epoch = self.hub.epoch();
+        if let Some(small) = self.kept(digest, epoch)
+            && let Some(response) =
+                self.answer_kept(&small, name, ns, digest, method, headers).await?
+        {
+            return Ok(response);
+        }
+        let wants = self.table.borrow_mut().wants(digest);
+        let (name, ns, digest) = (name.clone(), ns.map(str::to_owned), *digest);
+        let headers = conditional::selecting(headers);
+        let (reply, small) = self
+            .on(owner, move |owner| async move {
+                let answer = owner.read_blob(&name, ns.as_deref(), &digest, method, &headers).await;
+                let small = if wants && answer.is_ok() { owner.small(&digest) } else { None };
+                (reply::pack(answer, &owner.pins), small)
+            })
+            .await?;
+        self.keep(&digest, small.as_ref(), epoch);
+        reply::unpack(reply)
+    }
+
+    /// An answer from what is kept of another shard's content, if whoever asks may read it.
+    async fn answer_kept(
+        &self,
+        small: &Small,
+        name: &RepositoryName,
+        ns: Option<&str>,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Result<Option<Response<GatewayBody>>, ApiError> {
+        let stat = small.stat();
+        let meaning = self.upstreams.resolve(name, ns);
+        if matches!(meaning, Meaning::UnknownNamespace)
+            || !self.may_read(&stat, &meaning, name, digest).await?
+        {
+            return Ok(None);
+        }
+        let bytes = small.bytes.clone();
+        Ok(Some(self.serve_whole(digest, header::OCTET_STREAM, bytes, method, headers)))
+    }
+
+    /// An answer from verified content that is all at hand.
+    pub(crate) fn serve_whole(
+        &self,
+        digest: &Digest,
+        media_type: &str,
+        bytes: Bytes,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Response<GatewayBody> {
+        self.touch_anywhere(digest);
+        let size = bytes.len() as u64;
+        let selected = match select(headers, digest, size) {
+            Selected::NotModified => return not_modified(digest, media_type),
+            Selected::Unsatisfiable => return refuse(range::unsatisfiable(size)),
+            Selected::Bytes(selected) => selected,
+        };
+        let status = CacheStatus::hit().detail(Detail::Ram).verified(true);
+        let mut response = head(digest, media_type, size, selected, status);
+        if method == Read::Get {
+            let bounds = bounds(selected, size);
+            let bytes = bytes.slice(bounds.start as usize..bounds.end as usize);
+            self.metrics
+                .body_bytes
+                .get_or_create(&TierLabels { tier: "ram" })
+                .inc_by(bytes.len() as u64);
+            *response.body_mut() = GatewayBody::whole(bytes);
+        }
+        response
+    }
+
+    /// The same, on the shard that has it or fetches it.
     pub(crate) async fn read_blob(
         &self,
         name: &RepositoryName,

@@ -13,6 +13,7 @@ use outrider_uplink::FetchBody;
 
 use crate::flight::Fault;
 use crate::flight::reader::{Piece, Reader};
+use crate::mesh::reply::Stream;
 use crate::metrics::{GatewayMetrics, TierLabels};
 
 /// The most that is passed through of a content whose length the upstream does not say.
@@ -33,6 +34,8 @@ enum Kind {
     /// Boxed: a reader is large, and most responses have none.
     Content(Box<Content>),
     Through(Box<Through>),
+    /// What another shard reads.
+    OfShard(Stream),
 }
 
 struct Content {
@@ -91,6 +94,28 @@ impl GatewayBody {
         })))
     }
 
+    /// What another shard reads.
+    pub(crate) fn of_shard(stream: Stream) -> Self {
+        Self(Kind::OfShard(stream))
+    }
+
+    /// All of it, when that is at hand.
+    pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.0 {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Whole(bytes) => Some(bytes.take().unwrap_or_default()),
+            Kind::Content(_) | Kind::Through(_) | Kind::OfShard(_) => None,
+        }
+    }
+
+    /// The next bytes of a content, if they are in memory.
+    pub(crate) fn try_next(&mut self) -> Option<Bytes> {
+        let Kind::Content(content) = &mut self.0 else { return None };
+        let Some(State::Idle(reader)) = &mut content.state else { return None };
+        let piece = reader.try_next(usize::MAX)?;
+        Some(content.count(piece))
+    }
+
     /// What the upstream sends, checked against the digest before its last piece goes out.
     pub(crate) fn through(body: FetchBody, wanted: Digest, metrics: GatewayMetrics) -> Self {
         let hasher = Some(ContentHasher::new(wanted.algorithm()));
@@ -118,6 +143,7 @@ impl Body for GatewayBody {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Kind::Content(content) => content.poll_next(context),
             Kind::Through(through) => through.poll_next(context),
+            Kind::OfShard(stream) => stream.poll_next(context),
         };
         next.map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
@@ -128,6 +154,7 @@ impl Body for GatewayBody {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Content(content) => content.remaining == 0,
             Kind::Through(_) => false,
+            Kind::OfShard(stream) => stream.remaining() == Some(0),
         }
     }
 
@@ -137,6 +164,7 @@ impl Body for GatewayBody {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Content(content) => SizeHint::with_exact(content.remaining),
             Kind::Through(_) => SizeHint::default(),
+            Kind::OfShard(stream) => stream.size_hint(),
         }
     }
 }

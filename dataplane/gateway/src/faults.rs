@@ -86,6 +86,15 @@ pub(crate) fn of_store(error: &CacheError) -> ApiError {
             "this edge has no disk in service for what is pushed; it serves what it has",
         )
         .with_status(StatusCode::INSUFFICIENT_STORAGE),
+        CacheError::TooLarge { limit, .. } => ApiError::new(
+            Code::SizeInvalid,
+            format!(
+                "one content of more than {limit} bytes does not fit on this edge: it lies whole on one \
+                 stripe of its disk; nothing was stored: the operator makes them larger with [cache] ssd, \
+                 or with fewer [cache] stripes"
+            ),
+        )
+        .with_status(StatusCode::PAYLOAD_TOO_LARGE),
         CacheError::Busy => {
             ApiError::new(Code::Unavailable, "the memory for content in transit is in use")
                 .with_retry_after(Duration::from_secs(1))

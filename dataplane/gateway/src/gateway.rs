@@ -1,7 +1,9 @@
 //! The gateway of one shard: takes a request apart, hands it to what answers it, and sees to what
 //! every answer carries.
 
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -9,14 +11,19 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
 use outrider_cache::{Access, Cache};
+use outrider_shard::ShardHandle;
 use outrider_transport::{Handler, Immediate, Peer, PinBudget, RequestBody};
 use outrider_uplink::UplinkClient;
 
 use crate::body::GatewayBody;
 use crate::flight::Flights;
+use crate::mesh::Hub;
+use crate::mesh::table::Table;
 use crate::metrics::{GatewayMetrics, RequestLabels};
 use crate::names::Names;
-use crate::protocol::{ApiError, Code, Operation, Request, cache_status, conditional, header, route};
+use crate::protocol::{
+    ApiError, Code, Operation, Request, cache_status, conditional, header, route,
+};
 use crate::single::Single;
 use crate::upstreams::{Upstream, Upstreams};
 
@@ -51,6 +58,12 @@ impl Default for GatewaySettings {
 pub struct GatewayParts<N> {
     /// The number of this shard.
     pub shard: u16,
+    /// The shard.
+    pub handle: ShardHandle,
+    /// What all gateways share. Give the inbox of this shard's seat to [`Gateway::attend`].
+    pub hub: Arc<Hub<N>>,
+    /// How much may be kept of what other shards have, in bytes.
+    pub table_bytes_max: usize,
     /// Its cache.
     pub cache: Cache,
     /// The names database.
@@ -70,6 +83,10 @@ pub struct GatewayParts<N> {
 /// The gateway of one shard. It stays on its thread.
 pub struct Gateway<N> {
     pub(crate) shard: u16,
+    pub(crate) handle: ShardHandle,
+    pub(crate) hub: Arc<Hub<N>>,
+    pub(crate) me: Weak<Self>,
+    pub(crate) table: RefCell<Table>,
     pub(crate) cache: Cache,
     pub(crate) names: Rc<N>,
     pub(crate) uplink: UplinkClient,
@@ -80,6 +97,8 @@ pub struct Gateway<N> {
     pub(crate) flights: Rc<Flights>,
     pub(crate) uploads: crate::uploads::Sessions,
     pub(crate) ready: crate::ready::ReadyPaths,
+    /// The sessions that are in the gauge.
+    pub(crate) uploads_counted: Cell<i64>,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
 }
 
@@ -89,11 +108,26 @@ pub(crate) type Answer = Result<Response<GatewayBody>, ApiError>;
 impl<N: Names> Gateway<N> {
     /// The gateway of a shard. Call [`Gateway::recover`] before it is asked anything.
     pub fn new(parts: GatewayParts<N>) -> Rc<Self> {
-        let GatewayParts { shard, cache, names, uplink, pins, upstreams, settings, metrics } =
-            parts;
-        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
-        Rc::new(Self {
+        let GatewayParts {
             shard,
+            handle,
+            hub,
+            table_bytes_max,
+            cache,
+            names,
+            uplink,
+            pins,
+            upstreams,
+            settings,
+            metrics,
+        } = parts;
+        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
+        Rc::new_cyclic(|me| Self {
+            shard,
+            handle,
+            hub,
+            me: me.clone(),
+            table: RefCell::new(Table::new(table_bytes_max)),
             cache,
             names: Rc::new(names),
             uplink,
@@ -101,6 +135,7 @@ impl<N: Names> Gateway<N> {
             upstreams: Upstreams::new(upstreams),
             uploads: crate::uploads::Sessions::default(),
             ready: crate::ready::ReadyPaths::new(&metrics),
+            uploads_counted: Cell::new(0),
             settings,
             metrics,
             flights,
@@ -153,36 +188,36 @@ impl<N: Names> Gateway<N> {
         match request.operation {
             Operation::Ping => Ok(json(StatusCode::OK, "{}")),
             Operation::BlobRead { name, digest, method } => {
-                self.read_blob(&name, ns, &digest, method, &head.headers).await
+                self.find_blob(&name, ns, &digest, method, &head.headers).await
             }
             Operation::ManifestRead { name, reference, method } => {
                 self.read_manifest(&name, ns, &reference, method, &head.headers).await
             }
             Operation::ManifestPut { name, reference, tags } => {
-                self.put_manifest(&name, reference, tags, &head.headers, body).await
+                self.put_manifest(name, reference, tags, &head.headers, body).await
             }
             Operation::ManifestDelete { name, reference } => {
                 self.delete_manifest(&name, &reference).await
             }
             Operation::BlobDelete { name, digest } => self.delete_blob(&name, &digest).await,
             Operation::UploadStart { name, digest, mount, algorithm } => {
-                self.start_upload(&name, digest, mount, algorithm, body).await
+                self.start_upload(name, digest, mount, algorithm, body).await
             }
             Operation::UploadChunk { name, session } => {
-                self.take_upload(&name, session, &head.headers, body).await
+                self.take_upload(name, session, head.headers, body).await
             }
             Operation::UploadFinish { name, session, digest } => {
-                self.finish_upload(&name, session, &digest, &head.headers, body).await
+                self.finish_upload(name, session, digest, head.headers, body).await
             }
-            Operation::UploadStatus { name, session } => self.upload_status(&name, session),
-            Operation::UploadCancel { name, session } => self.cancel_upload(&name, session),
+            Operation::UploadStatus { name, session } => self.upload_status(name, session).await,
+            Operation::UploadCancel { name, session } => self.cancel_upload(name, session).await,
             Operation::TagsList { name, page } => self.list_tags(&name, ns, page).await,
             Operation::Catalog { page } => self.list_repositories(page).await,
             Operation::Referrers { name, digest, artifact_type, page } => {
                 self.list_referrers(&name, ns, &digest, artifact_type, page).await
             }
             Operation::LayerUpload { image, version, customer, digest } => {
-                self.upload_layer(&image, &version, customer, digest, peer, body).await
+                self.upload_layer(image, version, customer, digest, peer, body).await
             }
             Operation::LayerRequest { digest, customer, region, image, method } => {
                 let wanted = crate::layers::Wanted { digest, customer, region, image, method };
@@ -191,7 +226,7 @@ impl<N: Names> Gateway<N> {
         }
     }
 
-    /// Counts an access for the importance of what was asked for.
+    /// Counts an access for the importance of what this shard has and was asked for.
     pub(crate) fn touch(&self, digest: &Digest) {
         self.cache.touch(digest, Access { customer_hash: 0, unix_s: unix_ms() / 1000 });
     }
@@ -244,8 +279,11 @@ fn may_come_early(operation: &Operation) -> bool {
 
 fn too_early() -> ApiError {
     let status = StatusCode::from_u16(425).expect("it has three digits");
-    ApiError::new(Code::Unavailable, "only reads by digest are answered before the handshake is over")
-        .with_status(status)
+    ApiError::new(
+        Code::Unavailable,
+        "only reads by digest are answered before the handshake is over",
+    )
+    .with_status(status)
 }
 
 /// What every answer carries.

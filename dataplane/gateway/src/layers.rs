@@ -8,7 +8,7 @@ use outrider_transport::{Peer, RequestBody};
 use crate::gateway::{Answer, Gateway, json, value};
 use crate::names::Names;
 use crate::protocol::route::Read;
-use crate::protocol::{ApiError, Code, header};
+use crate::protocol::{ApiError, Code, conditional, header};
 use crate::uploads::{self, ANONYMOUS};
 
 /// What `/layer/request` asks for.
@@ -24,15 +24,33 @@ impl<N: Names> Gateway<N> {
     /// `PUT /layer/upload?image=NAME&version=TAG&customer=ID[&digest=…]`
     pub(crate) async fn upload_layer(
         &self,
-        image: &RepositoryName,
-        version: &Tag,
+        image: RepositoryName,
+        version: Tag,
         customer: Option<String>,
         digest: Option<Digest>,
         peer: Peer,
-        mut body: RequestBody,
+        body: RequestBody,
     ) -> Answer {
         let customer = may_speak_for(customer, peer)?;
-        self.must_be_pushable(image).await?;
+        self.must_be_pushable(&image).await?;
+        let at = self.upload_shard(self.shard).await?;
+        if at == self.shard {
+            return self.store_layer(&image, &version, customer, digest, body).await;
+        }
+        self.carry_to(at, body, move |other, body| async move {
+            other.store_layer(&image, &version, customer, digest, body).await
+        })
+        .await
+    }
+
+    async fn store_layer(
+        &self,
+        image: &RepositoryName,
+        version: &Tag,
+        customer: String,
+        digest: Option<Digest>,
+        mut body: RequestBody,
+    ) -> Answer {
         let algorithm = digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
         let (_, mut open) = self.open_upload(algorithm)?;
         uploads::take_body(&mut open, &mut body).await?;
@@ -80,26 +98,41 @@ impl<N: Names> Gateway<N> {
             .with_status(StatusCode::BAD_REQUEST));
         }
         if let Some(image) = &wanted.image {
-            return self.read_blob(image, None, &wanted.digest, wanted.method, headers).await;
+            return self.find_blob(image, None, &wanted.digest, wanted.method, headers).await;
         }
-        let stat =
-            self.cache.stat(&wanted.digest).filter(|stat| stat.verified).ok_or_else(|| {
-                ApiError::new(
-                    Code::BlobUnknown,
-                    format!(
-                        "{} is not here; with image=NAME it is fetched from the image's upstream",
-                        wanted.digest
-                    ),
-                )
-            })?;
-        Ok(self.serve_stored(
-            &wanted.digest,
-            &stat,
-            header::OCTET_STREAM,
-            None,
-            wanted.method,
-            headers,
-        ))
+        let (digest, method) = (wanted.digest, wanted.method);
+        let owner = self.owner(&digest);
+        if owner == self.shard {
+            return self.serve_layer(&digest, method, headers);
+        }
+        if let Some(small) = self.kept(&digest, self.hub.epoch()) {
+            return Ok(self.serve_whole(
+                &digest,
+                header::OCTET_STREAM,
+                small.bytes,
+                method,
+                headers,
+            ));
+        }
+        let headers = conditional::selecting(headers);
+        self.answer_on(
+            owner,
+            move |owner| async move { owner.serve_layer(&digest, method, &headers) },
+        )
+        .await
+    }
+
+    /// A layer that is on this shard.
+    fn serve_layer(&self, digest: &Digest, method: Read, headers: &HeaderMap) -> Answer {
+        let stat = self.cache.stat(digest).filter(|stat| stat.verified).ok_or_else(|| {
+            ApiError::new(
+                Code::BlobUnknown,
+                format!(
+                    "{digest} is not here; with image=NAME it is fetched from the image's upstream"
+                ),
+            )
+        })?;
+        Ok(self.serve_stored(digest, &stat, header::OCTET_STREAM, None, method, headers))
     }
 }
 

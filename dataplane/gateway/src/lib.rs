@@ -2,10 +2,11 @@
 //! upstream while it comes in, or with the registry's own errors.
 //!
 //! It has no sockets: requests come from the transport, bytes from the cache and the uplink, names
-//! from their database. Everything here runs on one shard.
+//! from their database. Everything here runs on one shard, which asks the others for what is theirs.
 //!
 //! - [`gateway`]: a request taken apart and handed to what answers it.
 //! - [`blobs`], [`manifests`], [`uploads`], [`lists`], [`layers`]: the answers.
+//! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means.
 //! - [`names`]: what is hosted, what tags point to, the outbox of events.
@@ -17,12 +18,14 @@
 
 mod blobs;
 pub mod body;
+mod contents;
 mod faults;
 mod flight;
 pub mod gateway;
 mod layers;
 mod lists;
 mod manifests;
+mod mesh;
 pub mod metrics;
 pub mod names;
 pub mod protocol;
@@ -34,6 +37,7 @@ pub mod upstreams;
 
 pub use body::GatewayBody;
 pub use gateway::{Gateway, GatewayParts, GatewaySettings};
+pub use mesh::{Hub, Inbox, Unanswered};
 pub use metrics::GatewayMetrics;
 pub use recover::Recovered;
 pub use upstreams::Upstream;

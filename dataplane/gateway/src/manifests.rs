@@ -5,6 +5,7 @@
 //! cannot be asked. Manifests are content like blobs, and lie in the same cache.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,18 +13,20 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use outrider_artifact::event::UploadKind;
 use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference, RepositoryName, Tag};
-use outrider_cache::{Cache, ObjectStat, UploadId};
+use outrider_cache::UploadId;
 use outrider_transport::RequestBody;
-use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target, UplinkClient};
+use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target};
 
 use crate::blobs::Whence;
 use crate::body::GatewayBody;
+use crate::contents::Stored;
 use crate::faults;
-use crate::flight::{Source, chunk_len, chunk_start, chunks_of};
+use crate::flight::Source;
 use crate::gateway::{Answer, Gateway, bare, describe, unix_ms, value};
-use crate::metrics::GatewayMetrics;
+use crate::mesh::Unanswered;
 use crate::names::{
-    MirroredTag, Names, NamesError, PutManifest, Referrer, Repository, TagOrigin, TagRecord,
+    MirroredTag, Names, NamesError, PutManifest, Referrer, Removed, Repository, TagOrigin,
+    TagRecord,
 };
 use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
 use crate::protocol::manifest::{DescriptorKind, MANIFEST_BYTES_MAX, too_large};
@@ -46,13 +49,6 @@ pub(crate) struct Wanted {
 
 /// What came of it.
 pub(crate) type Found = Result<Fetched, FetchError>;
-
-/// A manifest that was read from the cache.
-#[derive(Clone)]
-struct Stored {
-    stat: ObjectStat,
-    bytes: Bytes,
-}
 
 /// The media type of a manifest that is here. One that came in as a blob says it itself.
 fn media_type_of(stored: &Stored) -> Result<Rc<str>, ApiError> {
@@ -83,12 +79,89 @@ impl<N: Names> Gateway<N> {
     ) -> Answer {
         match self.whence(name, ns).await? {
             Whence::Hosted(key) => self.read_hosted(&key, reference, method, headers).await,
-            Whence::Mirrored(place) => match reference {
-                Reference::Digest(digest) => self.read_pinned(place, digest, method, headers).await,
-                Reference::Tag(tag) => self.read_tag(place, tag, method, headers).await,
-            },
+            Whence::Mirrored(place) => {
+                let fetches = match reference {
+                    Reference::Digest(digest) => {
+                        if let Some(stored) = self.at_hand(digest).await? {
+                            let media_type = media_type_of(&stored)?;
+                            let response =
+                                self.serve_manifest(digest, stored, &media_type, method, headers);
+                            return Ok(response);
+                        }
+                        self.owner(digest)
+                    }
+                    Reference::Tag(tag) => {
+                        if let Some(known) = self.fresh_tag(&place, tag).await? {
+                            return Ok(self.serve_fresh(&known, method, headers));
+                        }
+                        self.minder(&place.key)
+                    }
+                };
+                if fetches == self.shard {
+                    return self.fetch_manifest(place, reference, method, headers).await;
+                }
+                let (name, ns) = (name.clone(), ns.map(str::to_owned));
+                let (reference, headers) = (reference.clone(), conditional::selecting(headers));
+                self.answer_on(fetches, move |other| async move {
+                    // It may have been pushed to meanwhile, and the names say so there too.
+                    match other.whence(&name, ns.as_deref()).await? {
+                        Whence::Mirrored(place) => {
+                            other.fetch_manifest(place, &reference, method, &headers).await
+                        }
+                        Whence::Hosted(key) => {
+                            other.read_hosted(&key, &reference, method, &headers).await
+                        }
+                        Whence::Nobody(key) => Err(unknown(&key, &reference)),
+                    }
+                })
+                .await
+            }
             Whence::Nobody(key) => Err(unknown(&key, reference)),
         }
+    }
+
+    /// The shard that compares the tags of a repository with its upstream, so that one comparison runs
+    /// however many shards are asked.
+    fn minder(&self, key: &RepositoryName) -> u16 {
+        let home = Digest::sha256(key.as_bytes());
+        self.hub.placement().home(&home)
+    }
+
+    /// On the shard that fetches it.
+    async fn fetch_manifest(
+        &self,
+        place: Place,
+        reference: &Reference,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        match reference {
+            Reference::Digest(digest) => self.read_pinned(place, digest, method, headers).await,
+            Reference::Tag(tag) => self.read_tag(place, tag, method, headers).await,
+        }
+    }
+
+    /// What a tag is remembered to point to, if its content is here.
+    async fn known_tag(&self, place: &Place, tag: &Tag) -> Result<Option<KnownTag>, ApiError> {
+        let Some(record) = self.names.tag(&place.key, tag).await? else { return Ok(None) };
+        let stored = self.at_hand(&record.digest).await?;
+        Ok(stored.map(|stored| (stored, record)))
+    }
+
+    /// The same, if it need not be compared yet.
+    async fn fresh_tag(&self, place: &Place, tag: &Tag) -> Result<Option<KnownTag>, ApiError> {
+        let known = self.known_tag(place, tag).await?;
+        Ok(known.filter(|(_, record)| age_ms(record) < millis(self.settings.tag_ttl)))
+    }
+
+    fn serve_fresh(
+        &self,
+        (stored, record): &KnownTag,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Response<GatewayBody> {
+        let left_s = millis(self.settings.tag_ttl).saturating_sub(age_ms(record)) / 1000;
+        self.serve_tag(record, stored, left_s as i64, method, headers)
     }
 
     async fn read_hosted(
@@ -129,7 +202,7 @@ impl<N: Names> Gateway<N> {
             return Ok(self.serve_manifest(digest, stored, &media_type, method, headers));
         }
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Digest(*digest) };
-        let errand = self.errand(&place);
+        let errand = self.errand(&place)?;
         let reference = wanted.reference.clone();
         let found =
             self.manifests.run(wanted, || async move { errand.get(&reference).await }).await;
@@ -138,26 +211,20 @@ impl<N: Names> Gateway<N> {
     }
 
     async fn read_tag(&self, place: Place, tag: &Tag, method: Read, headers: &HeaderMap) -> Answer {
-        let record = self.names.tag(&place.key, tag).await?;
         // What is remembered only counts while its content is here.
-        let known = match record {
-            Some(record) => self.at_hand(&record.digest).await?.map(|stored| (stored, record)),
-            None => None,
-        };
-        if let Some((stored, record)) = &known
-            && let age = age_ms(record)
-            && age < millis(self.settings.tag_ttl)
+        let known = self.known_tag(&place, tag).await?;
+        if let Some(known) = &known
+            && age_ms(&known.1) < millis(self.settings.tag_ttl)
         {
-            let left_s = (millis(self.settings.tag_ttl) - age) / 1000;
-            return Ok(self.serve_tag(record, stored, left_s as i64, method, headers));
+            return Ok(self.serve_fresh(known, method, headers));
         }
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Tag(tag.clone()) };
-        let errand = self.errand(&place);
+        let errand = self.errand(&place)?;
         let remembered = known.as_ref().map(|(_, record)| record.clone());
-        let (names, checked) = (self.names.clone(), tag.clone());
+        let checked = tag.clone();
         let check = self
             .manifests
-            .run(wanted, || async move { errand.check_tag(&*names, &checked, remembered).await });
+            .run(wanted, || async move { errand.check_tag(&checked, remembered).await });
         let Some((stored, record)) = known else {
             let fetched =
                 check.await.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;
@@ -225,12 +292,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        let mut response =
-            self.serve_stored(digest, &stored.stat, media_type, None, method, headers);
-        if method == Read::Get && response.status() == StatusCode::OK {
-            *response.body_mut() = GatewayBody::whole(stored.bytes);
-        }
-        response
+        self.serve_whole(digest, media_type, stored.bytes, method, headers)
     }
 
     /// An answer from what has just come in.
@@ -241,7 +303,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        self.touch(&fetched.digest);
+        self.touch_anywhere(&fetched.digest);
         let bytes = fetched.bytes.clone().unwrap_or_default();
         let not_modified = conditional::if_none_match(headers, &fetched.digest);
         let mut response =
@@ -258,63 +320,49 @@ impl<N: Names> Gateway<N> {
         response
     }
 
-    /// A manifest that is here, read before it is answered: one that its disk has lost is not here.
-    async fn at_hand(&self, digest: &Digest) -> Result<Option<Stored>, ApiError> {
-        let Some(stat) = self.cache.stat(digest).filter(|stat| stat.verified) else {
-            return Ok(None);
-        };
-        if stat.size > MANIFEST_BYTES_MAX as u64 {
-            return Err(too_large(stat.size));
-        }
-        let mut pieces = Vec::new();
-        for chunk in 0..chunks_of(stat.size) {
-            match self.cache.read(digest, chunk).await {
-                Ok(Some(found)) => pieces.push(found.bytes),
-                Ok(None) => return Ok(None),
-                Err(error) => return Err(faults::of_store(&error)),
-            }
-        }
-        let bytes = match &pieces[..] {
-            [whole] => whole.clone(),
-            pieces => pieces.concat().into(),
-        };
-        Ok(Some(Stored { stat, bytes }))
-    }
-
-    fn errand(&self, place: &Place) -> Errand {
-        Errand {
+    fn errand(&self, place: &Place) -> Result<Errand<N>, ApiError> {
+        Ok(Errand {
             source: place.source.clone(),
             upstream_name: place.upstream_name.clone(),
             key: place.key.clone(),
-            uplink: self.uplink.clone(),
-            cache: self.cache.clone(),
-            metrics: self.metrics.clone(),
-        }
+            gateway: self.me.upgrade().ok_or(Unanswered::Ended)?,
+        })
     }
 
     /// `PUT /v2/NAME/manifests/REFERENCE`
     pub(crate) async fn put_manifest(
         &self,
-        name: &RepositoryName,
+        name: RepositoryName,
         reference: Reference,
-        mut tags: Vec<Tag>,
+        tags: Vec<Tag>,
         headers: &HeaderMap,
         mut body: RequestBody,
     ) -> Answer {
-        self.must_be_pushable(name).await?;
+        self.must_be_pushable(&name).await?;
         let bytes = read_body(&mut body).await?;
         let manifest = Manifest::parse(&bytes, headers.get(CONTENT_TYPE))?;
-        let asked_tags = tags.clone();
-        let digest = match reference {
-            Reference::Digest(digest) => digest,
-            Reference::Tag(tag) => {
-                let digest = Digest::sha256(&bytes);
-                if !tags.contains(&tag) {
-                    tags.push(tag);
-                }
-                digest
-            }
+        let digest = match &reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(_) => Digest::sha256(&bytes),
         };
+        let put = Pushed { name, reference, tags, digest, manifest, bytes };
+        // Known before it is stored, so that it can lie at home, where everybody looks first.
+        let at = self.upload_shard(self.hub.placement().home(&digest)).await?;
+        if at == self.shard {
+            return self.store_manifest(put).await;
+        }
+        self.answer_on(at, move |other| async move { other.store_manifest(put).await }).await
+    }
+
+    async fn store_manifest(&self, pushed: Pushed) -> Answer {
+        let Pushed { name, reference, mut tags, digest, manifest, bytes } = pushed;
+        let name = &name;
+        let asked_tags = tags.clone();
+        if let Reference::Tag(tag) = reference
+            && !tags.contains(&tag)
+        {
+            tags.push(tag);
+        }
         self.take_in_references(name, &manifest).await?;
         let (_, mut open) = self.open_upload(digest.algorithm())?;
         uploads::take_bytes(&mut open, &bytes).await?;
@@ -335,7 +383,7 @@ impl<N: Names> Gateway<N> {
             size_bytes,
             media_type: manifest.media_type.clone(),
             upload_id: stored.id().0,
-            previous_is_lost: self.is_lost(&digest),
+            previous_is_lost: self.is_lost(&digest).await?,
             references: manifest.required().map(|descriptor| descriptor.digest).collect(),
             references_required: false,
             referrer: manifest.subject.map(|subject| Referrer {
@@ -345,13 +393,12 @@ impl<N: Names> Gateway<N> {
             }),
             event: Some(event),
         };
-        let (names, cache, metrics) =
-            (self.names.clone(), self.cache.clone(), self.metrics.clone());
+        let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
         let media_type = manifest.media_type.clone();
         to_the_end(async move {
-            if !names.put_manifest(put).await?.superfluous {
-                cache.host(stored, &digest, &media_type);
-                metrics.uploads_stored.inc();
+            if !gateway.names.put_manifest(put).await?.superfluous {
+                gateway.host(stored, &digest, &media_type).await;
+                gateway.metrics.uploads_stored.inc();
             }
             Ok::<(), NamesError>(())
         })
@@ -408,9 +455,7 @@ impl<N: Names> Gateway<N> {
             Reference::Tag(tag) => self.names.delete_tag(name, tag).await?,
             Reference::Digest(digest) => match self.names.delete_manifest(name, digest).await? {
                 Some(removed) => {
-                    if let Some(upload) = removed.unreferenced {
-                        self.cache.unhost(digest, UploadId(upload));
-                    }
+                    self.give_back(digest, removed).await?;
                     true
                 }
                 None => false,
@@ -425,10 +470,18 @@ impl<N: Names> Gateway<N> {
         let removed = self.names.delete_blob(name, digest).await?.ok_or_else(|| {
             ApiError::new(Code::BlobUnknown, format!("{name} has no blob {digest}"))
         })?;
-        if let Some(upload) = removed.unreferenced {
-            self.cache.unhost(digest, UploadId(upload));
-        }
+        self.give_back(digest, removed).await?;
         Ok(bare(StatusCode::ACCEPTED))
+    }
+
+    /// Gives the space of a content back that no repository has any more. To its end, also when the
+    /// client leaves.
+    async fn give_back(&self, digest: &Digest, removed: Removed) -> Result<(), ApiError> {
+        let Some(upload) = removed.unreferenced else { return Ok(()) };
+        let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
+        let digest = *digest;
+        to_the_end(async move { gateway.unhost(&digest, UploadId(upload)).await }).await;
+        Ok(())
     }
 
     async fn must_be_deletable(&self, name: &RepositoryName) -> Result<(), ApiError> {
@@ -443,19 +496,31 @@ impl<N: Names> Gateway<N> {
 }
 
 /// A way to an upstream for one repository, which outlives the request that began it.
-struct Errand {
+struct Errand<N> {
     source: Source,
     upstream_name: Rc<str>,
     key: RepositoryName,
-    uplink: UplinkClient,
-    cache: Cache,
-    metrics: GatewayMetrics,
+    gateway: Rc<Gateway<N>>,
 }
 
-impl Errand {
+/// What a tag is remembered to point to, with its content.
+type KnownTag = (Stored, Arc<TagRecord>);
+
+/// A manifest that was pushed and is not stored yet.
+struct Pushed {
+    name: RepositoryName,
+    reference: Reference,
+    tags: Vec<Tag>,
+    digest: Digest,
+    manifest: Manifest,
+    bytes: Bytes,
+}
+
+impl<N: Names> Errand<N> {
     /// Fetches a manifest and keeps it.
     async fn get(&self, reference: &Reference) -> Found {
-        let mut fetch = self.uplink.fetch(self.request(reference, FetchMethod::Get)).await?;
+        let mut fetch =
+            self.gateway.uplink.fetch(self.request(reference, FetchMethod::Get)).await?;
         let too_long =
             || FetchError::Protocol(format!("a manifest of more than {MANIFEST_BYTES_MAX} bytes"));
         let mut bytes = BytesMut::new();
@@ -475,7 +540,7 @@ impl Errand {
         hasher.update(&bytes);
         let digest = hasher.finish();
         if claimed.is_some_and(|claimed| claimed != digest) {
-            self.metrics.mismatches.inc();
+            self.gateway.metrics.mismatches.inc();
             return Err(FetchError::Protocol(format!(
                 "the manifest {reference} of {} has the digest {digest}, not the one that was claimed",
                 self.key
@@ -498,35 +563,14 @@ impl Errand {
                 return Err(FetchError::Protocol(format!("no manifest: {}", error.message())));
             }
         };
-        self.keep(&digest, &media_type, &bytes).await;
+        self.gateway.put_whole(&digest, &media_type, &bytes, self.source.origin).await;
         Ok(Fetched { digest, media_type, bytes: Some(bytes) })
     }
 
-    /// Puts a manifest that was hashed into the cache. Without room it is answered all the same.
-    async fn keep(&self, digest: &Digest, media_type: &str, bytes: &Bytes) {
-        let total = bytes.len() as u64;
-        if let Err(error) = self.cache.begin(digest, total, media_type, self.source.origin) {
-            tracing::debug!(%digest, "a manifest is not kept: {error}");
-            return;
-        }
-        for chunk in 0..chunks_of(total) {
-            let length = chunk_len(chunk, total);
-            let Ok(mut writer) = self.cache.slot(length).await else { return };
-            let start = chunk_start(chunk) as usize;
-            writer.append(&bytes[start..start + length]);
-            self.cache.insert(digest, chunk, writer);
-        }
-        self.cache.set_verified(digest);
-    }
-
     /// Compares a tag with its upstream, and fetches what is new.
-    async fn check_tag<N: Names>(
-        &self,
-        names: &N,
-        tag: &Tag,
-        known: Option<std::sync::Arc<TagRecord>>,
-    ) -> Found {
-        self.metrics.tag_checks.inc();
+    async fn check_tag(&self, tag: &Tag, known: Option<Arc<TagRecord>>) -> Found {
+        let names = &self.gateway.names;
+        self.gateway.metrics.tag_checks.inc();
         let by_tag = Reference::Tag(tag.clone());
         let found = match &known {
             None => self.get(&by_tag).await,
@@ -559,7 +603,7 @@ impl Errand {
     }
 
     async fn compare(&self, by_tag: &Reference, known: &TagRecord) -> Found {
-        let fetch = self.uplink.fetch(self.request(by_tag, FetchMethod::Head)).await?;
+        let fetch = self.gateway.uplink.fetch(self.request(by_tag, FetchMethod::Head)).await?;
         match fetch.head.digest {
             Some(digest) if digest == known.digest => {
                 Ok(Fetched { digest, media_type: (&*known.media_type).into(), bytes: None })

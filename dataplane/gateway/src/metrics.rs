@@ -77,4 +77,14 @@ metrics! {
     uploads_expired: Counter = "outrider_uploads_expired",
     /// Contents that were stored by an upload
     uploads_stored: Counter = "outrider_uploads_stored",
+    /// Questions that a shard asked another
+    mesh_questions: Counter = "outrider_mesh_questions",
+    /// Questions that were refused, since too many waited for the other shard
+    mesh_refused: Counter = "outrider_mesh_refused",
+    /// Messages between shards that may get lost, and were
+    mesh_lost: Counter = "outrider_mesh_lost",
+    /// Requests for small content of another shard that were answered without asking it
+    table_hits: Counter = "outrider_table_hits",
+    /// Bytes of small content that shards keep of each other
+    table_bytes: Gauge = "outrider_table_bytes",
 }

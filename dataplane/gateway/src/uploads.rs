@@ -18,6 +18,7 @@ use outrider_transport::RequestBody;
 use crate::blobs::Whence;
 use crate::faults;
 use crate::gateway::{Answer, Gateway, bare, unix_ms, value};
+use crate::mesh::Unanswered;
 use crate::names::{Names, PutBlob, Repository};
 use crate::protocol::route::{Mount, UploadSession, blob_path, upload_path};
 use crate::protocol::{ApiError, Code, header, range};
@@ -30,6 +31,18 @@ pub(crate) const ANONYMOUS: &str = "anonymous";
 pub(crate) struct Open {
     upload: Upload,
     hasher: ContentHasher,
+}
+
+impl Open {
+    /// Refuses a body that says that it is too long, before any of it is taken.
+    fn must_take(&self, body: &RequestBody) -> Result<(), ApiError> {
+        let size = self.upload.len().saturating_add(body.size_hint().unwrap_or(0));
+        let limit = self.upload.len_max();
+        if size <= limit {
+            return Ok(());
+        }
+        Err(faults::of_store(&CacheError::TooLarge { size, limit }))
+    }
 }
 
 struct Session {
@@ -105,6 +118,9 @@ impl Taken<'_> {
 
     /// Takes all of a request's body.
     async fn append_body(&mut self, body: &mut RequestBody) -> Result<(), ApiError> {
+        if let Some(open) = &self.open {
+            open.must_take(body)?;
+        }
         while let Some(bytes) = body.next().await {
             let bytes = bytes.map_err(|error| {
                 let message = format!("{error}; what came in is kept, go on from there");
@@ -148,18 +164,52 @@ impl<N: Names> Gateway<N> {
     /// `POST /v2/NAME/blobs/uploads/`
     pub(crate) async fn start_upload(
         &self,
-        name: &RepositoryName,
+        name: RepositoryName,
         digest: Option<Digest>,
         mount: Option<Mount>,
         algorithm: Option<Algorithm>,
+        body: RequestBody,
+    ) -> Answer {
+        self.must_be_pushable(&name).await?;
+        if let Some(mount) = mount
+            && self.mount(&name, &mount).await?
+        {
+            return Ok(created(&name, &mount.digest));
+        }
+        let at = self.upload_shard(self.shard).await?;
+        if at == self.shard {
+            return self.begin_upload(&name, digest, algorithm, body).await;
+        }
+        self.carry_to(at, body, move |other, body| async move {
+            other.begin_upload(&name, digest, algorithm, body).await
+        })
+        .await
+    }
+
+    /// The shard that takes an upload: the one that is wanted, or, where that has no disk or no room
+    /// left, another one that has. Where nobody has, it is the one that was wanted, which says why.
+    pub(crate) async fn upload_shard(&self, wanted: u16) -> Result<u16, ApiError> {
+        let shards = self.hub.shards();
+        for shard in (0..shards).map(|step| (wanted + step) % shards) {
+            let takes = match shard == self.shard {
+                true => self.cache.takes_uploads(),
+                false => self.on(shard, |other| async move { other.cache.takes_uploads() }).await?,
+            };
+            if takes {
+                return Ok(shard);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// An upload to this shard's disk.
+    async fn begin_upload(
+        &self,
+        name: &RepositoryName,
+        digest: Option<Digest>,
+        algorithm: Option<Algorithm>,
         mut body: RequestBody,
     ) -> Answer {
-        self.must_be_pushable(name).await?;
-        if let Some(mount) = mount
-            && self.mount(name, &mount).await?
-        {
-            return Ok(created(name, &mount.digest));
-        }
         let algorithm = digest.map(|digest| digest.algorithm()).or(algorithm);
         let (id, open) = self.open_upload(algorithm.unwrap_or(Algorithm::Sha256))?;
         if let Some(digest) = digest {
@@ -169,12 +219,40 @@ impl<N: Names> Gateway<N> {
             return Ok(created(name, &digest));
         }
         self.uploads.insert(id, name, open);
-        self.metrics.upload_sessions.set(self.uploads.len() as i64);
+        self.count_sessions();
         Ok(accepted(StatusCode::ACCEPTED, name, id, 0))
     }
 
     /// `PATCH /v2/NAME/blobs/uploads/SESSION`
     pub(crate) async fn take_upload(
+        &self,
+        name: RepositoryName,
+        id: UploadSession,
+        headers: HeaderMap,
+        body: RequestBody,
+    ) -> Answer {
+        match self.holder_of(id)? {
+            None => self.take_upload_here(&name, id, &headers, body).await,
+            Some(holder) => {
+                self.carry_to(holder, body, move |holder, body| async move {
+                    holder.take_upload_here(&name, id, &headers, body).await
+                })
+                .await
+            }
+        }
+    }
+
+    /// The shard that holds a session, if it is another one.
+    fn holder_of(&self, id: UploadSession) -> Result<Option<u16>, ApiError> {
+        match id.shard() {
+            shard if shard == self.shard => Ok(None),
+            shard if shard < self.hub.shards() => Ok(Some(shard)),
+            // Of a former start, with more shards.
+            _ => Err(unknown()),
+        }
+    }
+
+    async fn take_upload_here(
         &self,
         name: &RepositoryName,
         id: UploadSession,
@@ -190,6 +268,25 @@ impl<N: Names> Gateway<N> {
     /// `PUT /v2/NAME/blobs/uploads/SESSION?digest=…`
     pub(crate) async fn finish_upload(
         &self,
+        name: RepositoryName,
+        id: UploadSession,
+        digest: Digest,
+        headers: HeaderMap,
+        body: RequestBody,
+    ) -> Answer {
+        match self.holder_of(id)? {
+            None => self.finish_upload_here(&name, id, &digest, &headers, body).await,
+            Some(holder) => {
+                self.carry_to(holder, body, move |holder, body| async move {
+                    holder.finish_upload_here(&name, id, &digest, &headers, body).await
+                })
+                .await
+            }
+        }
+    }
+
+    async fn finish_upload_here(
+        &self,
         name: &RepositoryName,
         id: UploadSession,
         digest: &Digest,
@@ -200,22 +297,45 @@ impl<N: Names> Gateway<N> {
         in_order(taken.received(), headers, &body)?;
         taken.append_body(&mut body).await?;
         let open = taken.into_open()?;
-        self.metrics.upload_sessions.set(self.uploads.len() as i64);
+        self.count_sessions();
         self.store_blob(name, open, digest).await?;
         Ok(created(name, digest))
     }
 
     /// `GET /v2/NAME/blobs/uploads/SESSION`
-    pub(crate) fn upload_status(&self, name: &RepositoryName, id: UploadSession) -> Answer {
-        let received = self.uploads.received(id, name)?;
-        Ok(accepted(StatusCode::NO_CONTENT, name, id, received))
+    pub(crate) async fn upload_status(&self, name: RepositoryName, id: UploadSession) -> Answer {
+        let status = move |gateway: &Self| {
+            let received = gateway.uploads.received(id, &name)?;
+            Ok(accepted(StatusCode::NO_CONTENT, &name, id, received))
+        };
+        match self.holder_of(id)? {
+            None => status(self),
+            Some(holder) => {
+                self.answer_on(holder, move |holder| async move { status(&holder) }).await
+            }
+        }
     }
 
     /// `DELETE /v2/NAME/blobs/uploads/SESSION`
-    pub(crate) fn cancel_upload(&self, name: &RepositoryName, id: UploadSession) -> Answer {
-        self.uploads.take(id, name)?.into_open()?;
-        self.metrics.upload_sessions.set(self.uploads.len() as i64);
-        Ok(bare(StatusCode::NO_CONTENT))
+    pub(crate) async fn cancel_upload(&self, name: RepositoryName, id: UploadSession) -> Answer {
+        let cancel = move |gateway: &Self| {
+            gateway.uploads.take(id, &name)?.into_open()?;
+            gateway.count_sessions();
+            Ok(bare(StatusCode::NO_CONTENT))
+        };
+        match self.holder_of(id)? {
+            None => cancel(self),
+            Some(holder) => {
+                self.answer_on(holder, move |holder| async move { cancel(&holder) }).await
+            }
+        }
+    }
+
+    /// The gauge is all shards'.
+    fn count_sessions(&self) {
+        let sessions = self.uploads.len() as i64;
+        let before = self.uploads_counted.replace(sessions);
+        self.metrics.upload_sessions.inc_by(sessions - before);
     }
 
     /// Refuses what is mirrored: a repository has one source of truth.
@@ -281,25 +401,19 @@ impl<N: Names> Gateway<N> {
             size_bytes: stored.size(),
             media_type: String::new(),
             upload_id: stored.id().0,
-            previous_is_lost: self.is_lost(digest),
+            previous_is_lost: self.is_lost(digest).await?,
             event: Some(event),
         };
-        let (names, cache, metrics) =
-            (self.names.clone(), self.cache.clone(), self.metrics.clone());
+        let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
         let digest = *digest;
         to_the_end(async move {
-            if !names.put_blob(put).await?.superfluous {
-                cache.host(stored, &digest, "");
-                metrics.uploads_stored.inc();
+            if !gateway.names.put_blob(put).await?.superfluous {
+                gateway.host(stored, &digest, "").await;
+                gateway.metrics.uploads_stored.inc();
             }
             Ok(())
         })
         .await
-    }
-
-    /// Whether the names may say that the content is hosted while its disk has lost it.
-    pub(crate) fn is_lost(&self, digest: &Digest) -> bool {
-        !self.cache.stat(digest).is_some_and(|stat| stat.hosted && stat.complete)
     }
 
     pub(crate) fn upload_event(
@@ -340,6 +454,15 @@ impl<N: Names> Gateway<N> {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, ApiError> {
+        let owner = self.owner(digest);
+        if owner == self.shard {
+            return self.take_in_here(name, digest).await;
+        }
+        let (name, digest) = (name.clone(), *digest);
+        self.on(owner, move |owner| async move { owner.take_in_here(&name, &digest).await }).await?
+    }
+
+    async fn take_in_here(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
         let Some(stat) = self.cache.stat(digest).filter(|stat| stat.verified) else {
             return Ok(false);
         };
@@ -363,6 +486,7 @@ impl<N: Names> Gateway<N> {
 
 /// Takes all of a request's body into an upload that nobody else knows.
 pub(crate) async fn take_body(open: &mut Open, body: &mut RequestBody) -> Result<(), ApiError> {
+    open.must_take(body)?;
     while let Some(bytes) = body.next().await {
         let bytes = bytes.map_err(|error| {
             ApiError::new(Code::BlobUploadInvalid, format!("{error}; nothing was stored"))

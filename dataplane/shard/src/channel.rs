@@ -6,6 +6,10 @@
 
 mod bounded;
 mod oneshot;
+mod pipe;
+mod rendezvous;
 
 pub use bounded::{Receiver, Sender, TrySendError, bounded};
 pub use oneshot::{Completer, Completion, oneshot};
+pub use pipe::{PipeReceiver, PipeSender, pipe};
+pub use rendezvous::{Member, Rendezvous};

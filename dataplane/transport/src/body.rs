@@ -68,6 +68,8 @@ enum Source {
     /// Over QUIC.
     Pipe(Pipe),
     Whole(Bytes),
+    /// From somewhere that sees to its pace itself.
+    Other(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
 }
 
 /// What becomes of what the handler leaves.
@@ -159,6 +161,19 @@ impl RequestBody {
         }
     }
 
+    /// A body that another shard reads from its socket, at its own pace.
+    pub fn from_body(
+        body: impl http_body::Body<Data = Bytes, Error = BodyError> + 'static,
+    ) -> Self {
+        Self {
+            ended: body.is_end_stream(),
+            source: Source::Other(Box::pin(body)),
+            pace: Pace::new(&Limits::default()),
+            sleep: None,
+            rest: Rest::Drop,
+        }
+    }
+
     /// The next bytes; `None` at the end of the body. After an error it has ended.
     pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
@@ -178,6 +193,20 @@ impl RequestBody {
             Source::Whole(bytes) => {
                 self.ended = true;
                 return Poll::Ready(Some(Ok(std::mem::take(bytes))));
+            }
+            Source::Other(body) => {
+                let item = loop {
+                    match std::task::ready!(body.as_mut().poll_frame(cx)) {
+                        None => break None,
+                        Some(Err(error)) => break Some(Err(error)),
+                        Some(Ok(frame)) => match frame.into_data() {
+                            Ok(bytes) if !bytes.is_empty() => break Some(Ok(bytes)),
+                            _ => continue,
+                        },
+                    }
+                };
+                self.ended = !matches!(item, Some(Ok(_)));
+                return Poll::Ready(item);
             }
         };
         let item = match polled {
@@ -206,6 +235,7 @@ impl RequestBody {
             Source::Incoming(incoming) => incoming.size_hint().exact(),
             Source::Pipe(pipe) => pipe.size_hint(),
             Source::Whole(bytes) => Some(bytes.len() as u64),
+            Source::Other(body) => body.size_hint().exact(),
         }
     }
 

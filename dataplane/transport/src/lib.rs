@@ -42,5 +42,5 @@ pub use limits::Limits;
 pub use listener::Listener;
 pub use metrics::TransportMetrics;
 pub use peer::{Peer, Protocol};
-pub use pins::PinBudget;
+pub use pins::{HeldBody, PinBudget};
 pub use server::{Handler, Immediate, PreparedHead, serve};

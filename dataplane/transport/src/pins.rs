@@ -98,6 +98,21 @@ impl PinBudget {
         self.total.level() != Level::Free
     }
 
+    /// A body whose frames count here until they are dropped, as those of a connection of its own, for
+    /// content that goes to a connection that counts elsewhere: what one shard's cache holds and another
+    /// shard sends.
+    pub fn hold<B>(&self, body: B) -> HeldBody<B> {
+        HeldBody::new(body, self.connection())
+    }
+
+    /// One frame that counts here until it is dropped.
+    ///
+    /// # Errors
+    /// The bytes, when there is pressure: [`Self::hold`] a body then, which can wait.
+    pub fn try_hold(&self, bytes: Bytes) -> Result<Bytes, Bytes> {
+        if self.is_under_pressure() { Err(bytes) } else { Ok(self.connection().pin(bytes)) }
+    }
+
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.total, &other.total)
     }
@@ -344,16 +359,30 @@ impl Drop for Kept {
 }
 
 pin_project! {
-    /// A handler's body, with its frames counted.
-    pub(crate) struct PinnedBody<B> {
+    /// A body with its frames counted.
+    pub struct HeldBody<B> {
         #[pin]
         body: B,
         pins: ConnectionPins,
         kept: Option<Kept>,
         tickets: Tickets,
+        copy_bytes_max: usize,
+    }
+}
+
+impl<B> HeldBody<B> {
+    fn new(body: B, pins: ConnectionPins) -> Self {
+        Self { body, pins, kept: None, tickets: Tickets::default(), copy_bytes_max: 0 }
+    }
+}
+
+pin_project! {
+    /// A handler's body, with its frames counted.
+    pub(crate) struct PinnedBody<B> {
+        #[pin]
+        body: HeldBody<B>,
         in_flight: InFlight,
         leftover: Option<Leftover>,
-        copy_bytes_max: usize,
     }
 
     impl<B> PinnedDrop for PinnedBody<B> {
@@ -372,19 +401,43 @@ impl<B> PinnedBody<B> {
         in_flight: InFlight,
         leftover: Option<Leftover>,
     ) -> Self {
-        let tickets = Tickets::default();
-        Self { body, pins, kept: None, tickets, in_flight, leftover, copy_bytes_max: 0 }
+        Self { body: HeldBody::new(body, pins), in_flight, leftover }
     }
 
     /// Frames of up to this many bytes are copied also where there is room. What waits to be
     /// acknowledged may wait for a while, and a short frame counts as much as a long one.
     pub(crate) fn copying_up_to(mut self, bytes: usize) -> Self {
-        self.copy_bytes_max = bytes;
+        self.body.copy_bytes_max = bytes;
         self
     }
 }
 
 impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx));
+        if let Some(Err(_)) = &frame {
+            this.in_flight.activity().note_fault();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = BodyFault>> Body for HeldBody<B> {
     type Data = Bytes;
     type Error = BodyFault;
 
@@ -405,10 +458,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
         let pressed = ready!(this.pins.poll_turn(cx, this.tickets));
         let frame = match ready!(this.body.poll_frame(cx)) {
             None => return Poll::Ready(None),
-            Some(Err(fault)) => {
-                this.in_flight.activity().note_fault();
-                return Poll::Ready(Some(Err(fault)));
-            }
+            Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
             Some(Ok(frame)) => frame,
         };
         let frame = frame.map_data(|mut bytes| {

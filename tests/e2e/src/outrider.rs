@@ -25,6 +25,16 @@ pub struct Options {
     pub config: Option<String>,
     /// Keys (TOML) for each upstream of the configuration.
     pub upstream_keys: String,
+    /// `--shards`. By default what `OUTRIDER_TEST_SHARDS` says, or 2.
+    pub shards: usize,
+}
+
+/// The number of shards where a test does not care: `OUTRIDER_TEST_SHARDS`, or 2.
+fn shards_default() -> usize {
+    match std::env::var("OUTRIDER_TEST_SHARDS") {
+        Ok(text) => text.parse().expect("OUTRIDER_TEST_SHARDS is a number"),
+        Err(_) => 2,
+    }
 }
 
 impl Default for Options {
@@ -35,6 +45,7 @@ impl Default for Options {
             ssd: "512MiB".to_owned(),
             config: None,
             upstream_keys: String::new(),
+            shards: shards_default(),
         }
     }
 }
@@ -67,6 +78,12 @@ impl Options {
     /// With this much RAM for the cache.
     pub fn ram(mut self, size: &str) -> Self {
         self.ram = size.to_owned();
+        self
+    }
+
+    /// With this many shards.
+    pub fn shards(mut self, count: usize) -> Self {
+        self.shards = count;
         self
     }
 
@@ -126,6 +143,7 @@ impl Outrider {
         command.args(["--http", &self.host(), "--https", &format!("127.0.0.1:{}", self.https)]);
         command.args(["--admin", &format!("127.0.0.1:{}", self.admin)]);
         command.args(["--ram", &self.options.ram, "--ssd", &self.options.ssd]);
+        command.args(["--shards", &self.options.shards.to_string()]);
         for upstream in &self.options.upstreams {
             command.args(["--upstream", upstream]);
         }
@@ -133,11 +151,11 @@ impl Outrider {
     }
 
     fn config_file(&self, more: &str) -> String {
-        let Options { upstreams, ram, ssd, upstream_keys, .. } = &self.options;
+        let Options { upstreams, ram, ssd, upstream_keys, shards, .. } = &self.options;
         let mut toml = format!(
             "[data]\ndir = {:?}\n\
              [listen]\nhttp = {:?}\nhttps = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n\
-             [shards]\npin = false\n\
+             [shards]\ncount = {shards}\npin = false\n\
              [cache]\nram = {ram:?}\nssd = {ssd:?}\n{more}\n",
             self.data_dir(),
             self.host(),
@@ -163,6 +181,12 @@ impl Outrider {
             admin.request("GET", "/readyz").try_send().is_ok_and(|answer| answer.status == 200)
         });
         self.process = Some(process);
+    }
+
+    /// The number of shards of the next start.
+    pub fn set_shards(&mut self, count: usize) {
+        assert!(self.process.is_none(), "it is stopped");
+        self.options.shards = count;
     }
 
     /// Ends it at once, as a power cut would; what the kernel holds of its files stays.

@@ -301,7 +301,7 @@ fn data_of_a_newer_version_is_refused_and_left_alone() {
     let file = outrider.data_dir().join("format.toml");
     let right = fs::read_to_string(&file).expect("DIR/format.toml");
     let newer = right.lines().map(|line| match line.split_once('=') {
-        Some((key, value)) if value.trim() == "1" => format!("{key}= 999\n"),
+        Some((key, _)) if key.trim() == "version" => format!("{key}= 999\n"),
         _ => format!("{line}\n"),
     });
     let newer: String = newer.collect();

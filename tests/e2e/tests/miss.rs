@@ -14,7 +14,8 @@ fn with_blob(seed: u64, size: usize) -> (FakeUpstream, Outrider, Vec<u8>, String
     let upstream = FakeUpstream::start();
     let content = bytes(seed, size);
     let path = blob_path("team/app", &upstream.blob(&content));
-    let outrider = Outrider::start(Options::with_upstream(&upstream.url()));
+    // A content lies on one shard: that has a part of this.
+    let outrider = Outrider::start(Options::with_upstream(&upstream.url()).ram("192MiB"));
     (upstream, outrider, content, path)
 }
 

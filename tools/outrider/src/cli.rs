@@ -40,7 +40,7 @@ pub(crate) struct UpArguments {
     /// Where to show metrics, health and status, or "off" [default: 127.0.0.1:9180]
     #[arg(long, value_name = "ADDR")]
     admin: Option<Listen>,
-    /// How many threads serve; this version serves from 1
+    /// How many threads serve [default: one for each CPU]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
     /// A registry to mirror: URL at the root, NAME=URL as NAME/... and ?ns=NAME; may be repeated
@@ -140,7 +140,7 @@ mod tests {
             "--admin",
             "127.0.0.1:0",
             "--shards",
-            "1",
+            "2",
             "--upstream",
             "https://registry-1.docker.io",
             "--upstream",
@@ -155,6 +155,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.listen.https, "0.0.0.0:443".parse().unwrap());
         assert_eq!(config.listen.http, Listen::Off);
+        assert_eq!(config.shards.count, Some(2));
         assert_eq!(config.cache.ssd, Some(Size::gib(2)));
         let names: Vec<_> = config.upstream.iter().map(|u| u.name.as_deref()).collect();
         assert_eq!(names, [None, Some("ghcr.io")]);
@@ -164,7 +165,7 @@ mod tests {
     fn what_is_wrong_is_named_with_what_to_write() {
         for (arguments, wanted) in [
             (["--http", "0.0.0.0:8080"], "plain HTTP is for this machine only"),
-            (["--shards", "2"], "this version serves from one shard"),
+            (["--shards", "0"], "it must be 1 to 64"),
             (["--upstream", "registry.example"], "write https://registry.example"),
             (["--upstream", "https://u:p@registry.example"], "does not belong into a URL"),
             (["--ssd", "20G"], "is not a size"),

@@ -5,7 +5,8 @@
 //! (and an upload among them may have been answered for). Nothing is written.
 //!
 //! Of a digest, only the newest life counts, only what is newer than its tombstone, and a chunk is
-//! verified only under a newer seal of the same life.
+//! verified only under a newer seal of the same life. Cached records of digests that are at home on a
+//! stripe of another shard are garbage; uploads lie where they lie.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +42,8 @@ pub(crate) struct Summary {
     pub(crate) chunks: u64,
     pub(crate) objects: u64,
     pub(crate) uploads: u64,
+    /// Digests of which records lie here that are at home on another shard: garbage.
+    pub(crate) strays: u64,
     pub(crate) damaged: u64,
     pub(crate) errors: u64,
 }
@@ -196,6 +199,7 @@ fn advance(
     found: &mut Vec<Found>,
 ) -> Option<Walk> {
     let Walk { stripe, segment, sequence, step } = walk;
+    let number = store.numbers[stripe as usize];
     let target = &mut store.stripes[stripe as usize];
     let end = layout.end(segment);
     let go_on = |block: u32, step: fn(u32) -> Step| {
@@ -208,7 +212,7 @@ fn advance(
                 state.state = SegmentState::Bad;
                 return None;
             }
-            let Some(header) = SegmentHeader::parse(slot.bytes(), seed, stripe, segment) else {
+            let Some(header) = SegmentHeader::parse(slot.bytes(), seed, number, segment) else {
                 target.free.push_back(segment);
                 return None;
             };
@@ -319,6 +323,12 @@ fn rebuild(engine: &mut Engine, mut found: Vec<Found>, summary: &mut Summary) {
         }
     }
     for (digest, object) in objects {
+        let at_home = engine.store.as_ref().is_some_and(|store| store.home(&digest).is_some());
+        if !at_home {
+            // From when these stripes were another shard's: its home has what counts.
+            summary.strays += 1;
+            continue;
+        }
         rebuild_object(engine, &digest, object, summary);
     }
     for (id, records) in uploads {

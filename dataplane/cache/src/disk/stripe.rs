@@ -28,8 +28,9 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// Steps in which the size is lowered when the disk is full, in sixteenths.
 const SHRINK_STEPS: u64 = 15;
 
-/// The stripes of a store, opened.
-pub(crate) struct Stripes {
+/// The stripes of a store, or those of one shard, opened and locked.
+#[derive(Debug)]
+pub struct Stripes {
     pub(crate) files: Vec<File>,
     pub(crate) superblocks: Vec<Superblock>,
     /// Which of them were made just now.
@@ -37,6 +38,44 @@ pub(crate) struct Stripes {
     /// Made although others were there already: their content is lost.
     pub(crate) recreated: usize,
     pub(crate) direct: bool,
+}
+
+impl Stripes {
+    /// Opens the stripes of a store, and makes those that are missing. Blocks.
+    ///
+    /// # Errors
+    /// `Config`, `Stripe` (a file that is not ours or has other sizes: nothing was changed), `Os`.
+    pub fn open(config: &SsdConfig, geometry: Geometry) -> Result<Self, CacheError> {
+        open(config, geometry)
+    }
+
+    /// What each of `shards` shards gets, which may be none: stripe `n` goes to shard `n % shards`, as
+    /// [`Placement`](crate::Placement) says.
+    pub fn split(self, shards: u16) -> Vec<Self> {
+        let Self { files, superblocks, made, recreated, direct } = self;
+        let mut parts: Vec<Self> = (0..shards)
+            .map(|shard| Self {
+                files: Vec::new(),
+                superblocks: Vec::new(),
+                made: Vec::new(),
+                // Counted once.
+                recreated: if shard == 0 { recreated } else { 0 },
+                direct,
+            })
+            .collect();
+        for ((file, superblock), made) in files.into_iter().zip(superblocks).zip(made) {
+            let part = &mut parts[usize::from(superblock.stripe % shards)];
+            part.files.push(file);
+            part.superblocks.push(superblock);
+            part.made.push(made);
+        }
+        parts
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
 }
 
 fn path_of(dir: &Path, stripe: u16) -> PathBuf {
@@ -141,7 +180,7 @@ fn check(path: &Path, found: &Superblock, expected: &Superblock) -> Result<(), C
 }
 
 /// Opens the stripes, and makes those that are missing.
-pub(crate) fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, CacheError> {
+fn open(config: &SsdConfig, geometry: Geometry) -> Result<Stripes, CacheError> {
     let dir = &config.dir;
     if config.stripes == 0 || config.stripes > STRIPES_MAX {
         return Err(CacheError::Config(format!(

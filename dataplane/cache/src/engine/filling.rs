@@ -1,7 +1,6 @@
 //! Filling objects from an origin, and sending their chunks to SSD if admission says so.
 
 use outrider_artifact::Digest;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Engine, clip};
 use crate::arena::ChunkWriter;
@@ -69,14 +68,14 @@ impl Engine {
             self.drop_location(object, chunk);
         }
         let bytes = self.ram.install(object, chunk, frozen, &mut self.index);
-        if !self.index.has(object, flag::HOSTED) && self.admits(object, digest, chunk) {
+        if !self.index.has(object, flag::HOSTED) && self.admits(object, digest) {
             self.enqueue_chunk(object, digest, chunk);
         }
         Chunk { bytes, tier: Tier::Ram, verified: false }
     }
 
-    pub(super) fn admits(&mut self, object: ObjectId, digest: &Digest, chunk: u32) -> bool {
-        let Some(stripe) = self.stripe_of(digest, chunk) else { return false };
+    pub(super) fn admits(&mut self, object: ObjectId, digest: &Digest) -> bool {
+        let Some(stripe) = self.stripe_of(digest) else { return false };
         let Some(store) = &self.store else { return false };
         let wanted =
             self.index.get(object).frequency >= 2 || self.index.has(object, flag::ADMITTED);
@@ -87,10 +86,12 @@ impl Engine {
         false
     }
 
-    pub(super) fn stripe_of(&self, digest: &Digest, chunk: u32) -> Option<u16> {
+    /// The stripe that takes the records of a digest: its own, or another one here while that takes
+    /// no writes.
+    pub(super) fn stripe_of(&self, digest: &Digest) -> Option<u16> {
         let store = self.store.as_ref()?;
-        let extent = u64::from(chunk) * store.geometry.chunk_bytes / store.geometry.extent_bytes;
-        store.stripe_for(xxh3_64_with_seed(digest.value(), extent))
+        let home = store.home(digest).unwrap_or_default();
+        store.stripe_for(u64::from(home))
     }
 
     pub(super) fn write_queue_max(&self) -> u64 {
@@ -99,7 +100,7 @@ impl Engine {
 
     /// Queues a resident chunk for SSD; `false` when it stays in RAM only.
     pub(super) fn enqueue_chunk(&mut self, object: ObjectId, digest: &Digest, chunk: u32) -> bool {
-        let Some(stripe) = self.stripe_of(digest, chunk) else { return false };
+        let Some(stripe) = self.stripe_of(digest) else { return false };
         let max = self.write_queue_max();
         let sequence = self.next_sequence();
         let Some(store) = &mut self.store else { return false };

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::Engine;
 use crate::disk::Operation;
-use crate::error::CacheError;
 use crate::store::{Action, SyncFor};
 use crate::wait::Waiter;
 
@@ -72,8 +71,11 @@ impl Engine {
                         match &result {
                             Ok(()) => self.upload_synced(object),
                             Err(error) => {
-                                let kind = error.kind();
-                                self.upload_failed(object, CacheError::Write { stripe, kind });
+                                let store = self.store.as_ref();
+                                if let Some(error) = store.map(|s| s.lost_to(stripe, error.kind()))
+                                {
+                                    self.upload_failed(object, error);
+                                }
                             }
                         }
                     }

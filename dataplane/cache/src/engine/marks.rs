@@ -103,10 +103,10 @@ impl Engine {
         self.enqueue_mark(record, digest, What::Tombstone { attempts: 0 });
     }
 
-    /// Queues a seal or a tombstone on the stripe of the object's first extent.
+    /// Queues a seal or a tombstone on the stripe of the object.
     pub(super) fn enqueue_mark(&mut self, record: Record, digest: &Digest, what: What) {
         self.marks += 1;
-        let stripe = self.stripe_of(digest, 0);
+        let stripe = self.stripe_of(digest);
         match (stripe, &mut self.store) {
             (Some(stripe), Some(store)) if self.marks <= MARKS_MAX => {
                 store.stripes[stripe as usize].marks.push_back(Mark { record, what });

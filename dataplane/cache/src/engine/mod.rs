@@ -250,24 +250,29 @@ impl Engine {
         };
         counter.inc();
         let Some(store) = &mut self.store else { return };
+        let number = store.numbers[stripe as usize];
         let target = &mut store.stripes[stripe as usize];
         if error.kind() == io::ErrorKind::StorageFull {
             if !target.read_only {
-                tracing::error!(stripe, "the disk is full: this stripe takes no more writes");
+                tracing::error!(
+                    stripe = number,
+                    "the disk is full: this stripe takes no more writes"
+                );
             }
             target.read_only = true;
             return;
         }
         target.errors += 1;
-        tracing::error!(stripe, operation = name, %error, errors = target.errors, "stripe error");
+        tracing::error!(stripe = number, operation = name, %error, errors = target.errors, "stripe error");
     }
 
     /// Takes a stripe out of service after too many errors: its content becomes misses.
     fn check_stripe(&mut self, stripe: u16) {
         let Some(store) = &mut self.store else { return };
+        let number = store.numbers[stripe as usize];
         let target = &mut store.stripes[stripe as usize];
         if !target.out && target.errors >= store.errors_max {
-            tracing::error!(stripe, errors = target.errors, "stripe taken out of service");
+            tracing::error!(stripe = number, errors = target.errors, "stripe taken out of service");
             target.out = true;
             self.metrics.stripes_out.inc();
             self.drop_locations(|location| location.stripe == stripe, "stripe");

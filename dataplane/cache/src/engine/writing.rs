@@ -11,7 +11,7 @@ use crate::error::CacheError;
 use crate::index::{Index, Location, flag};
 use crate::store::{Action, Job, Placement, Purpose, Queue, Store, WRITES_MAX, What};
 
-/// A stripe's failed writes of one upload chunk before the upload fails.
+/// Failed writes of one upload chunk before the upload fails.
 const UPLOAD_ATTEMPTS_MAX: u32 = 3;
 
 impl Engine {
@@ -103,7 +103,8 @@ impl Engine {
             return false;
         };
         let end = store.close(stripe, content);
-        let header = SegmentHeader { stripe, index, sequence, content };
+        let number = store.numbers[stripe as usize];
+        let header = SegmentHeader { stripe: number, index, sequence, content };
         slot.bytes_mut().fill(0);
         header.write(slot.bytes_mut(), store.seed);
         let frozen = slot.freeze(0);
@@ -196,30 +197,22 @@ impl Engine {
                 if !self.index.alive(object, life) {
                     return;
                 }
-                match elsewhere {
-                    Some(next) if attempts + 1 < self.upload_attempts_max() => {
-                        let what =
-                            What::Upload { object, life, chunk, birth, attempts: attempts + 1 };
-                        self.upload_moved(object, next);
-                        // What was written in vain may be on the disk in part: this one counts.
-                        record::renew(frozen.header_mut(), newer);
-                        if let Some(store) = &mut self.store {
-                            store.stripes[next as usize].uploads.push_back(Job {
-                                frozen,
-                                purpose,
-                                what,
-                            });
-                        }
-                    }
-                    _ => {
-                        self.ram.give_back(object, chunk, birth, frozen, &self.index);
-                        let error = match error {
-                            Some(kind) => CacheError::Write { stripe, kind },
-                            None => CacheError::StoreFull,
-                        };
-                        self.upload_failed(object, error);
-                    }
+                let Some(store) = &mut self.store else { return };
+                let target = &mut store.stripes[stripe as usize];
+                if error.is_some() && target.writable() && attempts + 1 < UPLOAD_ATTEMPTS_MAX {
+                    // Once more, at another place of the same stripe: an upload stays together. What
+                    // was written in vain may be on the disk in part: this one counts.
+                    let what = What::Upload { object, life, chunk, birth, attempts: attempts + 1 };
+                    record::renew(frozen.header_mut(), newer);
+                    target.uploads.push_back(Job { frozen, purpose, what });
+                    return;
                 }
+                let error = match error {
+                    None if target.writable() => CacheError::StoreFull,
+                    error => store.lost_to(stripe, error.unwrap_or(io::ErrorKind::Other)),
+                };
+                self.ram.give_back(object, chunk, birth, frozen, &self.index);
+                self.upload_failed(object, error);
             }
             What::Tombstone { .. } | What::Seal { .. } => {
                 unreachable!("marks wait without a slot")
@@ -239,11 +232,6 @@ impl Engine {
                 }
             },
         }
-    }
-
-    pub(super) fn upload_attempts_max(&self) -> u32 {
-        let stripes = self.store.as_ref().map_or(0, |store| store.stripes.len() as u32);
-        UPLOAD_ATTEMPTS_MAX.max(stripes)
     }
 
     pub(super) fn write_done(
@@ -289,9 +277,8 @@ impl Engine {
                 }
                 self.ram.give_back(object, chunk, birth, frozen, &self.index);
                 if out {
-                    let kind = io::ErrorKind::Other;
-                    let stripe = location.stripe;
-                    return self.upload_failed(object, CacheError::Write { stripe, kind });
+                    let error = store.lost_to(location.stripe, io::ErrorKind::Other);
+                    return self.upload_failed(object, error);
                 }
                 self.set_location(object, chunk, location);
                 self.upload_written(object);

@@ -52,12 +52,8 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_do() {
             vec!["listen.admin = \"127.0.0.1:9180\"", "listen.https has that address already"],
         ),
         (
-            "[shards]\ncount = 4\n",
-            vec![
-                "edge.toml:2: shards.count = \"4\"",
-                "this version serves from one shard",
-                "write 1",
-            ],
+            "[shards]\ncount = 65\n",
+            vec!["edge.toml:2: shards.count = \"65\"", "1 to 64", "leave it out"],
         ),
         ("[shards]\ncount = 0\n", vec!["shards.count = \"0\"", "1 to 64"]),
         ("[shards]\nspin = \"1ms\"\n", vec!["shards.spin = \"1ms\"", "0s to 50us"]),
@@ -162,10 +158,7 @@ fn up_names_its_options_instead_of_keys() {
     };
     assert_eq!(up(|_| ()).unwrap().data.dir, PathBuf::from("/d"));
     for (change, wanted) in [
-        (
-            (|o| o.shards = Some(2)) as fn(&mut UpOptions),
-            "--shards = \"2\": this version serves from one",
-        ),
+        ((|o| o.shards = Some(0)) as fn(&mut UpOptions), "--shards = \"0\": it must be 1 to 64"),
         (|o| o.http = Some("192.0.2.1:80".parse().unwrap()), "(--https \"192.0.2.1:80\")"),
         (|o| o.ram = Some(Size(1)), "--ram = \"1B\""),
         (|o| o.data = PathBuf::new(), "--data = \"\": it is empty"),

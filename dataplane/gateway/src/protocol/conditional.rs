@@ -2,7 +2,7 @@
 //! content (RFC 9110, section 8.8.3).
 
 use http::HeaderValue;
-use http::header::{GetAll, IF_NONE_MATCH, IF_RANGE};
+use http::header::{GetAll, IF_NONE_MATCH, IF_RANGE, RANGE};
 use outrider_artifact::Digest;
 
 /// The longest `If-None-Match` or `If-Range` line that is read, in bytes. A longer one matches
@@ -12,6 +12,17 @@ pub const CONDITION_BYTES_MAX: usize = 4096;
 /// `ETag` of this content. Allocates.
 pub fn etag(digest: &Digest) -> HeaderValue {
     HeaderValue::try_from(format!("\"{digest}\"")).expect("a digest has no control characters")
+}
+
+/// The headers that say which part of a content is to be answered, and whether. Allocates.
+pub fn selecting(headers: &http::HeaderMap) -> http::HeaderMap {
+    let mut chosen = http::HeaderMap::new();
+    for name in [RANGE, IF_RANGE, IF_NONE_MATCH] {
+        for line in headers.get_all(&name) {
+            chosen.append(name.clone(), line.clone());
+        }
+    }
+    chosen
 }
 
 /// Whether the client already has this content, and is answered 304.

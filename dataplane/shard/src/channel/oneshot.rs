@@ -11,7 +11,8 @@ use crate::ShardHandle;
 
 /// A channel of one value into `shard`. One allocation.
 pub fn oneshot<T: Send>(shard: &ShardHandle) -> (Completer<T>, Completion<T>) {
-    let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(None)), shard: shard.clone() });
+    let waiting = State::Waiting { taker: None, giver: None };
+    let slot = Arc::new(Slot { state: Mutex::new(waiting), shard: shard.clone() });
     (Completer { slot: slot.clone() }, Completion { slot })
 }
 
@@ -21,8 +22,11 @@ struct Slot<T> {
 }
 
 enum State<T> {
-    /// Nothing was given yet; who is to be woken.
-    Waiting(Option<Waker>),
+    /// Nothing was given yet; who is to be woken when something is, and when nobody wants it any more.
+    Waiting {
+        taker: Option<Waker>,
+        giver: Option<Waker>,
+    },
     Given(T),
     /// The value was taken, or one of the ends is gone.
     Over,
@@ -49,7 +53,7 @@ impl<T: Send> Completer<T> {
     pub fn complete(self, value: T) {
         let mut state = self.slot.lock();
         let waker = match &mut *state {
-            State::Waiting(waker) => waker.take(),
+            State::Waiting { taker, .. } => taker.take(),
             State::Given(_) | State::Over => return,
         };
         *state = State::Given(value);
@@ -65,13 +69,23 @@ impl<T> Completer<T> {
     pub fn is_closed(&self) -> bool {
         matches!(&*self.slot.lock(), State::Over)
     }
+
+    /// Ready when nobody waits for the value any more.
+    pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.slot.lock() {
+            State::Waiting { giver: Some(known), .. } => known.clone_from(cx.waker()),
+            State::Waiting { giver, .. } => *giver = Some(cx.waker().clone()),
+            State::Given(_) | State::Over => return Poll::Ready(()),
+        }
+        Poll::Pending
+    }
 }
 
 impl<T> Drop for Completer<T> {
     fn drop(&mut self) {
         let mut state = self.slot.lock();
-        if let State::Waiting(waker) = &mut *state {
-            let waker = waker.take();
+        if let State::Waiting { taker, .. } = &mut *state {
+            let waker = taker.take();
             *state = State::Over;
             drop(state);
             if let Some(waker) = waker {
@@ -99,8 +113,8 @@ impl<T: Send> Future for Completion<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let mut state = self.slot.lock();
         match &mut *state {
-            State::Waiting(waker) => {
-                match waker {
+            State::Waiting { taker, .. } => {
+                match taker {
                     Some(known) => known.clone_from(cx.waker()),
                     none => *none = Some(cx.waker().clone()),
                 }
@@ -108,7 +122,7 @@ impl<T: Send> Future for Completion<T> {
             }
             State::Given(_) | State::Over => match std::mem::replace(&mut *state, State::Over) {
                 State::Given(value) => Poll::Ready(Some(value)),
-                State::Waiting(_) | State::Over => Poll::Ready(None),
+                State::Waiting { .. } | State::Over => Poll::Ready(None),
             },
         }
     }
@@ -116,7 +130,9 @@ impl<T: Send> Future for Completion<T> {
 
 impl<T> Drop for Completion<T> {
     fn drop(&mut self) {
-        drop(self.slot.replace(State::Over));
+        if let State::Waiting { giver: Some(giver), .. } = self.slot.replace(State::Over) {
+            giver.wake();
+        }
     }
 }
 
