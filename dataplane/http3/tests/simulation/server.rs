@@ -210,7 +210,7 @@ impl Server {
 
     fn break_off(&mut self, stream: StreamId, with: Code) {
         self.exchanges.remove(&stream);
-        // Also where all was written and finished: what the client's window does not let out would stay for good.
+        // Also where all was written and finished, but not all sent yet (RFC 9000 section 3.5).
         let _ = self.host.connection().unwrap().send_stream(stream).reset(code(with));
         self.stop(stream, with);
     }
