@@ -262,10 +262,12 @@ pub fn describe(plan: &Plan, span: &Span) -> String {
     let (version, streams) = match plan.protocol {
         Protocol::H1 => ("1.1", String::new()),
         Protocol::H2 => ("2", format!(" × {} streams", plan.streams)),
+        Protocol::H3 => ("3", format!(" × {} streams", plan.streams)),
     };
     let client = match plan.client {
         Client::Lean => "lean",
         Client::Hyper => "hyper",
+        Client::H3 => "h3",
     };
     let how = match plan.rate_per_s {
         Some(rate) => format!("open loop at {}/s", report::thousands(rate)),

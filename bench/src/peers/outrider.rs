@@ -35,6 +35,8 @@ pub struct Options<'a> {
     pub ram_bytes: Option<u64>,
     /// Bytes of its stripes.
     pub ssd_bytes: Option<u64>,
+    /// The largest UDP payload of its QUIC.
+    pub quic_mtu: Option<u16>,
     /// The CPU that it may use.
     pub cpu: Option<usize>,
 }
@@ -66,6 +68,9 @@ impl Outrider {
         }
         if let Some(bytes) = options.ssd_bytes {
             option("--ssd", bytes.to_string());
+        }
+        if let Some(bytes) = options.quic_mtu {
+            option("--quic-mtu", bytes.to_string());
         }
         let mut child = Child::start(&Start {
             name: "outrider",

@@ -67,7 +67,8 @@ impl Udp {
         if sockopt::set_socket_recv_buffer_size_force(&socket, receive_buffer_bytes).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&socket, receive_buffer_bytes);
         }
-        let state = UdpSocketState::new(UdpSockRef::from(&socket)).map_err(BenchError::io(doing()))?;
+        let state =
+            UdpSocketState::new(UdpSockRef::from(&socket)).map_err(BenchError::io(doing()))?;
         Ok(Self {
             socket,
             state,
