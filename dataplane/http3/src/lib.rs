@@ -34,10 +34,20 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 pub mod client;
 mod connection;
 pub mod error;
+pub mod frame;
+mod head;
+pub mod huffman;
+pub mod qpack;
 pub mod response;
+mod settings;
+mod stream;
+mod uni;
+pub mod varint;
 
 pub use connection::{Connection, Event, Limits};
 pub use error::{Code, ConnectionError, StreamError};
+pub use settings::Settings;
