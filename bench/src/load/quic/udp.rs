@@ -192,8 +192,9 @@ mod tests {
                 datagrams.push(datagram);
             });
         }
-        assert_eq!(datagrams[..2], [[b'a'; 1000], [b'b'; 1000]]);
-        assert_eq!(datagrams[2], [b'c'; 500].as_slice());
+        assert_eq!(datagrams[0][..], [b'a'; 1000]);
+        assert_eq!(datagrams[1][..], [b'b'; 1000]);
+        assert_eq!(datagrams[2][..], [b'c'; 500]);
     }
 
     #[test]
