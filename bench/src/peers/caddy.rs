@@ -29,7 +29,7 @@ impl Caddy {
         let files = certificate::make(folder)?;
         let (quic, http) = (free_address()?, free_address()?);
         let configuration = format!(
-            "{{\n\tadmin off\n\tauto_https off\n\tdefault_bind 127.0.0.1\n\tpersist_config off\n\
+            "{{\n\tadmin off\n\tauto_https off\n\tdefault_bind 127.0.0.1\n\
              \tlog {{\n\t\toutput discard\n\t}}\n}}\n\
              http://{http} {{\n\tbind 127.0.0.1\n\trespond /ready 200\n}}\n\
              https://{quic} {{\n\tbind 127.0.0.1\n\ttls {certificate} {key}\n\troot * {root}\n\
