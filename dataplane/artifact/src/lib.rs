@@ -6,12 +6,14 @@
 //! - [`digest`]: [`Digest`], its text form, and [`ContentHasher`] that makes one from bytes.
 //! - [`name`]: repository names, tags and references of the OCI distribution specification.
 //! - [`event`]: the records of an access and of an upload (rkyv, versioned).
+//! - [`native`]: what clients and edges say to each other over the protocol `outrider/1`.
 
 #![forbid(unsafe_code)]
 
 pub mod digest;
 pub mod event;
 pub mod name;
+pub mod native;
 
 pub use digest::{Algorithm, ContentHasher, Digest, DigestError};
 pub use name::{NameError, Reference, RepositoryName, Tag};

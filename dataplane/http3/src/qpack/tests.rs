@@ -87,7 +87,10 @@ fn integers_have_62_bits() {
         integer(&mut &[&[0xff][..], &[0x80; 20], &[0]].concat()[..], 8),
         Err(DecodeError::Integer)
     );
-    assert_eq!(integer(&mut &[&[0xff][..], &[0xff; 9]].concat()[..], 8), Err(DecodeError::Integer));
+    assert_eq!(
+        integer(&mut &[&[0xff][..], &[0xff; 10]].concat()[..], 8),
+        Err(DecodeError::Integer)
+    );
 }
 
 #[test]
