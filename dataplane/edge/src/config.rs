@@ -20,10 +20,12 @@ use crate::units::{Size, Span};
 
 pub mod error;
 mod listen;
+mod quic;
 mod upstream;
 
 pub use error::{ConfigError, Invalid};
 pub use listen::Listen;
+pub use quic::QuicSection;
 pub use upstream::{Breaker, Upstream, UpstreamArgument};
 
 /// The largest configuration file that is read.
@@ -67,6 +69,8 @@ pub struct Config {
     pub names: NamesSection,
     /// `[limits]`: what one client may take.
     pub limits: LimitsSection,
+    /// `[quic]`: HTTP/3.
+    pub quic: QuicSection,
     /// `[drain]`: how the edge stops.
     pub drain: DrainSection,
     /// `[log]`: what is logged to stderr.
@@ -108,7 +112,7 @@ impl Default for Data {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listeners {
-    /// HTTPS (HTTP/1.1 and HTTP/2). Default `127.0.0.1:8443`; `off` for none.
+    /// HTTPS (HTTP/1.1 and HTTP/2), and HTTP/3 on the UDP port of the same number. Default `127.0.0.1:8443`; `off` for none.
     pub https: Listen,
     /// Plain HTTP, for this machine only: an address that is not loopback is refused. Default
     /// `127.0.0.1:8080`; `off` for none.
@@ -284,7 +288,7 @@ impl Default for NamesSection {
 pub struct LimitsSection {
     /// Connections of each listener; more are closed at once. Default 10000.
     pub connections: usize,
-    /// Requests at a time on one HTTP/2 connection. Default 64.
+    /// Requests at a time on one connection of HTTP/2 or HTTP/3. Default 64.
     pub streams: u32,
     /// The head of one request. Default 32KiB.
     pub header_bytes: Size,
@@ -457,6 +461,7 @@ impl Config {
         self.check_shards()?;
         self.check_cache()?;
         self.check_limits()?;
+        self.quic.check()?;
         self.check_upstreams()
     }
 

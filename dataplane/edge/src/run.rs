@@ -16,6 +16,7 @@ use outrider_cache::{CacheConfig, ImportanceWeights, SsdConfig};
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
 use outrider_gateway::{GatewaySettings, Upstream};
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
+use outrider_transport::quic::QuicServer;
 use outrider_transport::{Limits, PinBudget, TransportError, tls};
 use outrider_uplink::{Uplink, UplinkError, UplinkOptions, UpstreamId};
 use tokio::signal::unix::{SignalKind, signal};
@@ -217,6 +218,10 @@ impl Running {
             tls::load_or_create(&dir.tls(), &certificate_names(config)).map_err(unusable)?;
         let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
 
+        let limits = Limits { connections_max, ..limits(config) };
+        let quic = QuicServer::new(&tls, config.quic.settings(), limits.clone())
+            .map_err(unusable)?;
+
         let (metrics, registry) = Metrics::new();
         let (names, names_client) =
             names::open(dir.path(), names_limits(config), metrics.names.clone())?;
@@ -250,7 +255,8 @@ impl Running {
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config),
                 serve: sockets.of_shard(seat.id, &tls),
-                limits: Limits { connections_max, ..limits(config) },
+                quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),
+                limits: limits.clone(),
                 pins: pins.clone(),
                 metrics: metrics.clone(),
                 drain_time_max: config.drain.time.0,

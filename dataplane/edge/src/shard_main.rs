@@ -5,6 +5,7 @@
 //! serves; what blocks (the scan of the stripes) is done before.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -15,6 +16,7 @@ use outrider_gateway::names::{LocalNames, Names, NamesClient, NamesError};
 use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Recovered, Upstream};
 use outrider_shard::channel::{self, Completer, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
+use outrider_transport::quic::{self, QuicParts, QuicServer, QuicSocket};
 use outrider_transport::{self as transport, Drain, Limits, Listener, PinBudget};
 use outrider_uplink::Uplink;
 
@@ -39,6 +41,9 @@ pub enum StartError {
     /// What was pushed before cannot be taken over.
     #[error("what was pushed before cannot be taken over: {0}")]
     Recover(#[from] NamesError),
+    /// Its UDP socket.
+    #[error("HTTP/3 cannot be served: {0}")]
+    Quic(io::Error),
 }
 
 /// What a shard tells the main thread.
@@ -71,6 +76,7 @@ pub(crate) struct ShardParts {
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) settings: GatewaySettings,
     pub(crate) serve: Vec<Serve>,
+    pub(crate) quic: Option<(QuicSocket, QuicServer)>,
     pub(crate) limits: Limits,
     pub(crate) pins: PinBudget,
     pub(crate) metrics: Metrics,
@@ -171,6 +177,18 @@ async fn serve(
             drain.clone(),
             metrics,
         ));
+    }
+    if let Some((socket, server)) = parts.quic {
+        let quic = QuicParts {
+            socket,
+            server,
+            handler: Rc::clone(&gateway),
+            pins: parts.pins.clone(),
+            drain: drain.clone(),
+            metrics: parts.metrics.transport.clone(),
+            forward: None,
+        };
+        quic::serve(context, quic).map_err(StartError::Quic)?;
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
     let reporter = Rc::new(Reporter {

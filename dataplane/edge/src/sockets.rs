@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use outrider_transport::quic::QuicSocket;
 use outrider_transport::{Listener, TransportError};
 
 use crate::config::{Config, Listen};
@@ -41,6 +42,7 @@ pub(crate) struct Sockets {
     /// For each shard one, or none at all.
     https: Vec<Option<Listener>>,
     http: Vec<Option<Listener>>,
+    quic: Vec<Option<QuicSocket>>,
     pub(crate) admin: Option<TcpListener>,
     pub(crate) addresses: Addresses,
 }
@@ -48,7 +50,7 @@ pub(crate) struct Sockets {
 impl Sockets {
     pub(crate) fn bind(config: &Config) -> Result<Sockets, BindError> {
         let shards = config.shards.count;
-        let (https_address, https) = bind_shards("listen.https", config.listen.https, shards)?;
+        let (https_address, https, quic) = bind_https(config)?;
         let (http_address, http) = bind_shards("listen.http", config.listen.http, shards)?;
         let (admin_address, admin) = match config.listen.admin.address() {
             None => (None, None),
@@ -59,12 +61,17 @@ impl Sockets {
         };
         let addresses =
             Addresses { https: https_address, http: http_address, admin: admin_address };
-        Ok(Sockets { https, http, admin, addresses })
+        Ok(Sockets { https, http, quic, admin, addresses })
     }
 
     /// How many listeners clients connect to.
     pub(crate) fn serving(&self) -> usize {
         usize::from(self.addresses.https.is_some()) + usize::from(self.addresses.http.is_some())
+    }
+
+    /// Gives a shard its UDP socket. Once.
+    pub(crate) fn quic_of_shard(&mut self, id: usize) -> Option<QuicSocket> {
+        self.quic.get_mut(id).and_then(Option::take)
     }
 
     /// Gives a shard its listeners. Once.
@@ -75,6 +82,38 @@ impl Sockets {
             take(&mut self.https).map(|l| Serve { listener: l, tls: Some(Arc::clone(tls)) });
         let http = take(&mut self.http).map(|l| Serve { listener: l, tls: None });
         https.into_iter().chain(http).collect()
+    }
+}
+
+/// How often another port is tried when the system has chosen one for TCP that is taken for UDP.
+const PORT_TRIES_MAX: usize = 16;
+
+type BoundHttps = (Option<SocketAddr>, Vec<Option<Listener>>, Vec<Option<QuicSocket>>);
+
+/// The listeners of HTTPS, and the UDP sockets on the same port.
+fn bind_https(config: &Config) -> Result<BoundHttps, BindError> {
+    const KEY: &str = "listen.https";
+    let listen = config.listen.https;
+    let shards = config.shards.count;
+    let mut tries = 1;
+    loop {
+        let (address, mut https) = bind_shards(KEY, listen, shards)?;
+        let Some(bound) = address.filter(|_| config.quic.enabled) else {
+            return Ok((address, https, Vec::new()));
+        };
+        let buffer_bytes = usize::try_from(config.quic.socket_buffer.0).unwrap_or(usize::MAX);
+        match QuicSocket::bind_shards(bound, shards, buffer_bytes) {
+            Ok(sockets) => {
+                for listener in https.iter_mut().flatten() {
+                    listener.advertise_http3(bound.port());
+                }
+                return Ok((address, https, sockets.into_iter().map(Some).collect()));
+            }
+            Err(_) if listen.address().is_some_and(|a| a.port() == 0) && tries < PORT_TRIES_MAX => {
+                tries += 1;
+            }
+            Err(error) => return Err(of_transport("listen.https (UDP)", bound, error)),
+        }
     }
 }
 

@@ -352,7 +352,7 @@ fn bounds(selected: Option<ByteRange>, size: u64) -> std::ops::Range<u64> {
 }
 
 /// The head of an answer with all or a part of a content.
-fn head(
+pub(crate) fn head(
     digest: &Digest,
     media_type: &str,
     size: u64,

@@ -7,16 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
-use outrider_artifact::Digest;
+use outrider_artifact::{Digest, Reference};
 use outrider_cache::{Access, Cache};
-use outrider_transport::{Handler, Peer, RequestBody};
+use outrider_transport::{Handler, Immediate, Peer, RequestBody};
 use outrider_uplink::UplinkClient;
 
 use crate::body::GatewayBody;
 use crate::flight::Flights;
 use crate::metrics::{GatewayMetrics, RequestLabels};
 use crate::names::Names;
-use crate::protocol::{ApiError, Operation, Request, cache_status, conditional, header, route};
+use crate::protocol::{ApiError, Code, Operation, Request, cache_status, conditional, header, route};
 use crate::single::Single;
 use crate::upstreams::{Upstream, Upstreams};
 
@@ -76,6 +76,7 @@ pub struct Gateway<N> {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) flights: Rc<Flights>,
     pub(crate) uploads: crate::uploads::Sessions,
+    pub(crate) ready: crate::ready::ReadyPaths,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
 }
 
@@ -94,6 +95,7 @@ impl<N: Names> Gateway<N> {
             uplink,
             upstreams: Upstreams::new(upstreams),
             uploads: crate::uploads::Sessions::default(),
+            ready: crate::ready::ReadyPaths::new(&metrics),
             settings,
             metrics,
             flights,
@@ -113,6 +115,9 @@ impl<N: Names> Gateway<N> {
     ) -> Response<GatewayBody> {
         let method = request.method().clone();
         let (kind, answer) = match route::parse(&method, request.uri()) {
+            Ok(parsed) if peer.early && !may_come_early(&parsed.operation) => {
+                (kind_of(&parsed.operation), Err(too_early()))
+            }
             Ok(parsed) => (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await),
             Err(error) => ("other", Err(error)),
         };
@@ -128,14 +133,7 @@ impl<N: Names> Gateway<N> {
         };
         let status = response.status().as_u16();
         self.metrics.requests.get_or_create(&RequestLabels { route: kind, status }).inc();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::DOCKER_DISTRIBUTION_API_VERSION,
-            HeaderValue::from_static(header::API_VERSION),
-        );
-        headers
-            .entry(header::CACHE_STATUS)
-            .or_insert(HeaderValue::from_static(cache_status::CACHE_NAME));
+        finish_headers(&mut response);
         response
     }
 
@@ -204,6 +202,10 @@ impl<N: Names> Handler for Gateway<N> {
     ) -> impl Future<Output = Response<GatewayBody>> + 'static {
         self.answer(request, peer)
     }
+
+    fn immediate(&self, request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
+        self.ready(request)
+    }
 }
 
 fn kind_of(operation: &Operation) -> &'static str {
@@ -223,6 +225,34 @@ fn kind_of(operation: &Operation) -> &'static str {
         Operation::Referrers { .. } => "referrers",
         Operation::LayerUpload { .. } | Operation::LayerRequest { .. } => "layer",
     }
+}
+
+/// Whether an operation may be asked for before the handshake is over, when whoever has seen the
+/// request may send it again: what reads one content, which is the same each time.
+fn may_come_early(operation: &Operation) -> bool {
+    match operation {
+        Operation::BlobRead { .. } | Operation::LayerRequest { .. } => true,
+        Operation::ManifestRead { reference, .. } => matches!(reference, Reference::Digest(_)),
+        _ => false,
+    }
+}
+
+fn too_early() -> ApiError {
+    let status = StatusCode::from_u16(425).expect("it has three digits");
+    ApiError::new(Code::Unavailable, "only reads by digest are answered before the handshake is over")
+        .with_status(status)
+}
+
+/// What every answer carries.
+pub(crate) fn finish_headers(response: &mut Response<GatewayBody>) {
+    let headers = response.headers_mut();
+    headers.insert(
+        header::DOCKER_DISTRIBUTION_API_VERSION,
+        HeaderValue::from_static(header::API_VERSION),
+    );
+    headers
+        .entry(header::CACHE_STATUS)
+        .or_insert(HeaderValue::from_static(cache_status::CACHE_NAME));
 }
 
 /// A JSON answer.

@@ -26,6 +26,7 @@ mod manifests;
 pub mod metrics;
 pub mod names;
 pub mod protocol;
+mod ready;
 pub mod recover;
 mod single;
 mod uploads;

@@ -53,6 +53,12 @@ pub trait Source {
     /// Whether something is under way whose completion rings the doorbell. While it is, the shard
     /// sleeps for 5 ms at most.
     fn in_flight(&self) -> bool;
+
+    /// When it wants its turn though nothing happens: the shard does not sleep beyond that, by more
+    /// than a millisecond. `None` is never.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 }
 
 pub(crate) struct Driver {
@@ -134,15 +140,21 @@ impl Driver {
             }
             shared.wake_up();
             let now = Instant::now();
-            let due = self.local.deadlines.borrow().next().is_some_and(|next| next <= now);
+            let due = self.next_deadline().is_some_and(|next| next <= now);
             if found || due {
                 return now;
             }
         }
     }
 
+    /// The next deadline of a task or of a source.
+    fn next_deadline(&self) -> Option<Instant> {
+        let of_tasks = self.local.deadlines.borrow().next();
+        self.sources.iter().filter_map(|source| source.deadline()).chain(of_tasks).min()
+    }
+
     fn sleep_max(&self, now: Instant) -> Option<Duration> {
-        let next = self.local.deadlines.borrow().next();
+        let next = self.next_deadline();
         let until_next = next.map(|next| next.saturating_duration_since(now));
         let tick = self.sources.iter().any(|source| source.in_flight()).then_some(TICK);
         match (until_next, tick) {

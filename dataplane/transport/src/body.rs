@@ -14,6 +14,7 @@ use outrider_shard::{task, time};
 
 use crate::activity::Activity;
 use crate::limits::Limits;
+use crate::quic::Pipe;
 
 /// What is still read, of a body that its handler did not care for, so that the connection can go on.
 const REST_BYTES_MAX: usize = 1024 * 1024;
@@ -64,6 +65,8 @@ pub struct RequestBody {
 
 enum Source {
     Incoming(Incoming),
+    /// Over QUIC.
+    Pipe(Pipe),
     Whole(Bytes),
 }
 
@@ -113,6 +116,28 @@ impl RequestBody {
         Self::new(incoming, limits, Rest::ReadAfterAnswer(leftover))
     }
 
+    /// Over QUIC. What is left of it is the connection's concern.
+    pub(crate) fn quic(pipe: Pipe, limits: &Limits) -> Self {
+        Self {
+            ended: false,
+            source: Source::Pipe(pipe),
+            pace: Pace::new(limits),
+            sleep: None,
+            rest: Rest::Drop,
+        }
+    }
+
+    /// No body.
+    pub(crate) fn empty(limits: &Limits) -> Self {
+        Self {
+            ended: true,
+            source: Source::Whole(Bytes::new()),
+            pace: Pace::new(limits),
+            sleep: None,
+            rest: Rest::Drop,
+        }
+    }
+
     fn new(incoming: Incoming, limits: &Limits, rest: Rest) -> Self {
         Self {
             ended: incoming.is_end_stream(),
@@ -147,48 +172,39 @@ impl RequestBody {
         if let Rest::ReadOnceAsked(activity) = &self.rest {
             self.rest = Rest::Read(activity.clone());
         }
-        let incoming = match &mut self.source {
-            Source::Incoming(incoming) => incoming,
+        let polled = match &mut self.source {
+            Source::Incoming(incoming) => poll_data(incoming, cx),
+            Source::Pipe(pipe) => pipe.poll_next(cx),
             Source::Whole(bytes) => {
                 self.ended = true;
                 return Poll::Ready(Some(Ok(std::mem::take(bytes))));
             }
         };
-        loop {
-            let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    let now = time::turn_time();
-                    let deadline = self.pace.begin_wait(now);
-                    let sleep = self.sleep.get_or_insert_with(|| time::sleep_until(deadline));
-                    if sleep.deadline() != deadline {
-                        sleep.reset(deadline);
-                    }
-                    std::task::ready!(Pin::new(sleep).poll(cx));
-                    self.ended = true;
-                    return Poll::Ready(Some(Err(BodyError::Slow)));
+        let item = match polled {
+            Poll::Pending => {
+                let now = time::turn_time();
+                let deadline = self.pace.begin_wait(now);
+                let sleep = self.sleep.get_or_insert_with(|| time::sleep_until(deadline));
+                if sleep.deadline() != deadline {
+                    sleep.reset(deadline);
                 }
-            };
-            let item = match frame {
-                None => None,
-                Some(Err(error)) => Some(Err(BodyError::Cut(error.to_string()))),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) if bytes.is_empty() => continue,
-                    Ok(bytes) if self.pace.note(bytes.len(), time::turn_time()) => Some(Ok(bytes)),
-                    Ok(_) => Some(Err(BodyError::Slow)),
-                    // Trailers: nothing here asks for them.
-                    Err(_) => continue,
-                },
-            };
-            self.ended = !matches!(item, Some(Ok(_)));
-            return Poll::Ready(item);
-        }
+                std::task::ready!(Pin::new(sleep).poll(cx));
+                Some(Err(BodyError::Slow))
+            }
+            Poll::Ready(Some(Ok(bytes))) if !self.pace.note(bytes.len(), time::turn_time()) => {
+                Some(Err(BodyError::Slow))
+            }
+            Poll::Ready(item) => item,
+        };
+        self.ended = !matches!(item, Some(Ok(_)));
+        Poll::Ready(item)
     }
 
     /// How many bytes are still to come, if the client has said so.
     pub fn size_hint(&self) -> Option<u64> {
         match &self.source {
             Source::Incoming(incoming) => incoming.size_hint().exact(),
+            Source::Pipe(pipe) => pipe.size_hint(),
             Source::Whole(bytes) => Some(bytes.len() as u64),
         }
     }
@@ -222,8 +238,32 @@ impl RequestBody {
     }
 }
 
+/// The next data of a body that hyper receives.
+fn poll_data(
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, BodyError>>> {
+    loop {
+        return Poll::Ready(match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            None => None,
+            Some(Err(error)) => Some(Err(BodyError::Cut(error.to_string()))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) if bytes.is_empty() => continue,
+                Ok(bytes) => Some(Ok(bytes)),
+                // Trailers: nothing here asks for them.
+                Err(_) => continue,
+            },
+        });
+    }
+}
+
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        if let Source::Pipe(pipe) = &self.source
+            && !pipe.has_ended()
+        {
+            pipe.leave();
+        }
         if self.ended {
             return;
         }

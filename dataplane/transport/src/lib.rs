@@ -1,4 +1,4 @@
-//! TCP, TLS, and HTTP/1 and 2 on a shard: from accepted socket to request, and from response to
+//! TCP, TLS, QUIC, and HTTP/1, 2 and 3 on a shard: from accepted socket to request, and from response to
 //! bytes on the wire.
 //!
 //! It owns sockets, certificates and everything that a client can do wrong below HTTP: too many
@@ -7,6 +7,7 @@
 //! client holds back so much that a copy is the lesser evil, see [`PinBudget`]).
 //!
 //! - [`serve`], [`Handler`], [`Listener`], [`Limits`]: the server of one shard.
+//! - [`quic`]: the same over QUIC, as HTTP/3.
 //! - [`Peer`], [`RequestBody`], [`BodyFault`]: what a handler gets, and how it cuts an answer off.
 //! - [`PinBudget`]: how much of the cache's memory clients may hold.
 //! - [`Drain`]: ending without cutting anyone off.
@@ -15,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod quic;
 pub mod tls;
 
 mod activity;
@@ -41,4 +43,4 @@ pub use listener::Listener;
 pub use metrics::TransportMetrics;
 pub use peer::{Peer, Protocol};
 pub use pins::PinBudget;
-pub use server::{Handler, serve};
+pub use server::{Handler, Immediate, PreparedHead, serve};

@@ -22,6 +22,7 @@ static BOUND: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    http3_port: Option<u16>,
 }
 
 impl Listener {
@@ -46,12 +47,23 @@ impl Listener {
             rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
         })?;
         bound.push(address);
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, http3_port: None })
     }
 
     /// The address, with the port that was chosen when 0 was asked for.
     pub fn local_address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has every answer say that HTTP/3 is served on this UDP port of the same address, for a day
+    /// (`Alt-Svc`, RFC 7838).
+    pub fn advertise_http3(&mut self, port: u16) {
+        self.http3_port = Some(port);
+    }
+
+    pub(crate) fn alt_svc(&self) -> Option<http::HeaderValue> {
+        let value = format!("h3=\":{}\"; ma=86400", self.http3_port?);
+        Some(http::HeaderValue::try_from(value).expect("digits and quotes are allowed"))
     }
 
     pub(crate) fn socket(&self) -> &TcpListener {

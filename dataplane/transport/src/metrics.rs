@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::peer::Protocol;
 use crate::pins::PinBudget;
+use crate::quic::QuicMetrics;
 
 /// Why a connection was ended from this side, or was never served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +34,12 @@ pub(crate) enum Reason {
     Protocol,
     /// There were too many connections.
     TooMany,
+    /// The client gave up too many of its requests.
+    Resets,
 }
 
 impl Reason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Idle,
         Self::HeaderTime,
         Self::HandshakeTime,
@@ -46,9 +49,10 @@ impl Reason {
         Self::Fault,
         Self::Protocol,
         Self::TooMany,
+        Self::Resets,
     ];
 
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::HeaderTime => "header_time",
@@ -59,6 +63,7 @@ impl Reason {
             Self::Fault => "fault",
             Self::Protocol => "protocol",
             Self::TooMany => "too_many",
+            Self::Resets => "resets",
         }
     }
 }
@@ -89,6 +94,8 @@ pub struct TransportMetrics {
     requests: Family<ProtocolLabel, Counter>,
     requests_http1: Counter,
     requests_http2: Counter,
+    requests_http3: Counter,
+    pub(crate) quic: QuicMetrics,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
     budgets: Arc<Mutex<Vec<PinBudget>>>,
@@ -109,6 +116,8 @@ impl Default for TransportMetrics {
             closed,
             requests_http1: of("http1"),
             requests_http2: of("http2"),
+            requests_http3: of("http3"),
+            quic: QuicMetrics::default(),
             requests,
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
@@ -144,6 +153,7 @@ impl TransportMetrics {
             "Bytes given to sockets, before TLS",
             self.sent_bytes.clone(),
         );
+        self.quic.register(registry.sub_registry_with_prefix("quic"));
         registry.register_collector(Box::new(Pins { budgets: self.budgets.clone() }));
     }
 
@@ -163,6 +173,12 @@ impl TransportMetrics {
         self.closed_by_reason[reason as usize].inc();
     }
 
+    /// Connections accepted and open over QUIC.
+    pub(crate) fn of_quic(&self) -> (Counter, Gauge) {
+        let label = SchemeLabel { scheme: "quic" };
+        (self.accepted.get_or_create_owned(&label), self.open.get_or_create_owned(&label))
+    }
+
     pub(crate) fn of_listener(&self, secure: bool) -> (Counter, Gauge) {
         let label = SchemeLabel { scheme: if secure { "https" } else { "http" } };
         (self.accepted.get_or_create_owned(&label), self.open.get_or_create_owned(&label))
@@ -172,6 +188,7 @@ impl TransportMetrics {
         match protocol {
             Protocol::Http1 => &self.requests_http1,
             Protocol::Http2 => &self.requests_http2,
+            Protocol::Http3 => &self.requests_http3,
         }
     }
 }

@@ -9,6 +9,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 /// The other end of a connection.
@@ -20,6 +22,9 @@ pub struct Peer {
     pub secure: bool,
     /// Which HTTP it speaks.
     pub protocol: Protocol,
+    /// Whether the request came before the handshake was over (0-RTT): somebody else may have sent
+    /// a copy of it, so it must not change anything, nor cost much.
+    pub early: bool,
 }
 
 impl Peer {

@@ -223,6 +223,12 @@ impl ConnectionPins {
         self.held.total.level() != Level::Free
     }
 
+    /// Counts `bytes` that the client is about to hold, until what it gives is dropped; `None` when
+    /// the connection has its share, or there is pressure.
+    pub(crate) fn try_hold(&self, bytes: usize) -> Option<Hold> {
+        (self.held.turn() == Some(false)).then(|| Hold { _count: Count::new(&self.held, bytes, true) })
+    }
+
     /// Ready, with whether there is pressure, when the connection may have another frame.
     fn poll_turn(&self, cx: &Context<'_>, tickets: &mut Tickets) -> Poll<bool> {
         if let Some(pressed) = self.held.turn() {
@@ -314,6 +320,11 @@ impl Drop for Count {
     }
 }
 
+/// What a client holds that is in no frame of a body.
+pub(crate) struct Hold {
+    _count: Count,
+}
+
 /// What is left of a frame that is being copied.
 struct Kept {
     bytes: Bytes,
@@ -338,6 +349,7 @@ pin_project! {
         tickets: Tickets,
         in_flight: InFlight,
         leftover: Option<Leftover>,
+        copy_bytes_max: usize,
     }
 
     impl<B> PinnedDrop for PinnedBody<B> {
@@ -356,7 +368,15 @@ impl<B> PinnedBody<B> {
         in_flight: InFlight,
         leftover: Option<Leftover>,
     ) -> Self {
-        Self { body, pins, kept: None, tickets: Tickets::default(), in_flight, leftover }
+        let tickets = Tickets::default();
+        Self { body, pins, kept: None, tickets, in_flight, leftover, copy_bytes_max: 0 }
+    }
+
+    /// Frames of up to this many bytes are copied also where there is room. What waits to be
+    /// acknowledged may wait for a while, and a short frame counts as much as a long one.
+    pub(crate) fn copying_up_to(mut self, bytes: usize) -> Self {
+        self.copy_bytes_max = bytes;
+        self
     }
 }
 
@@ -388,7 +408,8 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
         };
         let frame = frame.map_data(|mut bytes| {
             if !pressed {
-                return this.pins.pin(bytes);
+                let short = bytes.len() <= *this.copy_bytes_max;
+                return if short { this.pins.copy(&bytes) } else { this.pins.pin(bytes) };
             }
             let copied = this.pins.copy(&bytes.split_to(COPY_BYTES_MAX.min(bytes.len())));
             if !bytes.is_empty() {

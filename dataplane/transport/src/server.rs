@@ -1,6 +1,6 @@
 //! Accepting connections, and serving each in a task of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -67,6 +67,45 @@ pub trait Handler: 'static {
         request: http::Request<RequestBody>,
         peer: Peer,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
+
+    /// The answer to a request without a body, if it lies ready: without waiting, and in less than
+    /// some microseconds. `None` has [`Self::handle`] asked, as it is for everything by default.
+    fn immediate(&self, _request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
+        None
+    }
+}
+
+/// An answer that lies ready.
+#[derive(Debug)]
+pub struct Immediate {
+    /// Its head.
+    pub head: Rc<PreparedHead>,
+    /// Its body, as long as the head says. For HEAD it is empty.
+    pub body: Bytes,
+    /// How much memory the body keeps from being used for anything else until the client has it, in
+    /// bytes.
+    pub held_bytes: usize,
+}
+
+/// The head of an answer that is given over and over, encoded once.
+#[derive(Debug)]
+pub struct PreparedHead {
+    parts: http::response::Parts,
+    body_bytes: u64,
+    http3: OnceCell<Bytes>,
+}
+
+impl PreparedHead {
+    /// `body_bytes`: the length of the body that is sent behind it.
+    pub fn new(parts: http::response::Parts, body_bytes: u64) -> Self {
+        Self { parts, body_bytes, http3: OnceCell::new() }
+    }
+
+    /// The HEADERS frame and the head of the DATA frame.
+    pub(crate) fn http3(&self) -> Bytes {
+        let encode = || outrider_http3::response::encode_head(&self.parts, Some(self.body_bytes));
+        self.http3.get_or_init(encode).clone()
+    }
 }
 
 /// Serves `listener` on this shard until `drain` is started. It returns then; the connections go on
@@ -94,6 +133,7 @@ pub async fn serve<H: Handler>(
         metrics,
         connections: Cell::new(0),
         connections_open: open,
+        alt_svc: listener.alt_svc(),
     });
     let acceptor = match Acceptor::new(&listener) {
         Ok(acceptor) => acceptor,
@@ -170,6 +210,7 @@ struct Server<H> {
     metrics: TransportMetrics,
     connections: Cell<usize>,
     connections_open: Gauge,
+    alt_svc: Option<http::HeaderValue>,
 }
 
 impl<H: Handler> Server<H> {
@@ -191,17 +232,18 @@ impl<H: Handler> Server<H> {
         };
         let requests = Rc::new(Requests {
             handler: self.handler.clone(),
-            peer: Peer { address, secure, protocol },
+            peer: Peer { address, secure, protocol, early: false },
             limits: self.limits.clone(),
             activity: Activity::new(protocol),
             pins: self.pins.connection(),
             metrics: self.metrics.clone(),
+            alt_svc: self.alt_svc.clone(),
         });
         let activity = requests.activity.clone();
         let stream = Stream::new(transport, activity.clone(), self.metrics.clone());
         let end = match protocol {
             Protocol::Http1 => self.watch(self.http1(stream, requests.clone()), &requests).await,
-            Protocol::Http2 => self.watch(self.http2(stream, requests.clone()), &requests).await,
+            _ => self.watch(self.http2(stream, requests.clone()), &requests).await,
         };
         match end {
             End::Served(Ok(())) => {}
@@ -313,6 +355,7 @@ struct Requests<H> {
     activity: Rc<Activity>,
     pins: ConnectionPins,
     metrics: TransportMetrics,
+    alt_svc: Option<http::HeaderValue>,
 }
 
 impl<H: Handler> Requests<H> {
@@ -329,7 +372,7 @@ impl<H: Handler> Requests<H> {
                 let expects = head.headers.contains_key(http::header::EXPECT);
                 RequestBody::http1(incoming, &self.limits, self.activity.clone(), expects)
             }
-            Protocol::Http2 => {
+            _ => {
                 let left = Leftover::default();
                 leftover = Some(left.clone());
                 RequestBody::http2(incoming, &self.limits, left)
@@ -343,6 +386,9 @@ impl<H: Handler> Requests<H> {
             if in_flight.activity().body_left.get() {
                 // Else the client would find out with its next request.
                 answer.headers_mut().insert(http::header::CONNECTION, CLOSE);
+            }
+            if let Some(value) = &self.alt_svc {
+                answer.headers_mut().insert(http::header::ALT_SVC, value.clone());
             }
             Ok(answer.map(|body| PinnedBody::new(body, pins, in_flight, leftover)))
         }

@@ -281,6 +281,11 @@ impl Names for LocalNames {
         Ok(link)
     }
 
+    fn link_known(&self, repository: &RepositoryName, digest: &Digest) -> Option<Link> {
+        let generation = self.generation(repository);
+        self.recent(|recent| recent.link(repository, generation, digest))
+    }
+
     async fn hosted(&self, digest: &Digest) -> Result<Option<Hosted>, NamesError> {
         self.ask(HostedQuery(*digest)).await
     }

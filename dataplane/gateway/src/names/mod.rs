@@ -69,6 +69,11 @@ pub trait Names: 'static {
         digest: &Digest,
     ) -> impl Future<Output = Result<Link, NamesError>>;
 
+    /// The same, if that is known without asking anyone, and still holds.
+    fn link_known(&self, _repository: &RepositoryName, _digest: &Digest) -> Option<Link> {
+        None
+    }
+
     /// Which upload holds this content, whatever the repository.
     fn hosted(&self, digest: &Digest) -> impl Future<Output = Result<Option<Hosted>, NamesError>>;
 

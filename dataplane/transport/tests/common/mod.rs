@@ -16,8 +16,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use outrider_shard::{ShardConfig, ShardThread, start, task, time};
 use outrider_transport::{
-    BodyFault, Drain, Handler, Limits, Listener, Peer, PinBudget, RequestBody, TransportMetrics,
-    serve, tls,
+    BodyFault, Drain, Handler, Immediate, Limits, Listener, Peer, PinBudget, PreparedHead,
+    RequestBody, TransportMetrics, serve, tls,
 };
 use prometheus_client::registry::Registry;
 use rustls::pki_types::pem::PemObject;
@@ -125,6 +125,7 @@ impl Handler for Scripted {
                 Script::Known(Bytes::from(format!("{total} {end}")))
             }
             "peer" => Script::Known(Bytes::from(format!("{} {:?}", peer.secure, peer.protocol))),
+            "early" => Script::Known(Bytes::from(peer.early.to_string())),
             // The body is not looked at.
             "refuse" => {
                 status = http::StatusCode::FORBIDDEN;
@@ -138,6 +139,18 @@ impl Handler for Scripted {
         let mut response = http::Response::new(body);
         *response.status_mut() = status;
         response
+    }
+
+    /// `/ready/COUNT` lies ready.
+    fn immediate(&self, request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
+        let count: usize = request.uri.path().strip_prefix("/ready/")?.parse().ok()?;
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.headers.insert("x-ready", http::HeaderValue::from_static("yes"));
+        Some(Immediate {
+            head: Rc::new(PreparedHead::new(parts, count as u64)),
+            body: self.bytes.slice(..count),
+            held_bytes: count,
+        })
     }
 }
 
