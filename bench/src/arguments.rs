@@ -60,12 +60,15 @@ pub enum Protocol {
     H2,
     /// HTTP/3, `--streams` requests at a time on a connection.
     H3,
+    /// Outrider's own protocol (docs/NATIVE.md), `--streams` requests at a time on a connection. The
+    /// URLs are those of blobs and manifests by digest.
+    Native,
 }
 
 impl Protocol {
     /// Whether it runs over QUIC.
     pub fn is_quic(self) -> bool {
-        matches!(self, Self::H3)
+        matches!(self, Self::H3 | Self::Native)
     }
 }
 

@@ -61,6 +61,7 @@ pub fn client_config(
         Protocol::H1 => vec![b"http/1.1".to_vec()],
         Protocol::H2 => vec![b"h2".to_vec()],
         Protocol::H3 => vec![b"h3".to_vec()],
+        Protocol::Native => vec![outrider_artifact::native::ALPN.to_vec()],
     };
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))

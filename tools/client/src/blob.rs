@@ -16,9 +16,11 @@ use outrider_artifact::{ContentHasher, Digest};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use crate::connection::native::Content;
 use crate::connection::{Answer, Connector, Request, Used};
 use crate::error::ClientError;
 use crate::progress::Progress;
+use crate::reference::Place;
 
 /// Pieces that have come in and are not written yet.
 const QUEUE_PIECES_MAX: usize = 64;
@@ -32,12 +34,18 @@ const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// What is to be fetched.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Path and query at the edge.
-    pub path: String,
+    /// Where it is at the edge.
+    pub place: Place,
     /// What it must be.
     pub digest: Digest,
     /// How long it must be, if that is known.
     pub size_bytes: Option<u64>,
+}
+
+/// Asks for a blob, or for bytes of it.
+fn request(place: &Place, digest: &Digest, range: Option<(u64, Option<u64>)>) -> Request {
+    let content = Content { place: place.clone(), digest: *digest, is_manifest: false };
+    Request { path: place.blob(digest), accept: None, range, content: Some(content) }
 }
 
 /// What was fetched.
@@ -171,14 +179,14 @@ pub async fn fetch(
     Ok(Fetched { size_bytes, received_bytes, protocol: used })
 }
 
-/// Fetches bytes `first..=last` of what is at `path` into `file`. A part has no digest: it is not
+/// Fetches bytes `first..=last` of a blob into `file`. A part has no digest: it is not
 /// verified. Returns how many there were.
 ///
 /// # Errors
 /// [`ClientError`]; then there is no file.
 pub async fn fetch_range(
     connector: &Connector,
-    path: &str,
+    (place, digest): (&Place, &Digest),
     (first, last): (u64, Option<u64>),
     file: &Path,
     attempts_max: u32,
@@ -189,8 +197,7 @@ pub async fn fetch_range(
     let mut retry = Retry::new(attempts_max);
     let mut length = 0_u64;
     let used = loop {
-        let range = Some((first + length, last));
-        let request = Request { path: path.to_owned(), accept: None, range };
+        let request = request(place, digest, Some((first + length, last)));
         let before = length;
         let result = async {
             let mut answer = connector.get(&request, progress).await?;
@@ -237,7 +244,7 @@ async fn attempt(
         return (partial, Ok(None));
     }
     let range = (partial.length > 0).then_some((partial.length, None));
-    let request = Request { path: wanted.path.clone(), accept: None, range };
+    let request = request(&wanted.place, &wanted.digest, range);
     let answer = match connector.get(&request, progress).await {
         Ok(answer) => answer,
         Err(error) => return (partial, Err(error)),

@@ -107,7 +107,7 @@ impl Client {
         file: &Path,
         progress: &dyn Progress,
     ) -> Result<Fetched, ClientError> {
-        let wanted = Wanted { path: place.blob(digest), digest: *digest, size_bytes: None };
+        let wanted = Wanted { place: place.clone(), digest: *digest, size_bytes: None };
         let attempts_max = self.options.attempts_max;
         blob::fetch(&self.connector, &wanted, file, attempts_max, progress).await
     }
@@ -125,9 +125,9 @@ impl Client {
         file: &Path,
         progress: &dyn Progress,
     ) -> Result<Fetched, ClientError> {
-        let path = place.blob(digest);
         let attempts_max = self.options.attempts_max;
-        blob::fetch_range(&self.connector, &path, range, file, attempts_max, progress).await
+        let blob = (place, digest);
+        blob::fetch_range(&self.connector, blob, range, file, attempts_max, progress).await
     }
 
     /// Pulls an image into the OCI image layout in `folder`.

@@ -1,10 +1,12 @@
 //! How the edge is asked: one request, one answer, over whichever protocol can be had.
 //!
-//! - [`h3`], [`https`]: the protocols. This module chooses, and changes its mind: where QUIC does not
-//!   get through, HTTPS does.
+//! - `h3`, [`native`], `https`: the protocols; `quic`: what the first two run on. This module chooses, and
+//!   changes its mind: where QUIC does not get through, HTTPS does.
 
-pub mod h3;
-pub mod https;
+mod h3;
+mod https;
+pub mod native;
+mod quic;
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,6 +34,8 @@ pub enum Protocol {
     Auto,
     /// HTTP/3 and nothing else.
     H3,
+    /// The native protocol for what is asked by digest, and HTTP/3 for tags, which it does not have.
+    Native,
     /// HTTPS (HTTP/2 or 1.1), or plain HTTP where the URL says so.
     Https,
 }
@@ -43,8 +47,9 @@ impl FromStr for Protocol {
         match text {
             "auto" => Ok(Self::Auto),
             "h3" => Ok(Self::H3),
+            "native" => Ok(Self::Native),
             "https" => Ok(Self::Https),
-            _ => Err("a protocol is auto, h3 or https"),
+            _ => Err("a protocol is auto, h3, native or https"),
         }
     }
 }
@@ -54,6 +59,8 @@ impl FromStr for Protocol {
 pub enum Used {
     /// HTTP/3.
     H3,
+    /// The native protocol.
+    Native,
     /// HTTPS.
     Https,
     /// HTTP without TLS.
@@ -64,6 +71,7 @@ impl fmt::Display for Used {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::H3 => "HTTP/3",
+            Self::Native => "the native protocol",
             Self::Https => "HTTPS",
             Self::Http => "HTTP",
         })
@@ -79,6 +87,8 @@ pub struct Request {
     pub accept: Option<&'static str>,
     /// The first byte that is wanted, and the last one if it is not the end.
     pub range: Option<(u64, Option<u64>)>,
+    /// The same by digest, if it has one.
+    pub content: Option<native::Content>,
 }
 
 impl Request {
@@ -118,6 +128,7 @@ pub struct Answer {
 /// What comes.
 pub(crate) enum Body {
     H3(h3::Body),
+    Native(native::Body),
     Https(hyper::body::Incoming),
 }
 
@@ -125,6 +136,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::H3(_) => "H3",
+            Self::Native(_) => "Native",
             Self::Https(_) => "Https",
         })
     }
@@ -140,6 +152,7 @@ impl Answer {
         let piece = async {
             match &mut self.body {
                 Body::H3(body) => body.next().await,
+                Body::Native(body) => body.next().await,
                 Body::Https(body) => https::next(body).await,
             }
         };
@@ -228,6 +241,7 @@ pub struct Times {
 pub struct Connector {
     wanted: Protocol,
     h3: Option<h3::Connector>,
+    native: Option<native::Connector>,
     https: https::Connector,
     times: Times,
     /// Connections over QUIC that broke one after another; `STRIKES_MAX` of them and it is given up.
@@ -257,8 +271,8 @@ impl Connector {
         {
             return Err(wrong("an edge's URL is https://HOST[:PORT] and nothing more"));
         }
-        if !secure && wanted == Protocol::H3 {
-            return Err(wrong("HTTP/3 is always encrypted; write https://"));
+        if !secure && matches!(wanted, Protocol::H3 | Protocol::Native) {
+            return Err(wrong("QUIC is always encrypted; write https://"));
         }
         let authority = match from.port() {
             Some(port) => format!("{host}:{port}"),
@@ -266,13 +280,19 @@ impl Connector {
         };
         let roots = if secure { Some(roots.load()?) } else { None };
         let h3 = match (&roots, wanted) {
-            (Some(roots), Protocol::Auto | Protocol::H3) => {
+            (Some(roots), Protocol::Auto | Protocol::H3 | Protocol::Native) => {
                 Some(h3::Connector::new(from, &authority, roots, times)?)
             }
             _ => None,
         };
+        let native = match (&roots, wanted) {
+            (Some(roots), Protocol::Native) => {
+                Some(native::Connector::new(from, &authority, roots, times)?)
+            }
+            _ => None,
+        };
         let https = https::Connector::new(&authority, roots.as_ref(), times)?;
-        Ok(Self { wanted, h3, https, times, strikes: Mutex::new(0), authority })
+        Ok(Self { wanted, h3, native, https, times, strikes: Mutex::new(0), authority })
     }
 
     /// Where it connects to: host, and port if it is not the scheme's own.
@@ -290,6 +310,10 @@ impl Connector {
         request: &Request,
         progress: &dyn Progress,
     ) -> Result<Answer, ClientError> {
+        if let (Some(native), Some(content)) = (&self.native, &request.content) {
+            let (status, headers, body) = native.get(content, request.range).await?;
+            return Ok(self.answer(request, Used::Native, status, headers, Body::Native(body)));
+        }
         if let Some(h3) = self.h3.as_ref().filter(|_| !self.given_up()) {
             match h3.get(request).await {
                 Err(error @ ClientError::Connect { fatal: false, .. })
@@ -328,11 +352,15 @@ impl Connector {
         if let Some(h3) = &self.h3 {
             h3.disconnect().await;
         }
+        if let Some(native) = &self.native {
+            native.disconnect().await;
+        }
     }
 
     /// As [`crate::Client::early_connections`].
     pub fn early_connections(&self) -> u64 {
-        self.h3.as_ref().map_or(0, h3::Connector::early_connections)
+        let h3 = self.h3.as_ref().map_or(0, h3::Connector::early_connections);
+        h3 + self.native.as_ref().map_or(0, native::Connector::early_connections)
     }
 
     /// Something came in: the protocol works.

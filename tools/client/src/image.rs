@@ -8,6 +8,7 @@ use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference};
 
 use crate::blob::{self, Retry, Wanted};
 use crate::client::Client;
+use crate::connection::native::Content;
 use crate::connection::{Request, Used};
 use crate::error::ClientError;
 use crate::layout::Layout;
@@ -42,7 +43,7 @@ pub struct Pulled {
     pub size_bytes: u64,
     /// How much of it came in now.
     pub received_bytes: u64,
-    /// Over which protocol.
+    /// Over which protocol its content came, the last of it.
     pub protocol: Used,
 }
 
@@ -88,8 +89,9 @@ pub(crate) async fn pull(
         async move { one(client, place, layout, descriptor, progress).await }
     }))
     .buffer_unordered(client.options().parallel.max(1))
-    .try_fold((0, 0), |(size, received), fetched: blob::Fetched| async move {
-        Ok((size + fetched.size_bytes, received + fetched.received_bytes))
+    .try_fold((0, 0, None), |(size, received, used), fetched: blob::Fetched| async move {
+        let used = fetched.protocol.or(used);
+        Ok((size + fetched.size_bytes, received + fetched.received_bytes, used))
     })
     .await?;
     // The name comes last: whoever finds it finds all of the image.
@@ -100,8 +102,9 @@ pub(crate) async fn pull(
         platform: None,
     };
     layout.name(&descriptor, &image.to_string())?;
-    let (size_bytes, received_bytes) = fetched;
-    Ok(Pulled { digest: top.digest, size_bytes, received_bytes, protocol: top.used })
+    let (size_bytes, received_bytes, used) = fetched;
+    let protocol = used.unwrap_or(top.used);
+    Ok(Pulled { digest: top.digest, size_bytes, received_bytes, protocol })
 }
 
 /// Writes a manifest and those it names, and lists what they consist of, each once.
@@ -145,7 +148,7 @@ async fn one(
     progress: &dyn Progress,
 ) -> Result<blob::Fetched, ClientError> {
     let digest = descriptor.digest()?;
-    let wanted = Wanted { path: place.blob(&digest), digest, size_bytes: Some(descriptor.size) };
+    let wanted = Wanted { place: place.clone(), digest, size_bytes: Some(descriptor.size) };
     let file = layout.blob(&digest)?;
     let attempts_max = client.options().attempts_max;
     blob::fetch(client.connector(), &wanted, &file, attempts_max, progress).await
@@ -185,7 +188,12 @@ async fn find(
         path: reference.to_owned(),
         why: "a manifest is in a repository".to_owned(),
     })?;
-    let request = Request { path: path.clone(), accept: Some(manifest::ACCEPT), range: None };
+    let content = reference.parse().ok().map(|digest| Content {
+        place: place.clone(),
+        digest,
+        is_manifest: true,
+    });
+    let request = Request { path, accept: Some(manifest::ACCEPT), range: None, content };
     let mut retry = Retry::new(client.options().attempts_max);
     let (mut answer, bytes) = loop {
         let result = async {

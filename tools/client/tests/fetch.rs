@@ -339,10 +339,11 @@ fn image_blobs() -> (Blobs, Vec<Bytes>, Digest, Digest) {
             .push(json!({"mediaType": "x", "digest": digest.to_string(), "size": bytes.len()}));
     }
     let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    // One layer stands twice, as in images with empty layers.
+    let layers_twice = [&descriptors[1..], &descriptors[1..2]].concat();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": manifest_type,
-        // One layer stands twice, as in images with empty layers.
-        "config": descriptors[0], "layers": [&descriptors[1..], &descriptors[1..2]].concat(),
+        "config": descriptors[0], "layers": layers_twice,
     })
     .to_string();
     let digest = Digest::sha256(manifest.as_bytes());

@@ -171,10 +171,11 @@ impl Servers {
     fn outrider(&mut self, mtu: Option<u16>) -> Result<&Outrider, BenchError> {
         if !self.outrider.contains_key(&mtu) {
             let folder = self.subfolder(&labelled("outrider", mtu))?;
+            let keys = mtu.map(|mtu| format!("[quic]\nmtu_max = {mtu}\n"));
             let options = Options {
                 ram_bytes: Some(RAM_BYTES),
                 cpu: Some(self.cpu),
-                quic_mtu: mtu,
+                configuration: keys.as_deref(),
                 ..Options::default()
             };
             let outrider = Outrider::start(&self.outrider_program, &folder, &options)?;

@@ -12,6 +12,7 @@ use quinn_proto::{
 
 use super::answer::{self, Answer};
 use super::{Load, Net};
+use crate::arguments::Protocol;
 use crate::load::tally::{Failure, FailureKind};
 use crate::load::tls;
 
@@ -270,13 +271,15 @@ impl Connection {
         let Some(quic) = &mut self.quic else { return Ok(()) };
         let broken = |text: &str| Failure::new(FailureKind::Protocol, text);
         load.tally.cipher.get_or_insert_with(|| tls::QUIC_CIPHER.to_owned());
-        let control = quic
-            .streams()
-            .open(Dir::Uni)
-            .ok_or_else(|| broken("the server allows no control stream"))?;
-        quic.send_stream(control)
-            .write_chunks(&mut [answer::preface()])
-            .map_err(|error| broken(&format!("the control stream: {error}")))?;
+        if load.worker.protocol == Protocol::H3 {
+            let control = quic
+                .streams()
+                .open(Dir::Uni)
+                .ok_or_else(|| broken("the server allows no control stream"))?;
+            quic.send_stream(control)
+                .write_chunks(&mut [answer::preface()])
+                .map_err(|error| broken(&format!("the control stream: {error}")))?;
+        }
         self.state = State::Open;
         if load.worker.schedule.is_some() {
             load.idle.extend(std::iter::repeat_n(index, load.worker.streams as usize));
@@ -346,7 +349,7 @@ impl Connection {
             return Err(failed("the server allows no whole request on a stream".to_owned()));
         }
         stream.finish().map_err(|error| failed(format!("ending the request: {error}")))?;
-        let answer = Answer::expect(expectation);
+        let answer = Answer::expect(expectation, load.worker.protocol);
         self.exchanges.insert(id, Exchange { answer, since: now, due_ns });
         Ok(true)
     }

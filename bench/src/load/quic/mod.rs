@@ -5,9 +5,11 @@
 //! core of it can saturate one core of a server.
 //!
 //! - [`udp`]: the socket. [`connection`]: one connection and its requests. [`answer`]: one of those.
+//! - [`native`]: the same requests and answers in Outrider's own protocol.
 
 pub mod answer;
 pub mod connection;
+pub mod native;
 pub mod udp;
 
 use std::cmp::Reverse;
@@ -31,6 +33,7 @@ use super::tally::{Failure, FailureKind, Tally};
 use super::window::{Phase, Window};
 use super::worker::Worker;
 use crate::BenchError;
+use crate::arguments::Protocol;
 use connection::{Connection, Next, State};
 use udp::Udp;
 
@@ -113,8 +116,11 @@ pub fn run(worker: Worker) -> Result<Tally, BenchError> {
     let requests = source
         .paths()
         .iter()
-        .map(|path| answer::request(&worker.server, path, &worker.headers))
-        .collect();
+        .map(|path| match worker.protocol {
+            Protocol::Native => native::request(path),
+            _ => Ok(answer::request(&worker.server, path, &worker.headers)),
+        })
+        .collect::<Result<_, _>>()?;
     let net = Net::new(&worker)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)
         .and_then(|epoll| {

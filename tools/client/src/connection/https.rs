@@ -24,7 +24,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// See the module. It keeps connections for the next request.
 #[derive(Debug)]
-pub struct Connector {
+pub(crate) struct Connector {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
     authority: String,
     used: Used,
@@ -36,7 +36,7 @@ impl Connector {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(
+    pub(crate) fn new(
         authority: &str,
         roots: Option<&Arc<RootCertStore>>,
         times: Times,
@@ -62,7 +62,7 @@ impl Connector {
     }
 
     /// Which of the two it speaks.
-    pub fn used(&self) -> Used {
+    pub(crate) fn used(&self) -> Used {
         self.used
     }
 
@@ -70,7 +70,10 @@ impl Connector {
     ///
     /// # Errors
     /// [`ClientError::Connect`], [`ClientError::Broken`].
-    pub async fn get(&self, request: &Request) -> Result<(u16, HeaderMap, Incoming), ClientError> {
+    pub(crate) async fn get(
+        &self,
+        request: &Request,
+    ) -> Result<(u16, HeaderMap, Incoming), ClientError> {
         let scheme = if self.used == Used::Https { "https" } else { "http" };
         let uri = format!("{scheme}://{}{}", self.authority, request.path);
         let wrong = |why: String| ClientError::Url { url: uri.clone(), why };
