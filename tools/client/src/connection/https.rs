@@ -138,17 +138,29 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Whether somebody did not like the certificate. An I/O error hides what it carries from `source`, and
+/// one may carry another.
 fn is_certificate(error: &(dyn Error + 'static)) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
-        let found = inner.or_else(|| error.downcast_ref());
-        if matches!(found, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        next = error.source();
+    if let Some(carried) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref)
+    {
+        return is_certificate(carried);
     }
-    false
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+        || error.source().is_some_and(is_certificate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::CertificateError;
+    use std::io;
+
+    #[test]
+    fn a_certificate_is_found_in_an_error_in_an_error() {
+        let certificate = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        let nested = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, certificate));
+        assert!(is_certificate(&nested));
+        assert!(!is_certificate(&io::Error::other(rustls::Error::DecryptError)));
+        assert!(!is_certificate(&io::Error::from(io::ErrorKind::TimedOut)));
+    }
 }
