@@ -47,6 +47,8 @@ pub enum Compare {
     Https(CompareHttpsArguments),
     /// HTTP/3 downloads by server CPU, against h3-quinn, Caddy, nginx, and the limit of quinn-proto.
     H3(CompareH3Arguments),
+    /// HTTPS beside HTTP/3, and downloads beside new connections, against each alone.
+    Mixed(CompareMixedArguments),
     /// Cold and warm pulls of an image, against two pull-through registries.
     Pull(ComparePullArguments),
 }
@@ -282,6 +284,7 @@ impl QuicArguments {
             mtu: self.mtu,
             window_bytes: self.window,
             requests_per_connection: self.requests_per_connection,
+            hold: false,
         }
     }
 }
@@ -400,6 +403,38 @@ pub struct CompareH3Arguments {
     pub json: bool,
 }
 
+/// Options of `compare mixed`.
+#[derive(Debug, Args)]
+pub struct CompareMixedArguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "4s", value_parser = duration)]
+    pub duration: Duration,
+    /// The CPU of the server.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// The CPU of the load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// The share of the server's CPU that HTTP/3 is to take.
+    #[arg(long, default_value_t = 0.8, value_parser = share)]
+    pub share: f64,
+    /// HTTPS requests a second.
+    #[arg(long, default_value_t = 500.0, value_parser = rate)]
+    pub https_rate: f64,
+    /// New connections a minute.
+    #[arg(long, default_value_t = 20_000.0, value_parser = rate)]
+    pub new_connections: f64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `compare pull`.
 #[derive(Debug, Args)]
 pub struct ComparePullArguments {
@@ -444,6 +479,19 @@ pub struct IdleArguments {
     /// The server's admin address; there must be a server there that is ready.
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<SocketAddr>,
+    /// Open so many QUIC connections to --url before, one request each, and leave them open: their
+    /// memory is what the server has more of than before. Its idle time must be longer than that takes.
+    #[arg(long, value_name = "COUNT", value_parser = connections, requires = "url")]
+    pub connections: Option<u32>,
+    /// What is asked for on each of them.
+    #[arg(long, value_name = "URL", requires = "connections")]
+    pub url: Option<String>,
+    /// How long they are opened before it is measured.
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub opening: Duration,
+    #[command(flatten)]
+    /// How the server's certificate is judged.
+    pub trust: TrustArguments,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -514,6 +562,13 @@ fn rate(text: &str) -> Result<f64, String> {
         _ => {
             Err(format!("a rate is a number of requests a second, above 0 and at most {RATE_MAX}"))
         }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("a share is above 0 and below 1".to_owned()),
     }
 }
 

@@ -26,11 +26,8 @@ const H3_NO_ERROR: u32 = 0x100;
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Not there until then.
-    Closed {
-        /// When it is opened again.
-        retry_at: Instant,
-    },
+    /// Not there.
+    Closed,
     /// Being opened.
     Handshaking,
     /// Takes requests.
@@ -82,10 +79,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that is to be opened at once.
+    /// A connection that is not there yet.
     pub fn new(now: Instant) -> Self {
         Self {
-            state: State::Closed { retry_at: now },
+            state: State::Closed,
             quic: None,
             handle: ConnectionHandle(0),
             exchanges: HashMap::new(),
@@ -102,11 +99,6 @@ impl Connection {
     /// Where it is.
     pub fn state(&self) -> State {
         self.state
-    }
-
-    /// Whether it is not there.
-    pub fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
     }
 
     /// Whether an answer is awaited.
@@ -195,8 +187,8 @@ impl Connection {
     }
 
     /// Ends it, and lets the server know.
-    pub fn close(&mut self, retry_at: Instant, net: &mut Net) {
-        self.state = State::Closed { retry_at };
+    pub fn close(&mut self, net: &mut Net) {
+        self.state = State::Closed;
         self.armed = None;
         self.exchanges.clear();
         self.unsent_due_ns.clear();
@@ -263,7 +255,9 @@ impl Connection {
             self.ask_unsent(now, load)?;
         }
         let limit = load.worker.quic.requests_per_connection;
-        let used_up = limit.is_some_and(|limit| self.answers >= limit) && self.exchanges.is_empty();
+        let used_up = limit.is_some_and(|limit| self.answers >= limit)
+            && self.exchanges.is_empty()
+            && !load.worker.quic.hold;
         Ok(used_up.then_some(Next::Close))
     }
 

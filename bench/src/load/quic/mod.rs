@@ -47,6 +47,8 @@ const RECEIVE_TURNS_MAX: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Open loop: closer to the next request than this, the client does not sleep.
 const SPIN: Duration = Duration::from_micros(60);
+/// Handshakes under way: more at once would overrun the server's socket and measure its Retry.
+const HANDSHAKES_MAX: usize = 64;
 /// How long a connection that failed waits for the next attempt, doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// The longest such wait.
@@ -65,6 +67,8 @@ pub struct QuicOptions {
     pub window_bytes: Option<u64>,
     /// A connection is closed after so many answers, and another opened.
     pub requests_per_connection: Option<u64>,
+    /// It is not closed then, but kept and not used any more.
+    pub hold: bool,
 }
 
 /// What the connections of a thread share.
@@ -100,7 +104,9 @@ struct Engine {
     connections: Vec<Connection>,
     dirty: VecDeque<usize>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
-    closed: usize,
+    /// Connections that are not there, by when they are to be opened.
+    closed: BinaryHeap<Reverse<(Instant, usize)>>,
+    handshaking: usize,
     epoll: OwnedFd,
     next_housekeeping: Instant,
 }
@@ -140,7 +146,8 @@ pub fn run(worker: Worker) -> Result<Tally, BenchError> {
         connections: (0..count).map(|_| Connection::new(now)).collect(),
         dirty: VecDeque::new(),
         timers: BinaryHeap::new(),
-        closed: count,
+        closed: (0..count).map(|index| Reverse((now, index))).collect(),
+        handshaking: 0,
         epoll,
         next_housekeeping: now,
     };
@@ -165,6 +172,9 @@ impl Net {
             BenchError::Argument(format!("a connection's window is less than 2^62, not {window}"))
         })?;
         transport.receive_window(window);
+        if options.hold {
+            transport.max_idle_timeout(None);
+        }
         // What comes is bounded by the endpoint; requests are short, so nothing larger is tried.
         transport.mtu_discovery_config(Some(MtuDiscoveryConfig::default()));
         let mut config = ClientConfig::new(Arc::new(crypto));
@@ -235,19 +245,17 @@ impl Engine {
             }
         }
         for connection in &mut self.connections {
-            connection.close(now, &mut self.net);
+            connection.close(&mut self.net);
         }
     }
 
     fn housekeeping(&mut self, now: Instant) {
-        if self.closed > 0 {
-            for index in 0..self.connections.len() {
-                if let State::Closed { retry_at } = self.connections[index].state()
-                    && retry_at <= now
-                {
-                    self.open(index, now);
-                }
-            }
+        while let Some(&Reverse((retry_at, index))) = self.closed.peek()
+            && retry_at <= now
+            && self.handshaking < HANDSHAKES_MAX
+        {
+            self.closed.pop();
+            self.open(index, now);
         }
         if now < self.next_housekeeping {
             return;
@@ -263,7 +271,7 @@ impl Engine {
     }
 
     fn open(&mut self, index: usize, now: Instant) {
-        self.closed -= 1;
+        self.handshaking += 1;
         match self.connections[index].open(index, now, &mut self.net, &mut self.load) {
             Ok(()) => self.mark(index),
             Err(failure) => self.fail(index, failure),
@@ -351,7 +359,12 @@ impl Engine {
             let Some(index) = self.dirty.pop_front() else { break };
             let now = Instant::now();
             let connection = &mut self.connections[index];
-            match connection.drive(index, now, &mut self.net, &mut self.load) {
+            let handshaking = connection.state() == State::Handshaking;
+            let next = connection.drive(index, now, &mut self.net, &mut self.load);
+            if handshaking && connection.state() == State::Open {
+                self.handshaking -= 1;
+            }
+            match next {
                 Next::Wait { sent: any, timer } => {
                     sent |= any;
                     if let Some(at) = timer {
@@ -379,8 +392,13 @@ impl Engine {
 
     fn close(&mut self, index: usize, retry_at: Instant) {
         let connection = &mut self.connections[index];
-        self.closed += usize::from(!connection.is_closed());
-        connection.close(retry_at, &mut self.net);
+        match connection.state() {
+            State::Closed => return,
+            State::Handshaking => self.handshaking -= 1,
+            State::Open => {}
+        }
+        connection.close(&mut self.net);
+        self.closed.push(Reverse((retry_at, index)));
         self.load.idle.retain(|idle| *idle != index);
     }
 
@@ -414,8 +432,10 @@ impl Engine {
             return Timespec { tv_sec: 0, tv_nsec: 0 };
         }
         let mut wait = self.next_housekeeping.saturating_duration_since(now);
-        if self.closed > 0 {
-            wait = wait.min(RETRY_FIRST);
+        if let Some(Reverse((retry_at, _))) =
+            self.closed.peek().filter(|_| self.handshaking < HANDSHAKES_MAX)
+        {
+            wait = wait.min(retry_at.saturating_duration_since(now));
         }
         if let Some(Reverse((at, _))) = self.timers.peek() {
             wait = wait.min(at.saturating_duration_since(now));
