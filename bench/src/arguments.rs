@@ -30,7 +30,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Loads URLs over HTTP/1.1, 2 or 3: closed loop, or open loop at a rate.
-    Load(LoadArguments),
+    Load(Box<LoadArguments>),
     /// Reads stripes through the cache, against the device's own rate at the same depth.
     Disk(DiskArguments),
     /// Runs another server and Outrider side by side, in one run.
@@ -590,7 +590,7 @@ mod tests {
 
     fn load(line: &str) -> LoadArguments {
         match parse(&format!("load {line}")) {
-            Ok(Verb::Load(arguments)) => arguments,
+            Ok(Verb::Load(arguments)) => *arguments,
             other => panic!("{other:?}"),
         }
     }

@@ -166,7 +166,7 @@ pub async fn fetch(
         }
         if !from_before {
             partial.discard();
-            return Err(ClientError::Digest { expected: wanted.digest, found });
+            return Err(ClientError::Digest { expected: wanted.digest, found: found.into() });
         }
         // What an earlier run left may be of anything: once more from the beginning.
         from_before = false;

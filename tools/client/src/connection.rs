@@ -127,8 +127,8 @@ pub struct Answer {
 
 /// What comes.
 pub(crate) enum Body {
-    H3(h3::Body),
-    Native(native::Body),
+    H3(Box<h3::Body>),
+    Native(Box<native::Body>),
     Https(hyper::body::Incoming),
 }
 
@@ -312,7 +312,13 @@ impl Connector {
     ) -> Result<Answer, ClientError> {
         if let (Some(native), Some(content)) = (&self.native, &request.content) {
             let (status, headers, body) = native.get(content, request.range).await?;
-            return Ok(self.answer(request, Used::Native, status, headers, Body::Native(body)));
+            return Ok(self.answer(
+                request,
+                Used::Native,
+                status,
+                headers,
+                Body::Native(body.into()),
+            ));
         }
         if let Some(h3) = self.h3.as_ref().filter(|_| !self.given_up()) {
             match h3.get(request).await {
@@ -327,7 +333,13 @@ impl Connector {
                     return Err(error);
                 }
                 Ok((status, headers, body)) => {
-                    return Ok(self.answer(request, Used::H3, status, headers, Body::H3(body)));
+                    return Ok(self.answer(
+                        request,
+                        Used::H3,
+                        status,
+                        headers,
+                        Body::H3(body.into()),
+                    ));
                 }
             }
         }

@@ -77,7 +77,7 @@ pub enum ClientError {
         /// What was asked for.
         expected: Digest,
         /// What came.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// A manifest that cannot be used.
     #[error("manifest {digest}: {why}")]

@@ -224,7 +224,7 @@ async fn find(
     hasher.update(&bytes);
     let digest = hasher.finish();
     if let Some(expected) = expected.filter(|expected| *expected != digest) {
-        return Err(ClientError::Digest { expected, found: digest });
+        return Err(ClientError::Digest { expected, found: digest.into() });
     }
     let content = manifest::parse(&bytes).map_err(|why| ClientError::Manifest { digest, why })?;
     let media_type = answer.text(&header::CONTENT_TYPE).unwrap_or_default().to_owned();

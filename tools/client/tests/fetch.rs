@@ -248,10 +248,8 @@ async fn wrong_content_never_gets_its_name() {
         let client = edge.client(protocol);
         let error = client.fetch(&place(), &digest, &file, &Silent).await.unwrap_err();
         let found = Digest::sha256(&other);
-        assert!(
-            matches!(error, ClientError::Digest { expected, found: f } if expected == digest && f == found),
-            "{error}"
-        );
+        let ClientError::Digest { expected, found: came } = error else { panic!("{error}") };
+        assert_eq!((expected, *came), (digest, found));
         assert_eq!(fs::read(&file).unwrap(), b"what was here");
         assert!(!edge.file("a.partial").exists());
     }

@@ -326,7 +326,7 @@ mod tests {
         };
         assert_eq!(status(404).explain(1, 2).1, NOT_THERE);
         assert_eq!(status(500).explain(1, 2).1, 1);
-        let (expected, found) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+        let (expected, found) = (Digest::sha256(b"a"), Digest::sha256(b"b").into());
         let wrong = GetError::Failed(ClientError::Digest { expected, found });
         assert_eq!(wrong.explain(1, 2).1, WRONG_CONTENT);
         assert_eq!(resolved("NOT-A-REFERENCE").err().unwrap().explain(1, 2).1, 2);
