@@ -226,8 +226,7 @@ impl ConnectionPins {
     /// Counts `bytes` that the client is about to hold, until what it gives is dropped; `None` when
     /// the connection has its share, or there is pressure.
     pub(crate) fn try_hold(&self, bytes: usize) -> Option<Hold> {
-        (self.held.turn() == Some(false))
-            .then(|| Hold { _count: Count::new(&self.held, bytes, true) })
+        (self.held.turn() == Some(false)).then(|| Hold { _count: Count::new(&self.held, bytes, true) })
     }
 
     /// Ready, with whether there is pressure, when the connection may have another frame.

@@ -177,9 +177,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Sending<B> {
                 match quic.send_stream(stream).write_chunks(&mut self.chunks) {
                     Ok(written) => activity.note_sent(written.bytes),
                     // That a client has stopped the stream is an event of its own.
-                    Err(
-                        WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream,
-                    ) => {
+                    Err(WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream) => {
                         return Step::Waits;
                     }
                 }
