@@ -258,13 +258,14 @@ impl ReadingArguments {
     }
 }
 
-/// How the lean client speaks QUIC.
+/// How QUIC is spoken: --window by both clients, the others by the lean one.
 #[derive(Clone, Debug, Default, Args)]
 pub struct QuicArguments {
     /// The largest UDP payload that the server may send; 1472 unless given.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1200..))]
     pub mtu: Option<u16>,
-    /// What the server may send on one connection before it hears back; 1.5 MiB unless given.
+    /// What the server may send on one connection before it hears back; 1.5 MiB unless given, quinn's
+    /// default with the h3 client.
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub window: Option<u64>,
     /// Close a connection after so many answers, and open another.
@@ -273,11 +274,6 @@ pub struct QuicArguments {
 }
 
 impl QuicArguments {
-    /// Whether anything was asked for.
-    pub fn given(&self) -> bool {
-        self.mtu.is_some() || self.window.is_some() || self.requests_per_connection.is_some()
-    }
-
     /// The same for the client.
     pub fn options(&self) -> QuicOptions {
         QuicOptions {
@@ -398,6 +394,9 @@ pub struct CompareH3Arguments {
     /// The UDP payload of jumbo frames.
     #[arg(long, default_value_t = 8952, value_parser = clap::value_parser!(u16).range(1453..=65000))]
     pub jumbo: u16,
+    /// The windows of the h3 client, of streams and connection; quinn's defaults unless given.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub h3_window: Option<u64>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use crate::arguments::{Client, LoadArguments, Protocol};
+use crate::arguments::{Client, LoadArguments, Protocol, QuicArguments};
 use crate::process::{self, Usage};
 use crate::report::Heading;
 use crate::{BenchError, machine};
@@ -290,11 +290,15 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
             "--read-size, --receive-buffer and --spin are for the lean client".to_owned(),
         ));
     }
-    if arguments.quic.given() && !(arguments.protocol.is_quic() && client == Client::Lean) {
+    let QuicArguments { mtu, window, requests_per_connection } = &arguments.quic;
+    let lean = arguments.protocol.is_quic() && client == Client::Lean;
+    if (mtu.is_some() || requests_per_connection.is_some()) && !lean {
         return Err(BenchError::Argument(
-            "--mtu, --window and --requests-per-connection are for the lean client of QUIC"
-                .to_owned(),
+            "--mtu and --requests-per-connection are for the lean client of QUIC".to_owned(),
         ));
+    }
+    if window.is_some() && !arguments.protocol.is_quic() {
+        return Err(BenchError::Argument("--window is for QUIC".to_owned()));
     }
     if arguments.protocol.is_quic() && !server.secure {
         return Err(BenchError::Argument(

@@ -118,7 +118,10 @@ fn plan(place: &Place, case: &Case, arguments: &CompareH3Arguments) -> Result<Pl
     plan.streams = case.streams;
     plan.client = case.client;
     plan.pin = Some(arguments.load_cpu);
-    plan.quic.mtu = place.mtu.filter(|_| case.client == Client::Lean);
+    match case.client {
+        Client::H3 => plan.quic.window_bytes = arguments.h3_window,
+        _ => plan.quic.mtu = place.mtu,
+    }
     Ok(plan)
 }
 

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use h3::client::SendRequest;
 use outrider_artifact::ContentHasher;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Endpoint, TransportConfig};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -70,7 +70,17 @@ fn client_config(worker: &Worker) -> Result<ClientConfig, BenchError> {
     })?;
     let crypto = QuicClientConfig::try_from(rustls::ClientConfig::clone(tls))
         .map_err(|error| BenchError::Tls(error.to_string()))?;
-    Ok(ClientConfig::new(Arc::new(crypto)))
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    if let Some(window) = worker.quic.window_bytes {
+        let window = window.try_into().map_err(|_| {
+            BenchError::Argument(format!("a connection's window is less than 2^62, not {window}"))
+        })?;
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(window);
+        transport.receive_window(window);
+        config.transport_config(Arc::new(transport));
+    }
+    Ok(config)
 }
 
 /// Keeps one connection open, and its streams busy.
