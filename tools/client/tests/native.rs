@@ -40,7 +40,8 @@ async fn a_blob_comes_whole_resumed_and_in_part_in_one_frame_and_in_two() {
     let content = body(1, 1_000_000);
     let digest = Digest::sha256(&content);
     for reply in [(|_| Reply::Whole) as fn(u32) -> Reply, |_| Reply::InTwo] {
-        let (server, folder) = (start(&[content.clone()], reply), tempfile::tempdir().unwrap());
+        let (server, folder) =
+            (start(std::slice::from_ref(&content), reply), tempfile::tempdir().unwrap());
         let client = client(&server, &folder);
         let file = folder.path().join("a");
         let fetched = client.fetch(&place(), &digest, &file, &Silent).await.unwrap();
@@ -63,7 +64,7 @@ async fn a_blob_comes_whole_resumed_and_in_part_in_one_frame_and_in_two() {
 async fn a_stream_that_breaks_and_a_server_that_is_busy_are_tried_again() {
     let content = body(2, 800_000);
     let digest = Digest::sha256(&content);
-    let server = start(&[content.clone()], |n| match n {
+    let server = start(std::slice::from_ref(&content), |n| match n {
         0 => Reply::Busy,
         1 | 2 => Reply::Cut,
         _ => Reply::Whole,
