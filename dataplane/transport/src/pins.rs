@@ -223,10 +223,14 @@ impl ConnectionPins {
         self.held.total.level() != Level::Free
     }
 
-    /// Counts `bytes` that the client is about to hold, until what it gives is dropped; `None` when
-    /// the connection has its share, or there is pressure.
-    pub(crate) fn try_hold(&self, bytes: usize) -> Option<Hold> {
-        (self.held.turn() == Some(false)).then(|| Hold { _count: Count::new(&self.held, bytes, true) })
+    /// Whether the connection may hold more, without a copy.
+    pub(crate) fn may_hold(&self) -> bool {
+        self.held.turn() == Some(false)
+    }
+
+    /// Counts `bytes` that the client is about to hold, until what this gives is dropped.
+    pub(crate) fn hold(&self, bytes: usize) -> Hold {
+        Hold { _count: Count::new(&self.held, bytes, true) }
     }
 
     /// Ready, with whether there is pressure, when the connection may have another frame.
@@ -256,9 +260,9 @@ impl ConnectionPins {
         Bytes::from_owner(Counted { bytes, _count: count })
     }
 
-    /// Copies a frame, so that it holds no slot.
-    fn copy(&self, bytes: &[u8]) -> Bytes {
-        let count = Count::new(&self.held, bytes.len(), false);
+    /// Copies a frame, so that it holds no slot. `in_total`: the copy counts in its place.
+    fn copy(&self, bytes: &[u8], in_total: bool) -> Bytes {
+        let count = Count::new(&self.held, bytes.len(), in_total);
         Bytes::from_owner(Counted { bytes: Bytes::copy_from_slice(bytes), _count: count })
     }
 
@@ -391,7 +395,8 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
         let this = self.project();
         if let Some(kept) = this.kept {
             ready!(this.pins.poll_none_held(cx, this.tickets));
-            let copied = this.pins.copy(&kept.bytes.split_to(COPY_BYTES_MAX.min(kept.bytes.len())));
+            let part = kept.bytes.split_to(COPY_BYTES_MAX.min(kept.bytes.len()));
+            let copied = this.pins.copy(&part, false);
             if kept.bytes.is_empty() {
                 *this.kept = None;
             }
@@ -409,9 +414,10 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for PinnedBody<B> {
         let frame = frame.map_data(|mut bytes| {
             if !pressed {
                 let short = bytes.len() <= *this.copy_bytes_max;
-                return if short { this.pins.copy(&bytes) } else { this.pins.pin(bytes) };
+                return if short { this.pins.copy(&bytes, true) } else { this.pins.pin(bytes) };
             }
-            let copied = this.pins.copy(&bytes.split_to(COPY_BYTES_MAX.min(bytes.len())));
+            let part = bytes.split_to(COPY_BYTES_MAX.min(bytes.len()));
+            let copied = this.pins.copy(&part, false);
             if !bytes.is_empty() {
                 *this.kept = Some(this.pins.keep(bytes));
             }

@@ -163,7 +163,7 @@ impl<H: Handler> Connection<H> {
             Event::Connected => {
                 self.end_handshake();
                 self.shared.metrics.quic.handshakes.inc();
-                if self.quic.accepted_0rtt() {
+                if self.quic.has_0rtt() {
                     self.shared.metrics.quic.early_data_accepted.inc();
                 }
             }
@@ -371,11 +371,12 @@ impl<H: Handler> Connection<H> {
         let Some((request, waker)) = self.requests.get(stream) else { return };
         self.untold -= 1;
         if !body_follows
+            && self.pins.may_hold()
             && let Some(immediate) = shared.handler.immediate(&head, peer)
-            && let Some(hold) = self.pins.try_hold(immediate.held_bytes)
         {
             shared.metrics.quic.immediate_answers.inc();
-            request.answer(immediate, hold, in_flight);
+            let hold = self.pins.hold(immediate.held_bytes);
+            request.answer(immediate, hold, in_flight, id_of(stream), &mut self.quic);
             return;
         }
         let body = if body_follows {

@@ -215,6 +215,7 @@ impl<H: Handler> Endpoint<H> {
         }
         let now = Instant::now();
         self.core.take_wakes(now);
+        let was_blocked = self.blocked.is_some();
         let mut progress = false;
         for _ in 0..SENDS_MAX {
             let transmit = match self.blocked.take() {
@@ -228,7 +229,7 @@ impl<H: Handler> Endpoint<H> {
                 }
             };
             if !self.udp.send(&transmit, &self.contents) {
-                self.core.counters().sends_blocked.inc();
+                self.core.counters().sends_blocked.inc_by(u64::from(progress || !was_blocked));
                 self.blocked = Some(transmit);
                 return progress;
             }

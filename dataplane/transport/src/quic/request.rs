@@ -37,7 +37,7 @@ enum Answer<B> {
     Handling(Handling<B>, InFlight),
     Sending(Box<Sending<B>>),
     /// All of it is written, and waits to be acknowledged.
-    Sent(Option<Hold>),
+    Sent { _hold: Option<Hold> },
 }
 
 /// What is being written.
@@ -75,7 +75,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Request<B> {
 
     /// Whether all of the answer is written.
     pub(crate) fn is_written(&self) -> bool {
-        matches!(self.answer, Answer::Sent(_))
+        matches!(self.answer, Answer::Sent { .. })
     }
 
     /// Has the handler's future answer it.
@@ -89,15 +89,36 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Request<B> {
         self.answer = Answer::Handling(Box::pin(future), in_flight);
     }
 
-    /// Answers with what lies ready.
-    pub(crate) fn answer(&mut self, immediate: Immediate, hold: Hold, in_flight: InFlight) {
-        self.answer = Answer::Sending(Box::new(Sending {
-            chunks: [immediate.head.http3(), Bytes::new(), immediate.body],
-            body: None,
-            remaining: Some(0),
-            hold: Some(hold),
-            _in_flight: Some(in_flight),
-        }));
+    /// Answers with what lies ready, at once where the windows allow it.
+    pub(crate) fn answer(
+        &mut self,
+        immediate: Immediate,
+        hold: Hold,
+        in_flight: InFlight,
+        stream: StreamId,
+        quic: &mut Connection,
+    ) {
+        let mut chunks = [immediate.head.http3(), immediate.body];
+        let mut sending = quic.send_stream(stream);
+        while chunks.iter().any(|chunk| !chunk.is_empty()) {
+            match sending.write_chunks(&mut chunks) {
+                Ok(written) => in_flight.activity().note_sent(written.bytes),
+                Err(_) => {
+                    let [head, body] = chunks;
+                    self.answer = Answer::Sending(Box::new(Sending {
+                        chunks: [head, Bytes::new(), body],
+                        body: None,
+                        remaining: Some(0),
+                        hold: Some(hold),
+                        _in_flight: Some(in_flight),
+                    }));
+                    return;
+                }
+            }
+        }
+        // It fails only for a stream that the client has stopped.
+        let _ = sending.finish();
+        self.answer = Answer::Sent { _hold: Some(hold) };
     }
 
     /// Answers with a head and nothing else.
@@ -133,7 +154,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Request<B> {
         let step = sending.send(stream, quic, cx, activity);
         if step == Step::Written {
             let hold = sending.hold.take();
-            self.answer = Answer::Sent(hold);
+            self.answer = Answer::Sent { _hold: hold };
         }
         step
     }
