@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrider_artifact::Digest;
 
+use crate::load::quic::QuicOptions;
 use crate::load::worker::Reading;
 
 /// The longest run that one command may ask for.
@@ -28,8 +29,8 @@ pub struct Arguments {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Loads HTTP or HTTPS URLs: closed loop, or open loop at a rate.
-    Load(LoadArguments),
+    /// Loads URLs over HTTP/1.1, 2 or 3: closed loop, or open loop at a rate.
+    Load(Box<LoadArguments>),
     /// Reads stripes through the cache, against the device's own rate at the same depth.
     Disk(DiskArguments),
     /// Runs another server and Outrider side by side, in one run.
@@ -44,6 +45,10 @@ pub enum Verb {
 pub enum Compare {
     /// HTTPS downloads by server CPU, against nginx.
     Https(CompareHttpsArguments),
+    /// HTTP/3 downloads by server CPU, against h3-quinn, Caddy, nginx, and the limit of quinn-proto.
+    H3(CompareH3Arguments),
+    /// HTTPS beside HTTP/3, and downloads beside new connections, against each alone.
+    Mixed(CompareMixedArguments),
     /// Cold and warm pulls of an image, against two pull-through registries.
     Pull(ComparePullArguments),
 }
@@ -55,15 +60,30 @@ pub enum Protocol {
     H1,
     /// HTTP/2, `--streams` requests at a time on a connection.
     H2,
+    /// HTTP/3, `--streams` requests at a time on a connection.
+    H3,
+    /// Outrider's own protocol (docs/NATIVE.md), `--streams` requests at a time on a connection. The
+    /// URLs are those of blobs and manifests by digest.
+    Native,
+}
+
+impl Protocol {
+    /// Whether it runs over QUIC.
+    pub fn is_quic(self) -> bool {
+        matches!(self, Self::H3 | Self::Native)
+    }
 }
 
 /// The program part that sends requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Client {
-    /// An own HTTP/1.1 reader, over large reads and without copies of bodies.
+    /// An own HTTP/1.1 reader, over large reads and without copies of bodies; with QUIC an own HTTP/3
+    /// over quinn-proto.
     Lean,
     /// hyper on tokio: what HTTP/2 is measured with, and a check of the lean one.
     Hyper,
+    /// The crates h3 and quinn on tokio, with their defaults: an ordinary HTTP/3 client.
+    H3,
 }
 
 /// A pull-through cache.
@@ -87,6 +107,57 @@ impl Contender {
             Self::Distribution => "distribution 3",
         }
     }
+}
+
+/// A server of HTTP/3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuicServer {
+    /// Outrider.
+    Outrider,
+    /// A minimal file server of the crates h3 and h3-quinn.
+    H3Quinn,
+    /// Caddy (quic-go).
+    Caddy,
+    /// nginx with HTTP/3.
+    Nginx,
+    /// quinn-proto and GSO alone.
+    Limit,
+}
+
+impl QuicServer {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Outrider, Self::H3Quinn, Self::Caddy, Self::Nginx, Self::Limit];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outrider => "outrider",
+            Self::H3Quinn => "h3-quinn",
+            Self::Caddy => "caddy",
+            Self::Nginx => "nginx",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// What is downloaded over HTTP/3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuicCase {
+    /// 4 KiB bodies, 64 at a time.
+    Small,
+    /// 1 MiB bodies, 16 at a time.
+    Medium,
+    /// 64 MiB bodies, 4 at a time, with a client that loses nothing.
+    Large,
+    /// The same with the client of the h3 crate and default buffers.
+    LargeH3,
+    /// 64 MiB bodies with jumbo frames, and without.
+    Jumbo,
+    /// 4 KiB bodies, one at a time over an open connection.
+    Single,
 }
 
 /// Options of `load`.
@@ -114,10 +185,10 @@ pub struct LoadArguments {
     /// HTTP version.
     #[arg(long, value_enum, default_value_t = Protocol::H1)]
     pub protocol: Protocol,
-    /// Requests at a time on each HTTP/2 connection.
+    /// Requests at a time on each connection of HTTP/2 or QUIC.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub streams: u32,
-    /// What sends the requests. The lean one unless HTTP/2.
+    /// What sends the requests. The lean one, but for HTTP/2.
     #[arg(long, value_enum)]
     pub client: Option<Client>,
     /// An error when a request takes longer.
@@ -144,6 +215,9 @@ pub struct LoadArguments {
     #[command(flatten)]
     /// How the lean client reads.
     pub reading: ReadingArguments,
+    #[command(flatten)]
+    /// How QUIC is spoken.
+    pub quic: QuicArguments,
     /// Read this process's CPU time (and its children's) before and after.
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
@@ -180,6 +254,33 @@ impl ReadingArguments {
             read_bytes: self.read_size.map(|size| bytes(size.clamp(1 << 10, 16 << 20))),
             receive_buffer_bytes: self.receive_buffer.map(bytes),
             spin: self.spin,
+        }
+    }
+}
+
+/// How QUIC is spoken: --window by both clients, the others by the lean one.
+#[derive(Clone, Debug, Default, Args)]
+pub struct QuicArguments {
+    /// The largest UDP payload that the server may send; 1472 unless given.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1200..))]
+    pub mtu: Option<u16>,
+    /// What the server may send on one connection before it hears back; 1.5 MiB unless given, quinn's
+    /// default with the h3 client.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub window: Option<u64>,
+    /// Close a connection after so many answers, and open another.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub requests_per_connection: Option<u64>,
+}
+
+impl QuicArguments {
+    /// The same for the client.
+    pub fn options(&self) -> QuicOptions {
+        QuicOptions {
+            mtu: self.mtu,
+            window_bytes: self.window,
+            requests_per_connection: self.requests_per_connection,
+            hold: false,
         }
     }
 }
@@ -263,6 +364,76 @@ pub struct CompareHttpsArguments {
     pub json: bool,
 }
 
+/// Options of `compare h3`.
+#[derive(Debug, Args)]
+pub struct CompareH3Arguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// An nginx that is built with HTTP/3.
+    #[arg(long, default_value = "nginx", value_name = "FILE")]
+    pub nginx: PathBuf,
+    /// Only these servers; may be given several times.
+    #[arg(long, value_enum)]
+    pub only: Vec<QuicServer>,
+    /// Only these downloads; may be given several times.
+    #[arg(long, value_enum)]
+    pub case: Vec<QuicCase>,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each server's part of a pair runs.
+    #[arg(short = 'd', long, default_value = "4s", value_parser = duration)]
+    pub duration: Duration,
+    /// The CPU of the servers.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// The CPU of the load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// The UDP payload of jumbo frames.
+    #[arg(long, default_value_t = 8952, value_parser = clap::value_parser!(u16).range(1453..=65000))]
+    pub jumbo: u16,
+    /// The windows of the h3 client, of streams and connection; quinn's defaults unless given.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub h3_window: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `compare mixed`.
+#[derive(Debug, Args)]
+pub struct CompareMixedArguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "4s", value_parser = duration)]
+    pub duration: Duration,
+    /// The CPU of the server.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// The CPU of the load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// The share of the server's CPU that HTTP/3 is to take.
+    #[arg(long, default_value_t = 0.8, value_parser = share)]
+    pub share: f64,
+    /// HTTPS requests a second.
+    #[arg(long, default_value_t = 500.0, value_parser = rate)]
+    pub https_rate: f64,
+    /// New connections a minute.
+    #[arg(long, default_value_t = 20_000.0, value_parser = rate)]
+    pub new_connections: f64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `compare pull`.
 #[derive(Debug, Args)]
 pub struct ComparePullArguments {
@@ -307,6 +478,19 @@ pub struct IdleArguments {
     /// The server's admin address; there must be a server there that is ready.
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<SocketAddr>,
+    /// Open so many QUIC connections to --url before, one request each, and leave them open: their
+    /// memory is what the server has more of than before. Its idle time must be longer than that takes.
+    #[arg(long, value_name = "COUNT", value_parser = connections, requires = "url")]
+    pub connections: Option<u32>,
+    /// What is asked for on each of them.
+    #[arg(long, value_name = "URL", requires = "connections")]
+    pub url: Option<String>,
+    /// How long they are opened before it is measured.
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub opening: Duration,
+    #[command(flatten)]
+    /// How the server's certificate is judged.
+    pub trust: TrustArguments,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -380,6 +564,13 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("a share is above 0 and below 1".to_owned()),
+    }
+}
+
 fn connections(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(count) if (1..=CONNECTIONS_MAX).contains(&count) => Ok(count),
@@ -398,7 +589,7 @@ mod tests {
 
     fn load(line: &str) -> LoadArguments {
         match parse(&format!("load {line}")) {
-            Ok(Verb::Load(arguments)) => arguments,
+            Ok(Verb::Load(arguments)) => *arguments,
             other => panic!("{other:?}"),
         }
     }

@@ -2,9 +2,14 @@
 //! what the machine does meanwhile hits both.
 //!
 //! - [`https`]: downloads by server CPU, against nginx.
+//! - [`h3`]: downloads over HTTP/3 by server CPU, against three servers and the [`limit`].
+//! - [`mixed`]: what one kind of client does to another, on one server.
 //! - [`pull`]: pulls of an image, against two pull-through registries.
 
+pub mod h3;
 pub mod https;
+pub mod limit;
+pub mod mixed;
 pub mod pull;
 
 use std::path::Path;

@@ -3,13 +3,16 @@
 //! - [`target`], [`source`]: what is asked for. [`schedule`]: when, in an open loop.
 //! - [`window`]: what of it counts. [`tally`], [`latency`]: what was counted.
 //! - [`lean`]: the own HTTP/1.1 client, of [`response`], [`answer`] and [`tls`];
-//!   [`hyper_client`]: the other one. Each thread runs one of them over its [`worker`].
+//!   [`hyper_client`]: the other one. [`quic`], [`h3_client`]: the same for HTTP/3. Each thread runs
+//!   one of them over its [`worker`].
 //! - [`summary`]: what is printed.
 
 pub mod answer;
+pub mod h3_client;
 pub mod hyper_client;
 pub mod latency;
 pub mod lean;
+pub mod quic;
 pub mod response;
 pub mod schedule;
 pub mod source;
@@ -21,15 +24,17 @@ pub mod window;
 pub mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use crate::arguments::{Client, LoadArguments, Protocol};
+use crate::arguments::{Client, LoadArguments, Protocol, QuicArguments};
 use crate::process::{self, Usage};
 use crate::report::Heading;
 use crate::{BenchError, machine};
+use quic::QuicOptions;
 use schedule::Schedule;
 use source::Source;
 use summary::Summary;
@@ -72,6 +77,8 @@ pub struct Plan {
     pub threads: u32,
     /// How the lean client reads and waits.
     pub reading: Reading,
+    /// How QUIC is spoken.
+    pub quic: QuicOptions,
 }
 
 impl Plan {
@@ -91,6 +98,7 @@ impl Plan {
             pin: None,
             threads: 1,
             reading: Reading::default(),
+            quic: QuicOptions::default(),
         }
     }
 }
@@ -104,6 +112,26 @@ pub struct Span {
     pub duration: Option<Duration>,
     /// Ends it after so many answers.
     pub requests: Option<u64>,
+}
+
+/// Whose CPU time is measured.
+#[derive(Clone, Debug)]
+pub enum Meter {
+    /// A process and its children.
+    Process(u32),
+    /// Nanoseconds that a thread of this program counts itself.
+    Counter(Arc<AtomicU64>),
+}
+
+impl Meter {
+    fn look(&self) -> Result<Usage, BenchError> {
+        match self {
+            Self::Process(pid) => process::usage(*pid),
+            Self::Counter(ns) => {
+                Ok(Usage::of_cpu(Duration::from_nanos(ns.load(Ordering::Relaxed))))
+            }
+        }
+    }
 }
 
 /// What loads and the server did within the window.
@@ -124,9 +152,9 @@ pub struct Measured {
 ///
 /// # Errors
 /// When a thread cannot do its part, or the server's process cannot be looked at.
-pub fn run(plans: &[Plan], span: &Span, server_pid: Option<u32>) -> Result<Measured, BenchError> {
-    if let Some(pid) = server_pid {
-        process::usage(pid)?;
+pub fn run(plans: &[Plan], span: &Span, server: Option<&Meter>) -> Result<Measured, BenchError> {
+    if let Some(meter) = server {
+        meter.look()?;
     }
     let start = Instant::now() + START_UP;
     let begin = start + span.warmup;
@@ -143,8 +171,10 @@ pub fn run(plans: &[Plan], span: &Span, server_pid: Option<u32>) -> Result<Measu
                 // Before that nothing is to be sent: without a warm-up it would not be counted.
                 sleep_until(start);
                 match client {
+                    Client::Lean if worker.protocol.is_quic() => quic::run(worker),
                     Client::Lean => lean::run(worker),
                     Client::Hyper => hyper_client::run(worker),
+                    Client::H3 => h3_client::run(worker),
                 }
             };
             let thread = thread::Builder::new()
@@ -155,7 +185,7 @@ pub fn run(plans: &[Plan], span: &Span, server_pid: Option<u32>) -> Result<Measu
         }
     }
 
-    let look = || server_pid.map(process::usage).transpose();
+    let look = || server.map(Meter::look).transpose();
     let busy = || machine::busy().values().sum::<Duration>();
     sleep_until(begin);
     let (before, busy_before, looked_at) = (look(), busy(), Instant::now());
@@ -215,12 +245,30 @@ fn worker(plan: &Plan, span: &Span, clock: Clock, part: u32) -> Worker {
         requests: span.requests.map(share),
         timeout: plan.timeout,
         reading: plan.reading,
+        quic: plan.quic,
         request: Vec::new(),
     }
 }
 
 fn sleep_until(time: Instant) {
     thread::sleep(time.saturating_duration_since(Instant::now()));
+}
+
+/// The client that is asked for, or the one that suits the protocol.
+fn client(arguments: &LoadArguments) -> Result<Client, BenchError> {
+    let refused = |text: &str| Err(BenchError::Argument(text.to_owned()));
+    match (arguments.client, arguments.protocol) {
+        (None, Protocol::H2) => Ok(Client::Hyper),
+        (None, _) => Ok(Client::Lean),
+        (Some(Client::Lean), Protocol::H2) => refused("the lean client does not speak HTTP/2"),
+        (Some(Client::Hyper), protocol) if protocol.is_quic() => {
+            refused("hyper does not speak QUIC")
+        }
+        (Some(Client::H3), protocol) if protocol != Protocol::H3 => {
+            refused("the h3 crate speaks HTTP/3 only")
+        }
+        (Some(client), _) => Ok(client),
+    }
 }
 
 /// The verb.
@@ -231,14 +279,7 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
     let (server, targets) = target::parse_all(&arguments.urls)?;
     let headers =
         arguments.headers.iter().map(|text| target::header(text)).collect::<Result<Vec<_>, _>>()?;
-    let client = match (arguments.client, arguments.protocol) {
-        (None, Protocol::H1) => Client::Lean,
-        (None | Some(Client::Hyper), _) => Client::Hyper,
-        (Some(Client::Lean), Protocol::H1) => Client::Lean,
-        (Some(Client::Lean), Protocol::H2) => {
-            return Err(BenchError::Argument("the lean client speaks HTTP/1.1 only".to_owned()));
-        }
-    };
+    let client = client(arguments)?;
     if arguments.protocol == Protocol::H1 && arguments.streams > 1 {
         return Err(BenchError::Argument(
             "HTTP/1.1 has one request at a time on a connection: use --connections".to_owned(),
@@ -247,6 +288,21 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
     if arguments.reading.given() && client != Client::Lean {
         return Err(BenchError::Argument(
             "--read-size, --receive-buffer and --spin are for the lean client".to_owned(),
+        ));
+    }
+    let QuicArguments { mtu, window, requests_per_connection } = &arguments.quic;
+    let lean = arguments.protocol.is_quic() && client == Client::Lean;
+    if (mtu.is_some() || requests_per_connection.is_some()) && !lean {
+        return Err(BenchError::Argument(
+            "--mtu and --requests-per-connection are for the lean client of QUIC".to_owned(),
+        ));
+    }
+    if window.is_some() && !arguments.protocol.is_quic() {
+        return Err(BenchError::Argument("--window is for QUIC".to_owned()));
+    }
+    if arguments.protocol.is_quic() && !server.secure {
+        return Err(BenchError::Argument(
+            "QUIC is always encrypted: the URL starts with https://".to_owned(),
         ));
     }
     if arguments.threads > arguments.connections {
@@ -281,13 +337,15 @@ pub fn verb(arguments: &LoadArguments) -> Result<(), BenchError> {
         pin: arguments.pin,
         threads: arguments.threads,
         reading: arguments.reading.reading(),
+        quic: arguments.quic.options(),
     };
     let duration =
         arguments.duration.or_else(|| arguments.requests.is_none().then_some(DURATION_DEFAULT));
     let span = Span { warmup: arguments.warmup, duration, requests: arguments.requests };
 
     let heading = Heading::new(summary::describe(&plan, &span));
-    let measured = run(std::slice::from_ref(&plan), &span, arguments.server_pid)?;
+    let meter = arguments.server_pid.map(Meter::Process);
+    let measured = run(std::slice::from_ref(&plan), &span, meter.as_ref())?;
     let summary = Summary::new(&plan, &measured.tallies[0], &measured);
     heading.print(arguments.json, &summary.text(), &summary)?;
     if summary.responses == 0 {

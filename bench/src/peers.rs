@@ -1,16 +1,18 @@
 //! The servers that are compared with, and Outrider itself: found, configured, started on loopback
 //! for one run, and ended with it.
 //!
-//! - [`child`]: a process that ends with its owner. [`nginx`], [`registry`], [`outrider`]: how each
-//!   is started. [`certificate`]: what nginx shows.
+//! - [`child`]: a process that ends with its owner. [`nginx`], [`caddy`], [`h3_quinn`], [`registry`],
+//!   [`outrider`]: how each is started. [`certificate`]: what they show.
 
+pub mod caddy;
 pub mod certificate;
 pub mod child;
+pub mod h3_quinn;
 pub mod nginx;
 pub mod outrider;
 pub mod registry;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use crate::BenchError;
@@ -22,6 +24,16 @@ use crate::BenchError;
 pub fn free_address() -> Result<SocketAddr, BenchError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
+        .map_err(BenchError::io("looking for a free port"))
+}
+
+/// The same for UDP.
+///
+/// # Errors
+/// When there is none.
+pub fn free_udp_address() -> Result<SocketAddr, BenchError> {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|socket| socket.local_addr())
         .map_err(BenchError::io("looking for a free port"))
 }
 

@@ -9,11 +9,17 @@ use serde::Serialize;
 
 use crate::BenchError;
 
+/// Ticks and the scheduler's account may differ by so much without a thread having ended.
+const TICKS_ERROR_MAX: Duration = Duration::from_millis(50);
+
 /// What a process and its live descendants have used up to now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// User and system time of all threads, those that have ended too.
+    /// User and system time of all threads: exact, by the scheduler's account, as long as no thread
+    /// ends while it is measured; else in clock ticks.
     pub cpu: Duration,
+    /// The same in clock ticks of 10 ms, those of ended threads too.
+    ticks: Duration,
     /// Bytes that came from a block device (the page cache is not one).
     pub device_read_bytes: u64,
     /// How often a live thread slept and was woken.
@@ -21,10 +27,20 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// A usage of CPU time alone.
+    pub fn of_cpu(cpu: Duration) -> Self {
+        Self { cpu, ticks: cpu, ..Self::default() }
+    }
+
     /// What was used between `before` and this. A child that ended in between takes its own with it.
     pub fn since(&self, before: &Self) -> Self {
+        let ticks = self.ticks.saturating_sub(before.ticks);
+        let exact = self.cpu.saturating_sub(before.cpu);
+        // A thread that ends takes its exact time with it, and its ticks not.
+        let lost = exact + TICKS_ERROR_MAX < ticks;
         Self {
-            cpu: self.cpu.saturating_sub(before.cpu),
+            cpu: if lost { ticks } else { exact },
+            ticks,
             device_read_bytes: self.device_read_bytes.saturating_sub(before.device_read_bytes),
             wakeups: self.wakeups.saturating_sub(before.wakeups),
         }
@@ -54,6 +70,7 @@ pub fn usage(pid: u32) -> Result<Usage, BenchError> {
         // A child may end while it is looked for.
         if let Ok(child) = own_usage(child) {
             usage.cpu += child.cpu;
+            usage.ticks += child.ticks;
             usage.device_read_bytes += child.device_read_bytes;
             usage.wakeups += child.wakeups;
         }
@@ -80,14 +97,19 @@ fn own_usage(pid: u32) -> Result<Usage, BenchError> {
     // /proc/PID/io needs more rights than the rest; without it there is no device rate.
     let device_read_bytes =
         read(pid, "io").ok().and_then(|io| number_after(&io, "read_bytes:")).unwrap_or_default();
-    let mut wakeups = 0;
+    let (mut wakeups, mut exact_ns) = (0, 0);
     if let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) {
         for task in tasks.flatten() {
             let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
             wakeups += number_after(&status, "voluntary_ctxt_switches:").unwrap_or_default();
+            // Nanoseconds on a CPU, nanoseconds waiting for one, turns. Absent in some kernels.
+            let account = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let ns = account.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+            exact_ns += ns.unwrap_or_default();
         }
     }
-    Ok(Usage { cpu: stat.cpu, device_read_bytes, wakeups })
+    let cpu = if exact_ns > 0 { Duration::from_nanos(exact_ns) } else { stat.cpu };
+    Ok(Usage { cpu, ticks: stat.cpu, device_read_bytes, wakeups })
 }
 
 /// Children, their children, and so on, as of now.
@@ -182,6 +204,21 @@ mod tests {
         }
         assert!(usage(pid).unwrap().cpu > before);
         assert!(memory(pid).unwrap().resident_bytes > 0);
+    }
+
+    #[test]
+    fn the_time_of_a_thread_that_ended_is_not_lost() {
+        let pid = std::process::id();
+        let before = usage(pid).unwrap();
+        let busy = std::thread::spawn(|| {
+            let start = std::time::Instant::now();
+            while start.elapsed() < Duration::from_millis(400) {
+                std::hint::black_box(start);
+            }
+        });
+        busy.join().unwrap();
+        let used = usage(pid).unwrap().since(&before);
+        assert!(used.cpu > Duration::from_millis(50), "{used:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::http::HttpClient;
 use crate::image::{push_blob, random_bytes};
 use crate::load::source::Source;
 use crate::load::summary::Summary;
-use crate::load::{self, Plan, Span, target, tls};
+use crate::load::{self, Meter, Plan, Span, target, tls};
 use crate::peers::nginx::Nginx;
 use crate::peers::outrider::{Options, Outrider};
 use crate::peers::{find, nginx, outrider};
@@ -167,7 +167,8 @@ fn compare(
     for pair in 0..arguments.pairs {
         for index in order(contenders.len(), pair) {
             let (pid, plan) = &contenders[index];
-            let measured = load::run(std::slice::from_ref(plan), &span, Some(*pid))?;
+            let measured =
+                load::run(std::slice::from_ref(plan), &span, Some(&Meter::Process(*pid)))?;
             let summary = Summary::new(plan, &measured.tallies[0], &measured);
             if summary.failed > 0 || summary.responses == 0 {
                 return Err(BenchError::Void(format!(

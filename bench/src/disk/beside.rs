@@ -24,7 +24,7 @@ use crate::http::HttpClient;
 use crate::image::{push_blob, random_bytes};
 use crate::load::source::{RangedBlob, Source};
 use crate::load::summary::Summary;
-use crate::load::{self, Measured, Plan, Span, target, tls};
+use crate::load::{self, Measured, Meter, Plan, Span, target, tls};
 use crate::peers::find;
 use crate::peers::outrider::{INSTALL, Options, Outrider};
 use crate::report::{self, Heading, Table};
@@ -242,7 +242,7 @@ fn plans(
 }
 
 fn checked(plans: &[Plan], span: &Span, pid: u32) -> Result<Measured, BenchError> {
-    let measured = load::run(plans, span, Some(pid))?;
+    let measured = load::run(plans, span, Some(&Meter::Process(pid)))?;
     for tally in &measured.tallies {
         if tally.failed() > 0 || tally.responses == 0 {
             return Err(BenchError::Void(format!(

@@ -31,19 +31,19 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// by turning over.
 const SPIN: Duration = Duration::from_millis(2);
 /// How long a connection that failed waits for the next attempt.
-const RETRY: Duration = Duration::from_millis(50);
+pub(super) const RETRY: Duration = Duration::from_millis(50);
 
-struct State {
-    worker: Worker,
-    window: Window,
-    tally: Tally,
+pub(super) struct State {
+    pub(super) worker: Worker,
+    pub(super) window: Window,
+    pub(super) tally: Tally,
     /// For each stream, since when its request has been due.
-    waiting: Vec<Option<u64>>,
+    pub(super) waiting: Vec<Option<u64>>,
 }
 
-struct Shared {
-    state: RefCell<State>,
-    changed: Notify,
+pub(super) struct Shared {
+    pub(super) state: RefCell<State>,
+    pub(super) changed: Notify,
 }
 
 enum Sender {
@@ -80,7 +80,7 @@ pub fn run(worker: Worker) -> Result<Tally, BenchError> {
 }
 
 /// Turns the window over, and returns at the end of the load.
-async fn watch(shared: &Shared) {
+pub(super) async fn watch(shared: &Shared) {
     loop {
         let now = Instant::now();
         let wake_at = {
@@ -129,7 +129,7 @@ impl State {
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure) {
         // A closed loop leaves what is under way at its end uncounted, good or not.
         if self.worker.schedule.is_none() && self.window.draining() {
             return;
@@ -156,12 +156,12 @@ async fn connection(shared: Rc<Shared>, first_slot: usize, streams: usize) {
             )),
         };
         match connected {
-            Ok(Sender::H1(sender)) => stream(&shared, Sender::H1(sender), first_slot).await,
+            Ok(sender @ Sender::H1(_)) => requests(&shared, sender, first_slot).await,
             Ok(Sender::H2(sender)) => {
                 let mut tasks = tokio::task::JoinSet::new();
                 for slot in first_slot..first_slot + streams {
                     let (shared, sender) = (Rc::clone(&shared), Sender::H2(sender.clone()));
-                    tasks.spawn_local(async move { stream(&shared, sender, slot).await });
+                    tasks.spawn_local(async move { requests(&shared, sender, slot).await });
                 }
                 while tasks.join_next().await.is_some() {}
             }
@@ -169,6 +169,10 @@ async fn connection(shared: Rc<Shared>, first_slot: usize, streams: usize) {
         }
         shared.changed.notify_one();
     }
+}
+
+async fn requests(shared: &Shared, mut sender: Sender, slot: usize) {
+    stream(shared, slot, async |status| request(shared, &mut sender, status).await).await;
 }
 
 async fn connect(shared: &Shared) -> Result<Sender, Failure> {
@@ -215,7 +219,8 @@ where
             });
             Ok(Sender::H1(sender))
         }
-        Protocol::H2 => {
+        // QUIC has a client of its own.
+        _ => {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -231,7 +236,11 @@ where
 }
 
 /// Sends one request after the other until the connection is of no use.
-async fn stream(shared: &Shared, mut sender: Sender, slot: usize) {
+pub(super) async fn stream(
+    shared: &Shared,
+    slot: usize,
+    mut request: impl AsyncFnMut(&mut Option<u16>) -> Result<(), Failure>,
+) {
     loop {
         let Some(due_ns) = next_due(shared, slot).await else {
             // Nothing more to send; the load ends when all streams are here.
@@ -240,8 +249,7 @@ async fn stream(shared: &Shared, mut sender: Sender, slot: usize) {
         };
         let timeout = shared.state.borrow().worker.timeout;
         let mut status = None;
-        let request = request(shared, &mut sender, &mut status);
-        let result = match tokio::time::timeout(timeout, request).await {
+        let result = match tokio::time::timeout(timeout, request(&mut status)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(
                 FailureKind::Timeout,
@@ -283,7 +291,7 @@ async fn stream(shared: &Shared, mut sender: Sender, slot: usize) {
 }
 
 /// Waits until this stream's next request is due; `None` when there is none.
-async fn next_due(shared: &Shared, slot: usize) -> Option<u64> {
+pub(super) async fn next_due(shared: &Shared, slot: usize) -> Option<u64> {
     let due_ns = {
         let mut state = shared.state.borrow_mut();
         let now_ns = state.turn();
@@ -368,7 +376,7 @@ fn make_request(shared: &Shared) -> Result<(http::Request<Empty<Bytes>>, Expecta
         Protocol::H1 => {
             http::Request::get(path).header(http::header::HOST, worker.server.authority.as_str())
         }
-        Protocol::H2 => {
+        _ => {
             let scheme = if worker.server.secure { "https" } else { "http" };
             http::Request::get(format!("{scheme}://{}{path}", worker.server.authority))
         }

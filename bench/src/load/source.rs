@@ -150,6 +150,15 @@ impl Source {
         Some((source.paths[index].clone(), source.requests[index].1.clone()))
     }
 
+    /// As [`Source::next_path`], for a client that has made the requests of all targets before: the
+    /// target is the index of its path in [`RoundRobin::paths`].
+    pub fn next_target(&mut self) -> Option<Expectation> {
+        let Self::RoundRobin(source) = self else { return None };
+        let index = source.next;
+        source.next = (index + 1) % source.requests.len();
+        Some(source.requests[index].1.clone())
+    }
+
     /// Takes the length of the first good answer as what all answers of that target must have.
     pub fn learn(&mut self, target: usize, length: u64) {
         if let Self::RoundRobin(source) = self {
@@ -165,6 +174,13 @@ impl Source {
                 source.random.seed(source.random.get_seed() ^ part as u64)
             }
         }
+    }
+}
+
+impl RoundRobin {
+    /// Path and query of each target.
+    pub fn paths(&self) -> &[String] {
+        &self.paths
     }
 }
 

@@ -258,14 +258,21 @@ impl Summary {
 
 /// What a load does, in one line.
 pub fn describe(plan: &Plan, span: &Span) -> String {
-    let scheme = if plan.server.secure { "HTTPS" } else { "HTTP" };
+    let scheme = match (plan.protocol.is_quic(), plan.server.secure) {
+        (true, _) => "QUIC",
+        (false, true) => "HTTPS",
+        (false, false) => "HTTP",
+    };
     let (version, streams) = match plan.protocol {
         Protocol::H1 => ("1.1", String::new()),
         Protocol::H2 => ("2", format!(" × {} streams", plan.streams)),
+        Protocol::H3 => ("HTTP/3", format!(" × {} streams", plan.streams)),
+        Protocol::Native => ("native", format!(" × {} streams", plan.streams)),
     };
     let client = match plan.client {
         Client::Lean => "lean",
         Client::Hyper => "hyper",
+        Client::H3 => "h3",
     };
     let how = match plan.rate_per_s {
         Some(rate) => format!("open loop at {}/s", report::thousands(rate)),

@@ -12,11 +12,13 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::BenchError;
 use crate::arguments::{Protocol, TrustArguments};
 
+/// The only cipher suite that is offered in QUIC, since quinn-proto does not say which was agreed on.
+pub const QUIC_CIPHER: &str = "TLS13_AES_128_GCM_SHA256";
 /// Room for a TLS record beside its plaintext.
 const RECORD_ROOM_BYTES: usize = 64;
 
@@ -30,12 +32,16 @@ pub fn client_config(
     protocol: Protocol,
 ) -> Result<Arc<ClientConfig>, BenchError> {
     let mut provider = aws_lc_rs::default_provider();
-    provider
-        .cipher_suites
-        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let is_first = |suite: CipherSuite| suite == CipherSuite::TLS13_AES_128_GCM_SHA256;
+    provider.cipher_suites.sort_by_key(|suite| !is_first(suite.suite()));
+    if protocol.is_quic() {
+        provider.cipher_suites.retain(|suite| is_first(suite.suite()));
+    }
     let algorithms = provider.signature_verification_algorithms;
+    let versions =
+        if protocol.is_quic() { &[&rustls::version::TLS13][..] } else { rustls::DEFAULT_VERSIONS };
     let builder = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(|error| BenchError::Tls(error.to_string()))?;
     let mut config = match (&trust.ca, trust.insecure) {
         (Some(file), _) => builder.with_root_certificates(roots(file)?).with_no_client_auth(),
@@ -54,6 +60,8 @@ pub fn client_config(
     config.alpn_protocols = match protocol {
         Protocol::H1 => vec![b"http/1.1".to_vec()],
         Protocol::H2 => vec![b"h2".to_vec()],
+        Protocol::H3 => vec![b"h3".to_vec()],
+        Protocol::Native => vec![outrider_artifact::native::ALPN.to_vec()],
     };
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))

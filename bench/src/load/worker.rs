@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
+use super::quic::QuicOptions;
 use super::schedule::Schedule;
 use super::source::Source;
 use super::target::Server;
@@ -38,6 +39,8 @@ pub struct Worker {
     pub timeout: Duration,
     /// How the lean client reads.
     pub reading: Reading,
+    /// How QUIC is spoken.
+    pub quic: QuicOptions,
     /// A buffer for the request that is being made.
     pub request: Vec<u8>,
 }

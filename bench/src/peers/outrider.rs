@@ -35,6 +35,8 @@ pub struct Options<'a> {
     pub ram_bytes: Option<u64>,
     /// Bytes of its stripes.
     pub ssd_bytes: Option<u64>,
+    /// More of its configuration (TOML): tables other than data, listen, cache, shards and log.
+    pub configuration: Option<&'a str>,
     /// The CPU that it may use.
     pub cpu: Option<usize>,
 }
@@ -66,6 +68,21 @@ impl Outrider {
         }
         if let Some(bytes) = options.ssd_bytes {
             option("--ssd", bytes.to_string());
+        }
+        if let Some(keys) = options.configuration {
+            // What `up` would take, and more: as a file, by the daemon's command.
+            let ram = options.ram_bytes.map_or_else(String::new, |size| format!("ram = {size}\n"));
+            let ssd = options.ssd_bytes.map_or_else(String::new, |size| format!("ssd = {size}\n"));
+            let text = format!(
+                "{keys}\n[data]\ndir = {:?}\n[listen]\nhttps = \"{https}\"\nhttp = \"{http}\"\n\
+                 admin = \"{admin}\"\n[cache]\n{ram}{ssd}[shards]\npin = false\n\
+                 [log]\nlevel = \"warn\"\n",
+                data.display().to_string(),
+            );
+            let file = folder.join("edge.toml");
+            fs::write(&file, text)
+                .map_err(BenchError::io(format!("writing {}", file.display())))?;
+            arguments = vec!["edge".into(), "--config".into(), file.into()];
         }
         let mut child = Child::start(&Start {
             name: "outrider",

@@ -8,6 +8,8 @@ use outrider_edge::Config;
 use outrider_edge::config::{Listen, UpOptions, UpstreamArgument};
 use outrider_edge::units::Size;
 
+use crate::get::GetArguments;
+
 /// An edge cache for container images and other content-addressed artifacts.
 #[derive(Debug, Parser)]
 #[command(name = "outrider", version, arg_required_else_help = true)]
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     Up(UpArguments),
     /// Run the daemon from a configuration file
     Edge(EdgeArguments),
+    /// Fetch an image or an artifact from an edge
+    Get(Box<GetArguments>),
     /// Print the version
     Version,
 }
@@ -101,7 +105,7 @@ impl UpArguments {
 
 /// `$XDG_DATA_HOME/outrider`, else `~/.local/share/outrider`. Relative ones are ignored, as the XDG Base
 /// Directory Specification says.
-fn data_default(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub(crate) fn data_default(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base =
         absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;

@@ -1,10 +1,13 @@
 //! The `outrider` command: reads what its user wants, hands it to the library that does it, and says how
-//! it went. Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (usage or configuration).
+//! it went. Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (usage or configuration); of `get` also
+//! 3 it is not there, 4 it is not what it should be.
 
 #![forbid(unsafe_code)]
 
 mod banner;
 mod cli;
+mod get;
+mod progress;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -36,6 +39,21 @@ fn main() -> ExitCode {
             Err(error) => fail(error, ASKED_WRONGLY),
         },
         Command::Edge(arguments) => edge(&arguments),
+        Command::Get(arguments) => {
+            let data = cli::data_default(|name| std::env::var_os(name));
+            match get::run(&arguments, data.map(|data| data.join("tls/ca.pem"))) {
+                Ok(text) => {
+                    if !arguments.quiet {
+                        say(&text);
+                    }
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    let (text, code) = error.explain(FAILED, ASKED_WRONGLY);
+                    fail(text, code)
+                }
+            }
+        }
         Command::Version => {
             say(&format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
