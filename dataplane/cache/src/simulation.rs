@@ -137,7 +137,8 @@ impl World {
 
     fn open(&self, first: bool) -> Cache {
         let mut ssd = SsdConfig::new(PathBuf::from("simulated"), 0, STRIPES);
-        ssd.upload_share = 0.5;
+        // An upload takes the stripe with the most room: little enough that both are full at times.
+        ssd.upload_share = 0.4;
         ssd.stripe_errors_max = 40;
         let mut config = CacheConfig::with_ssd(320 << 10, ssd.clone());
         config.geometry = GEOMETRY;
