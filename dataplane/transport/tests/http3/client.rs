@@ -10,42 +10,41 @@ use quinn::crypto::rustls::QuicClientConfig;
 
 use crate::server::Server;
 
-pub struct Client {
-    pub endpoint: quinn::Endpoint,
-    pub quic: quinn::Connection,
-    pub send: SendRequest<OpenStreams, Bytes>,
-    pub driver: tokio::task::JoinHandle<h3::error::ConnectionError>,
+pub(crate) struct Client {
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) quic: quinn::Connection,
+    pub(crate) send: SendRequest<OpenStreams, Bytes>,
 }
 
-pub struct Answer {
-    pub head: http::Response<()>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) head: http::Response<()>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.head.status().as_u16()
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 }
 
-pub fn endpoint() -> quinn::Endpoint {
+pub(crate) fn endpoint() -> quinn::Endpoint {
     quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
-pub fn config(tls: Arc<QuicClientConfig>) -> quinn::ClientConfig {
+pub(crate) fn config(tls: Arc<QuicClientConfig>) -> quinn::ClientConfig {
     quinn::ClientConfig::new(tls)
 }
 
 impl Client {
-    pub async fn connect(server: &Server) -> Self {
+    pub(crate) async fn connect(server: &Server) -> Self {
         Self::with(endpoint(), server.address, config(server.tls())).await
     }
 
-    pub async fn with(
+    pub(crate) async fn with(
         endpoint: quinn::Endpoint,
         address: SocketAddr,
         config: quinn::ClientConfig,
@@ -54,39 +53,38 @@ impl Client {
         Self::over(endpoint, quic).await
     }
 
-    pub async fn over(endpoint: quinn::Endpoint, quic: quinn::Connection) -> Self {
+    pub(crate) async fn over(endpoint: quinn::Endpoint, quic: quinn::Connection) -> Self {
         let (mut driver, send) =
             h3::client::new(h3_quinn::Connection::new(quic.clone())).await.unwrap();
-        let driver =
-            tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
-        Self { endpoint, quic, send, driver }
+        tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+        Self { endpoint, quic, send }
     }
 
-    pub async fn begin(
+    pub(crate) async fn begin(
         &self,
         request: http::Request<()>,
     ) -> RequestStream<BidiStream<Bytes>, Bytes> {
         self.send.clone().send_request(request).await.unwrap()
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask(http::Method::GET, path).await
     }
 
-    pub async fn ask(&self, method: http::Method, path: &str) -> Answer {
+    pub(crate) async fn ask(&self, method: http::Method, path: &str) -> Answer {
         let mut stream = self.begin(request(method, path)).await;
         stream.finish().await.unwrap();
         answer(&mut stream).await.unwrap()
     }
 
     /// Ends the connection as a client does.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.quic.close(0x100u32.into(), b"");
         self.endpoint.wait_idle().await;
     }
 }
 
-pub fn request(method: http::Method, path: &str) -> http::Request<()> {
+pub(crate) fn request(method: http::Method, path: &str) -> http::Request<()> {
     http::Request::builder()
         .method(method)
         .uri(format!("https://localhost{path}"))
@@ -95,7 +93,7 @@ pub fn request(method: http::Method, path: &str) -> http::Request<()> {
 }
 
 /// An answer, whole.
-pub async fn answer(
+pub(crate) async fn answer(
     stream: &mut RequestStream<BidiStream<Bytes>, Bytes>,
 ) -> Result<Answer, h3::error::StreamError> {
     let head = stream.recv_response().await?;

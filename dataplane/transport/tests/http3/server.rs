@@ -20,24 +20,24 @@ use crate::common::{Scripted, pattern};
 /// How long a drain may take before the test calls it hung.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
-pub struct Server {
-    pub address: SocketAddr,
-    pub drain: Drain,
-    pub pins: PinBudget,
-    pub handled: Arc<AtomicUsize>,
-    pub registry: Registry,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) drain: Drain,
+    pub(crate) pins: PinBudget,
+    pub(crate) handled: Arc<AtomicUsize>,
+    pub(crate) registry: Registry,
     ca_pem: PathBuf,
     shard: ShardThread,
     _dir: tempfile::TempDir,
 }
 
 /// What a server is made with.
-pub struct Options {
-    pub limits: Limits,
-    pub settings: QuicSettings,
-    pub pins: PinBudget,
+pub(crate) struct Options {
+    pub(crate) limits: Limits,
+    pub(crate) settings: QuicSettings,
+    pub(crate) pins: PinBudget,
     /// How long the drain may take before connections are cut off.
-    pub drain_time: Duration,
+    pub(crate) drain_time: Duration,
 }
 
 impl Default for Options {
@@ -52,11 +52,11 @@ impl Default for Options {
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(Options::default())
     }
 
-    pub fn with(options: Options) -> Self {
+    pub(crate) fn with(options: Options) -> Self {
         let Options { limits, settings, pins, drain_time } = options;
         let dir = tempfile::tempdir().unwrap();
         let files = tls::load_or_create(dir.path(), &[]).unwrap();
@@ -90,14 +90,14 @@ impl Server {
     }
 
     /// Drains, and checks that nothing is left behind.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.drain.start();
         self.shard.join().unwrap();
         assert_eq!(self.drain.connections(), 0, "connections are left");
         assert_eq!(self.pins.pinned_bytes(), 0, "something is still pinned");
     }
 
-    pub fn metric(&self, line: &str) -> u64 {
+    pub(crate) fn metric(&self, line: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let value = text
@@ -107,20 +107,20 @@ impl Server {
         value.trim().parse().unwrap()
     }
 
-    pub fn quic_metric(&self, name: &str) -> u64 {
+    pub(crate) fn quic_metric(&self, name: &str) -> u64 {
         self.metric(&format!("transport_quic_{name}_total"))
     }
 
-    pub fn open(&self) -> u64 {
+    pub(crate) fn open(&self) -> u64 {
         self.metric("transport_connections_open{scheme=\"quic\"}")
     }
 
-    pub fn closed(&self, reason: &str) -> u64 {
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
         self.metric(&format!("transport_connections_closed_total{{reason=\"{reason}\"}}"))
     }
 
     /// TLS as a client has it that trusts this server; shared between connections it remembers them.
-    pub fn tls(&self) -> Arc<QuicClientConfig> {
+    pub(crate) fn tls(&self) -> Arc<QuicClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(rustls::pki_types::CertificateDer::from_pem_file(&self.ca_pem).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
