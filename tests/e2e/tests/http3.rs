@@ -6,8 +6,8 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use ::http::Method;
 use bytes::{Buf, Bytes};
-use http::Method;
 use outrider_e2e::process::run;
 use outrider_e2e::registry::*;
 use outrider_e2e::*;
@@ -57,8 +57,8 @@ impl Http3 {
         path: &str,
         fields: &[(&str, &str)],
         body: &[u8],
-    ) -> (http::Response<()>, Vec<u8>) {
-        let mut request = http::Request::builder()
+    ) -> (::http::Response<()>, Vec<u8>) {
+        let mut request = ::http::Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.authority));
         for (name, value) in fields {
@@ -80,7 +80,7 @@ impl Http3 {
         })
     }
 
-    fn get(&self, path: &str, fields: &[(&str, &str)]) -> (http::Response<()>, Vec<u8>) {
+    fn get(&self, path: &str, fields: &[(&str, &str)]) -> (::http::Response<()>, Vec<u8>) {
         self.ask(Method::GET, path, fields, b"")
     }
 }

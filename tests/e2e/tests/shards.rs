@@ -65,7 +65,8 @@ fn every_shard_answers_alike() {
         let path = blob_path("team/app", &digest);
         client.get(&path).expect(200);
         let etag = format!("\"{digest}\"");
-        let cases: [(&str, &[(&str, &str)], u16); 7] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16);
+        let cases: [Case<'_>; 7] = [
             ("GET", &[], 200),
             ("HEAD", &[], 200),
             ("GET", &[("Range", "bytes=100-199")], 206),

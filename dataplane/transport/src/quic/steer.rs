@@ -54,7 +54,6 @@ mod tests {
     use std::time::Duration;
 
     use super::super::socket::QuicSocket;
-    use super::*;
 
     /// Sends from many ports, so that a choice by address would be seen.
     fn received_by(sockets: &[QuicSocket], datagram: &[u8]) -> Vec<usize> {

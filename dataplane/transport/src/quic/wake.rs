@@ -81,7 +81,8 @@ mod tests {
         let wakes = Wakes::new(detached_handle());
         let waker = wakes.waker(3, 1, 7);
         waker.wake_by_ref();
-        waker.clone().wake();
+        let twin = waker.clone();
+        twin.wake_by_ref();
         let target = wakes.pop().unwrap();
         assert_eq!((target.connection, target.generation, target.slot), (3, 1, 7));
         assert!(wakes.pop().is_none());
