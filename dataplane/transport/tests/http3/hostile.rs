@@ -91,7 +91,8 @@ fn garbage_is_not_answered_and_hurts_nobody() {
         random.fill(&mut datagram);
         if n % 2 == 0 && datagram.len() > 6 {
             // A long header of this version, so that it is looked into.
-            datagram[..6].copy_from_slice(&[0xc0 | datagram[0] & 0x3f, 0, 0, 0, 1, 8]);
+            let first = 0xc0 | datagram[0] & 0x3f;
+            datagram[..6].copy_from_slice(&[first, 0, 0, 0, 1, 8]);
         }
         let _ = garbage.send_to(&datagram, server.address);
     }
