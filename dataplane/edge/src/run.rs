@@ -219,8 +219,8 @@ impl Running {
         let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
 
         let limits = Limits { connections_max, ..limits(config) };
-        let quic = QuicServer::new(&tls, config.quic.settings(), limits.clone())
-            .map_err(unusable)?;
+        let quic =
+            QuicServer::new(&tls, config.quic.settings(), limits.clone()).map_err(unusable)?;
 
         let (metrics, registry) = Metrics::new();
         let (names, names_client) =

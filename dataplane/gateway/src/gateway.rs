@@ -16,7 +16,9 @@ use crate::body::GatewayBody;
 use crate::flight::Flights;
 use crate::metrics::{GatewayMetrics, RequestLabels};
 use crate::names::Names;
-use crate::protocol::{ApiError, Code, Operation, Request, cache_status, conditional, header, route};
+use crate::protocol::{
+    ApiError, Code, Operation, Request, cache_status, conditional, header, route,
+};
 use crate::single::Single;
 use crate::upstreams::{Upstream, Upstreams};
 
@@ -239,8 +241,11 @@ fn may_come_early(operation: &Operation) -> bool {
 
 fn too_early() -> ApiError {
     let status = StatusCode::from_u16(425).expect("it has three digits");
-    ApiError::new(Code::Unavailable, "only reads by digest are answered before the handshake is over")
-        .with_status(status)
+    ApiError::new(
+        Code::Unavailable,
+        "only reads by digest are answered before the handshake is over",
+    )
+    .with_status(status)
 }
 
 /// What every answer carries.

@@ -58,8 +58,9 @@ impl Http3 {
         fields: &[(&str, &str)],
         body: &[u8],
     ) -> (http::Response<()>, Vec<u8>) {
-        let mut request =
-            http::Request::builder().method(method).uri(format!("https://{}{path}", self.authority));
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.authority));
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -147,7 +148,8 @@ fn an_image_is_pushed_and_pulled_over_http3() {
     }
     // What is deleted is not answered from memory either.
     let path = blob_path("own/app", &sha256(&image.layers[0]));
-    let (head, _) = client.ask(Method::DELETE, &manifest_path("own/app", &image.digest()), &[], b"");
+    let (head, _) =
+        client.ask(Method::DELETE, &manifest_path("own/app", &image.digest()), &[], b"");
     assert_eq!(head.status(), 202);
     let (head, _) = client.ask(Method::DELETE, &path, &[], b"");
     assert_eq!(head.status(), 202);

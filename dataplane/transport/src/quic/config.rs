@@ -99,7 +99,13 @@ impl QuicServer {
         endpoint
             .max_udp_payload_size(settings.mtu_max.max(1472))
             .expect("it is above the least that QUIC asks for");
-        Ok(Self { settings, limits, server: Arc::new(server), endpoint, cid_key: CidKey::default() })
+        Ok(Self {
+            settings,
+            limits,
+            server: Arc::new(server),
+            endpoint,
+            cid_key: CidKey::default(),
+        })
     }
 
     /// The configuration of one shard's endpoint.

@@ -37,7 +37,9 @@ enum Answer<B> {
     Handling(Handling<B>, InFlight),
     Sending(Box<Sending<B>>),
     /// All of it is written, and waits to be acknowledged.
-    Sent { _hold: Option<Hold> },
+    Sent {
+        _hold: Option<Hold>,
+    },
 }
 
 /// What is being written.
@@ -198,7 +200,9 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Sending<B> {
                 match quic.send_stream(stream).write_chunks(&mut self.chunks) {
                     Ok(written) => activity.note_sent(written.bytes),
                     // That a client has stopped the stream is an event of its own.
-                    Err(WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                    Err(
+                        WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream,
+                    ) => {
                         return Step::Waits;
                     }
                 }

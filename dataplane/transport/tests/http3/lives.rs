@@ -21,8 +21,7 @@ async fn come_back(server: &Server) -> (String, bool) {
     first.close().await;
 
     let endpoint = endpoint();
-    let connecting =
-        endpoint.connect_with(config, server.address, "localhost").unwrap();
+    let connecting = endpoint.connect_with(config, server.address, "localhost").unwrap();
     let (quic, accepted) = match connecting.into_0rtt() {
         Ok(early) => early,
         Err(connecting) => {
