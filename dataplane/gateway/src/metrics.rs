@@ -55,6 +55,8 @@ metrics! {
     upstream_requests: Counter = "outrider_blob_requests_upstream",
     /// Bytes of blobs that came from upstreams and were kept
     upstream_bytes: Counter = "outrider_blob_bytes_upstream",
+    /// Bytes of blobs that were hashed on their way in
+    hashed_bytes: Counter = "outrider_blob_bytes_hashed",
     /// Times that a fetch was taken up again at the same upstream
     fill_retries: Counter = "outrider_fill_retries",
     /// Times that another source took a fetch over

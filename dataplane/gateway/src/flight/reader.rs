@@ -46,7 +46,7 @@ enum Feed {
     /// From a flight that is started when a chunk was evicted or damaged meanwhile.
     Later(Rc<Flights>, Source),
     /// From a flight. The hash has no claim: a content that nobody reads need not be hashed.
-    Flight { flight: Rc<Flight>, _claim: Option<Claim> },
+    Flight { flight: Rc<Flight>, claim: Option<Claim> },
 }
 
 impl Reader {
@@ -70,7 +70,7 @@ impl Reader {
         Self::new(
             cache,
             digest,
-            Feed::Flight { flight, _claim: Some(claim) },
+            Feed::Flight { flight, claim: Some(claim) },
             total,
             range,
             hold_last,
@@ -80,7 +80,7 @@ impl Reader {
     /// Reads all of it for the hash.
     pub(super) fn of_hash(flight: Rc<Flight>, total: u64) -> Self {
         let (cache, digest) = (flight.home.cache.clone(), flight.digest);
-        Self::new(cache, digest, Feed::Flight { flight, _claim: None }, total, 0..total, false)
+        Self::new(cache, digest, Feed::Flight { flight, claim: None }, total, 0..total, false)
     }
 
     fn new(
@@ -181,7 +181,7 @@ impl Reader {
             self.hold_last = true;
             flight.want_whole();
         }
-        self.feed = Feed::Flight { flight: flight.clone(), _claim: Some(claim) };
+        self.feed = Feed::Flight { flight: flight.clone(), claim: Some(claim) };
         Ok(flight)
     }
 
@@ -201,13 +201,14 @@ impl Reader {
         Piece { bytes, tier: Some(chunk.tier) }
     }
 
-    /// What is there of the chunk that is being written.
+    /// What is there of the chunk that is being written. Not for the hash: what it takes has to be what
+    /// is kept, and a chunk that is not whole may be given up and begun anew.
     fn take_partial(&mut self, number: u32, bytes_max: usize) -> Option<Piece> {
         let from = (self.at - chunk_start(number)) as usize;
         let to =
             (self.end - chunk_start(number)).min(chunk_len(number, self.total) as u64) as usize;
         let to = to.min(from.saturating_add(bytes_max));
-        let Feed::Flight { flight, .. } = &self.feed else { return None };
+        let Feed::Flight { flight, claim: Some(_) } = &self.feed else { return None };
         let bytes = flight.with_partial(number, |writer| {
             let to = to.min(writer.len());
             (to > from).then(|| writer.prefix(from, to))

@@ -36,7 +36,9 @@ async fn hash(flight: &Rc<Flight>) -> Result<outrider_artifact::Digest, Fault> {
         let mut hasher = ContentHasher::new(flight.digest.algorithm());
         let mut reader = Reader::of_hash(flight.clone(), total);
         while let Some(piece) = reader.next(usize::MAX).await {
-            hasher.update(&piece?.bytes);
+            let bytes = piece?.bytes;
+            hasher.update(&bytes);
+            flight.home.metrics.hashed_bytes.inc_by(bytes.len() as u64);
             flight.hashed_to.set(chunks_of(total - reader.remaining()));
             outrider_shard::task::yield_if_needed().await;
         }
