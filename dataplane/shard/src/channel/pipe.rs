@@ -204,7 +204,7 @@ mod tests {
         drop(receiver);
         assert_eq!(Arc::strong_count(&value), 1);
         assert!(poll(poll_fn(|cx| sender.poll_closed(cx))).is_ready());
-        assert!(poll(sender.send(value)).is_ready_and(|result| result.is_err()));
+        assert!(poll(sender.send(value)).ready_and(|result| result.is_err()));
     }
 
     #[test]
@@ -216,11 +216,11 @@ mod tests {
     }
 
     trait ReadyAnd<T> {
-        fn is_ready_and(self, check: impl FnOnce(T) -> bool) -> bool;
+        fn ready_and(self, check: impl FnOnce(T) -> bool) -> bool;
     }
 
     impl<T> ReadyAnd<T> for Poll<T> {
-        fn is_ready_and(self, check: impl FnOnce(T) -> bool) -> bool {
+        fn ready_and(self, check: impl FnOnce(T) -> bool) -> bool {
             match self {
                 Poll::Ready(value) => check(value),
                 Poll::Pending => false,
