@@ -57,8 +57,8 @@ impl Http3 {
         path: &str,
         fields: &[(&str, &str)],
         body: &[u8],
-    ) -> (http::Response<()>, Vec<u8>) {
-        let mut request = http::Request::builder()
+    ) -> (::http::Response<()>, Vec<u8>) {
+        let mut request = ::http::Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.authority));
         for (name, value) in fields {
