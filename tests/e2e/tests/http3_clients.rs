@@ -147,7 +147,10 @@ fn aioquic_gets_a_blob_with_its_first_packet_and_nothing_but_reads_by_digest() {
         let version = format!("https://127.0.0.1:{}/v2/", outrider.https_port());
         let wanted = [there.clone(), format!("{there}@bytes=5-9"), version];
         let client = Http3Client::Python("aioquic-early");
-        let answers = client.fetch(&outrider.ca_pem(), &wanted);
+        // While the handshake is not over: what the client has shown itself there nobody has replayed.
+        let answers = client.fetch_gated(&outrider.ca_pem(), &wanted, || {
+            until("all requests have come", || requests(&outrider, "http3") == 3.0);
+        });
         let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
         assert_eq!(statuses, [200, 206, 425], "425: too early (RFC 8470)");
         assert!(answers[0].body == content);
@@ -175,7 +178,7 @@ fn aioquic_goes_on_from_other_ports_in_the_middle_of_an_answer() {
 
 /// The cases of aioquic's interop program and the letters that it has to give. Not run are:
 /// `throughput`, which compares two times; and what docs/OPERATING.md says is not offered, see below.
-const INTEROP: [(&str, &str); 10] = [
+const INTEROP: [(&str, &str); 9] = [
     ("version_negotiation", "V"),
     ("handshake_and_close", "HC"),
     ("quantum_readiness", "Q"),
@@ -187,8 +190,11 @@ const INTEROP: [(&str, &str); 10] = [
     ("server_cid_change", "M"),
     ("nat_rebinding", "B"),
     ("address_mobility", "A"),
-    ("spin_bit", "P"),
 ];
+
+/// Connections of which at least one shows its round trips by the spin bit: RFC 9000, section 17.4, wants it
+/// to be off on some at random, here on an eighth, whose bits are random too.
+const SPINNING: [&str; 6] = ["spin_bit"; 6];
 
 #[test]
 fn the_cases_of_aioquics_interop_program_pass() {
@@ -200,6 +206,8 @@ fn the_cases_of_aioquics_interop_program_pass() {
             println!("{shards} shards: {case}: {letters} {wrong}");
             assert_eq!(letters, expected, "{case}, {shards} shards: {wrong}");
         }
+        let spinning = interop(&outrider.ca_pem(), "127.0.0.1", outrider.https_port(), &SPINNING);
+        assert!(spinning.iter().any(|(letters, _)| letters == "P"), "{spinning:?}");
         let metrics = outrider.metrics();
         assert_eq!(metrics.sum("outrider_transport_quic_early_data_accepted_total", &[]), 1.0);
         assert_eq!(metrics.sum("outrider_transport_quic_migrations_total", &[]), 2.0);

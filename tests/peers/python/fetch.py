@@ -4,7 +4,7 @@
 
 The body of answer n, from 0, is written to DIR/n; for each a line "PROTOCOL STATUS BYTES" is printed,
 with the protocol that the client says it used. Clients that say alt-svc begin with HTTPS, and ask
-the next time as the answer before has told them.
+the next time as the answer before has told them. aioquic-early waits until there is a file DIR/gate.
 """
 
 import asyncio
@@ -64,7 +64,8 @@ def aioquic(ca, requests):
 
 
 def aioquic_early(ca, requests):
-    return asyncio.run(aioquic_client.fetch_early(ca, requests))
+    gate = pathlib.Path(sys.argv[3]) / "gate"
+    return asyncio.run(aioquic_client.fetch_early(ca, requests, gate))
 
 
 def aioquic_moving(ca, requests):

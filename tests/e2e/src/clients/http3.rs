@@ -51,11 +51,29 @@ impl Http3Client {
 
     /// Asks for each of `wanted`, `URL` or `URL@RANGE`, all on one connection if the client can.
     pub fn fetch(self, ca_pem: &Path, wanted: &[String]) -> Vec<Fetched> {
+        self.fetch_gated(ca_pem, wanted, || ())
+    }
+
+    /// Like [`Http3Client::fetch`]; a client that sends early data reads no answer before `ready` has come
+    /// to its end.
+    pub fn fetch_gated(
+        self,
+        ca_pem: &Path,
+        wanted: &[String],
+        ready: impl FnOnce() + Send,
+    ) -> Vec<Fetched> {
         let scratch = Scratch::new();
         let answers = scratch.dir("answers");
         let mut command = self.command(scratch.path());
         command.arg(ca_pem).arg(&answers).args(wanted);
-        let said = run(command).ok();
+        let gate = answers.join("gate");
+        let said = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                ready();
+                fs::write(gate, "").expect("an empty file");
+            });
+            run(command).ok()
+        });
         let fetched: Vec<Fetched> = said
             .lines()
             .enumerate()
