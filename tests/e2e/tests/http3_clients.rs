@@ -75,6 +75,11 @@ fn aioquic_fetches_blobs_whole_and_by_range() {
 }
 
 #[test]
+fn aioquic_that_begins_with_quic_version_2_goes_on_with_version_1() {
+    fetches_over_http3(Http3Client::Python("aioquic-version-2"));
+}
+
+#[test]
 fn curl_cffi_fetches_blobs_whole_and_by_range() {
     fetches_over_http3(Http3Client::Python("curl_cffi"));
 }

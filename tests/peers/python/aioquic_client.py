@@ -9,6 +9,7 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
+from aioquic.quic.packet import QuicProtocolVersion
 
 
 class Answer:
@@ -105,12 +106,21 @@ def open_to(url, made, **named):
     )
 
 
-async def fetch(ca, requests):
+async def fetch_version_2(ca, requests):
+    """Begins with QUIC version 2 (RFC 9369), and goes on with version 1 as the server tells it to."""
+    made = configuration(ca, requests[0][0])
+    made.original_version = QuicProtocolVersion.VERSION_2
+    whole, client = await fetch(ca, requests, made)
+    assert client._quic._version == QuicProtocolVersion.VERSION_1
+    return whole
+
+
+async def fetch(ca, requests, made=None):
     """All requests at once."""
     url = requests[0][0]
-    async with open_to(url, configuration(ca, url)) as client:
+    async with open_to(url, made or configuration(ca, url)) as client:
         answers = [client.ask(*request) for request in requests]
-        return [await client.whole(answer) for answer in answers]
+        return [await client.whole(answer) for answer in answers], client
 
 
 async def fetch_early(ca, requests, gate):

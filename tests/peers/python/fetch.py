@@ -60,7 +60,11 @@ def niquests_only(ca, requests):
 
 
 def aioquic(ca, requests):
-    return asyncio.run(aioquic_client.fetch(ca, requests))
+    return asyncio.run(aioquic_client.fetch(ca, requests))[0]
+
+
+def aioquic_version_2(ca, requests):
+    return asyncio.run(aioquic_client.fetch_version_2(ca, requests))
 
 
 def aioquic_early(ca, requests):
@@ -76,6 +80,7 @@ CLIENTS = {
     "aioquic": aioquic,
     "aioquic-early": aioquic_early,
     "aioquic-moving": aioquic_moving,
+    "aioquic-version-2": aioquic_version_2,
     "curl_cffi": curl_cffi,
     "curl_cffi-alt-svc": curl_cffi_alt_svc,
     "niquests": niquests_only,
