@@ -236,8 +236,10 @@ impl Running {
         let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
 
         let limits = Limits { connections_max: connections_max.div_ceil(count), ..limits(config) };
-        let quic =
-            QuicServer::new(&tls, config.quic.settings(), limits.clone()).map_err(unusable)?;
+        // A connection over QUIC needs no descriptor.
+        let connections_max = config.limits.connections.div_ceil(count);
+        let quic_limits = Limits { connections_max, ..limits.clone() };
+        let quic = QuicServer::new(&tls, config.quic.settings(), quic_limits).map_err(unusable)?;
         let crossing = Arc::new(Crossing::new(count));
 
         let (metrics, registry) = Metrics::new();
