@@ -118,11 +118,6 @@ fn blobs_are_what_https_gives(shards: usize) {
     }
     let (head, _) = client.get(&blob_path("team/app", &sha256(b"unknown")), &[]);
     assert_eq!(head.status(), 404);
-    // Of several shards another one than the client's may be the home of both blobs.
-    if shards == 1 {
-        let ready = outrider.metrics().sum("outrider_transport_quic_immediate_answers_total", &[]);
-        assert!(ready > 0.0, "answers lay ready");
-    }
     client.quic.close(0x100u32.into(), b"");
 }
 

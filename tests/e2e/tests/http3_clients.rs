@@ -181,6 +181,21 @@ fn aioquic_goes_on_from_other_ports_in_the_middle_of_an_answer() {
     }
 }
 
+#[test]
+fn what_lies_in_memory_is_answered_in_the_turn_in_which_it_is_asked_for() {
+    let content = bytes(45, 10_000);
+    // Of several shards another one than the client's may be its home.
+    let (_upstream, outrider) = serving(&content, 1);
+    for immediate in [0.0, 1.0, 2.0] {
+        // It says in one frame what it asks for and that nothing follows.
+        let client = Http3Client::Python("aioquic");
+        let answers = client.fetch(&outrider.ca_pem(), &[url(&outrider, &content)]);
+        assert!(answers[0].body == content);
+        let counted = "outrider_transport_quic_immediate_answers_total";
+        assert_eq!(outrider.metrics().sum(counted, &[]), immediate);
+    }
+}
+
 /// The cases of aioquic's interop program and the letters that it has to give. Not run are:
 /// `throughput`, which compares two times; and what docs/OPERATING.md says is not offered, see below.
 const INTEROP: [(&str, &str); 9] = [
