@@ -5,8 +5,9 @@
 #   tests/setup.sh --check    only check; exit 1 and say what is missing
 #
 # For Debian 12 as root. Debian's packages come from apt; Go programs are built by exact version
-# (checksums in go.sum or in Go's checksum database) into a cache outside the checkout:
-# ${OUTRIDER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/outrider}/tools. A second run takes no time.
+# (checksums in go.sum or in Go's checksum database), and Python's packages installed by their checksums,
+# into a cache outside the checkout: ${OUTRIDER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/outrider}/tools.
+# A second run takes no time.
 # No daemon is started, here or by a package.
 set -euo pipefail
 
@@ -45,14 +46,20 @@ debian_tools=(
   "mount mount 2.38"
   "unshare util-linux 2.38"
   "ip iproute2 6."
+  "chromium chromium 1"
+  "/usr/bin/python3 python3 3.11"
 )
 
 missing_packages() {
   local entry command package
-  for entry in "${debian_tools[@]}"; do
-    read -r command package _ <<<"$entry"
-    command -v "$command" >/dev/null || printf '%s\n' "$package"
-  done | sort -u
+  {
+    for entry in "${debian_tools[@]}"; do
+      read -r command package _ <<<"$entry"
+      command -v "$command" >/dev/null || printf '%s\n' "$package"
+    done
+    # It has no command.
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || printf 'python3-venv\n'
+  } | sort -u
 }
 
 install_packages() {
@@ -92,7 +99,7 @@ check_packages() {
 built() { [ -x "$tools/bin/$1" ] && [ "$(cat "$tools/versions/$1" 2>/dev/null)" = "$2" ]; }
 
 need_go() {
-  command -v go >/dev/null || die "Go 1.24 or newer is needed to build $1 (https://go.dev/dl)"
+  command -v go >/dev/null || die "Go 1.26 or newer is needed to build $1 (https://go.dev/dl)"
 }
 
 # go_module NAME VERSION PACKAGE: build a command by module name and version
@@ -123,6 +130,48 @@ go_pinned() {
   (cd "$here/peers/$folder" && CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false -trimpath' "$@") \
     >"$logs/$name.log" 2>&1 || { tail -20 "$logs/$name.log" >&2; die "$name does not build"; }
   printf '%s\n' "$version" >"$tools/versions/$name"
+}
+
+# checksum FOLDER: of all files in tests/peers/FOLDER
+checksum() { (cd "$here/peers/$1" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1); }
+
+# go_own FOLDER NAME=PACKAGE...: build programs of tests/peers/FOLDER, which has a go.mod and a go.sum
+go_own() {
+  local folder=$1 sum each name
+  shift
+  sum=$(checksum "$folder")
+  for each in "$@"; do
+    name=${each%%=*}
+    built "$name" "$sum" && continue
+    [ -z "$check_only" ] || die "$name is not in $tools, or not of this checkout (run tests/setup.sh)"
+    need_go "$name"
+    say "building $name"
+    (cd "$here/peers/$folder" && CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false -trimpath' \
+      go build -ldflags='-s -w' -o "$tools/bin/$name" "./${each#*=}") \
+      >"$logs/$name.log" 2>&1 || { tail -20 "$logs/$name.log" >&2; die "$name does not build"; }
+    printf '%s\n' "$sum" >"$tools/versions/$name"
+  done
+}
+
+# python_clients: a Python of its own in $tools/python with tests/peers/python/requirements.txt, and the
+# examples of aioquic's source archive in $tools/python/aioquic-examples
+python_clients() {
+  local file=$here/peers/python/requirements.txt sum python=$tools/python
+  sum=$(sha256sum "$file" | cut -d ' ' -f 1)
+  [ -x "$python/bin/python" ] && [ "$(cat "$tools/versions/python" 2>/dev/null)" = "$sum" ] && return 0
+  [ -z "$check_only" ] || die "the Python clients are not in $python (run tests/setup.sh)"
+  say "installing the Python clients"
+  rm -rf "$python" "$tools/versions/python"
+  {
+    /usr/bin/python3 -m venv "$python" &&
+      "$python/bin/pip" install --disable-pip-version-check --no-deps --require-hashes -r "$file" &&
+      awk '/^[a-z]/ { on = /^aioquic==/ } on' "$file" >"$python/aioquic.txt" &&
+      "$python/bin/pip" download --disable-pip-version-check --no-deps --require-hashes --no-binary :all: \
+        --no-build-isolation --dest "$python" -r "$python/aioquic.txt" &&
+      tar -xzf "$python"/aioquic-*.tar.gz -C "$python" &&
+      mv "$python"/aioquic-*/examples "$python/aioquic-examples"
+  } >"$logs/python.log" 2>&1 || { tail -20 "$logs/python.log" >&2; die "the Python clients cannot be installed"; }
+  printf '%s\n' "$sum" >"$tools/versions/python"
 }
 
 # cargo_tool NAME VERSION: a cargo subcommand. Without optimisation: it builds in half the time, and
@@ -156,6 +205,8 @@ go_pinned oras "$oras_version" oras \
   go build -ldflags='-s -w' -o "$tools/bin/oras" oras.land/oras/cmd/oras
 go_pinned oci-conformance "$conformance_version" conformance \
   go test -c -o "$tools/bin/oci-conformance" github.com/opencontainers/distribution-spec/conformance
+go_own http3 h3get=get h3pull=pull
+python_clients
 if [ "${1:-}" = --lint ]; then
   cargo_tool cargo-deny "$cargo_deny_version"
 fi

@@ -16,6 +16,8 @@ pub mod clients {
     pub mod crane;
     /// dockerd and the `docker` command.
     pub mod docker;
+    /// Clients of HTTP/3.
+    pub mod http3;
     /// `oras`.
     pub mod oras;
     /// `podman`.

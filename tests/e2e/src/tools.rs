@@ -46,3 +46,11 @@ pub fn command(name: &str, home: &Path) -> Command {
     }
     command
 }
+
+/// A command of `tests/peers/python/script`, run by the Python that has the clients.
+pub fn python(script: &str, home: &Path) -> Command {
+    let mut command = command("../python/bin/python", home);
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../peers/python");
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(scripts.join(script));
+    command
+}

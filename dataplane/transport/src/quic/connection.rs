@@ -148,7 +148,7 @@ impl<H: Handler> Connection<H> {
         while let Some(slot) = self.woken.pop() {
             if let Some(stream) = self.requests.stream_in(slot) {
                 self.read_request(now, stream);
-                self.advance(stream);
+                self.advance(now, stream);
             }
         }
         self.wants_turn_at = None;
@@ -187,7 +187,7 @@ impl<H: Handler> Connection<H> {
                             self.requests.insert(stream, Request::new(), wakes, self.place);
                             self.untold += 1;
                             self.read_request(now, stream);
-                            self.advance(stream);
+                            self.advance(now, stream);
                         }
                         Dir::Uni => self.read_uni(now, id),
                     }
@@ -195,11 +195,11 @@ impl<H: Handler> Connection<H> {
             }
             StreamEvent::Readable { id } if id.dir() == Dir::Bi => {
                 self.read_request(now, number(id));
-                self.advance(number(id));
+                self.advance(now, number(id));
             }
             StreamEvent::Readable { id } => self.read_uni(now, id),
-            StreamEvent::Writable { id } if id.dir() == Dir::Bi => self.advance(number(id)),
-            StreamEvent::Finished { id } => self.remove(number(id)),
+            StreamEvent::Writable { id } if id.dir() == Dir::Bi => self.advance(now, number(id)),
+            StreamEvent::Finished { id } => self.arrived(number(id)),
             StreamEvent::Stopped { id, .. } if Some(id) == self.control => {
                 self.fail(now, http3::Connection::control_stopped());
             }
@@ -282,7 +282,7 @@ impl<H: Handler> Connection<H> {
             && pipe.is_left()
         {
             if request.is_written() {
-                self.stop_receiving(stream);
+                self.read_rest(now, stream);
             }
             return;
         }
@@ -304,6 +304,46 @@ impl<H: Handler> Connection<H> {
             && !self.closed
         {
             self.on_reset(now, stream, code);
+        }
+    }
+
+    /// What a client sends beside an answer that is written: the end of its side, which is waited for, or
+    /// what nobody reads, and which it is told to stop.
+    fn read_rest(&mut self, now: Instant, stream: u64) {
+        let Some((request, _)) = self.requests.get(stream) else { return };
+        if !request.lingers() {
+            self.stop_receiving(stream);
+            return;
+        }
+        // One byte is enough to know.
+        match (self.read_stream(id_of(stream), 1), self.chunks.is_empty()) {
+            (Some(End::Open), true) => {
+                self.end_upload(stream, Ok(()));
+                return;
+            }
+            (Some(End::Finished), true) => {
+                if let Some((request, _)) = self.requests.get(stream) {
+                    request.received = true;
+                }
+                self.put_in(now, stream, false, true);
+            }
+            _ => {
+                self.chunks.clear();
+                self.stop_receiving(stream);
+            }
+        }
+        // Both sides are over: nothing comes for it any more.
+        if self.requests.get(stream).is_some_and(|(request, _)| request.has_arrived()) {
+            self.remove(stream);
+        }
+    }
+
+    /// The client has all of an answer. Where its own side is still open, it is waited for without holding
+    /// anything; it has as many of these as streams at most.
+    fn arrived(&mut self, stream: u64) {
+        match self.requests.get(stream) {
+            Some((request, _)) if request.lingers() => request.arrived(),
+            _ => self.remove(stream),
         }
     }
 
@@ -434,7 +474,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Lets a request go on as far as it can.
-    fn advance(&mut self, stream: u64) {
+    fn advance(&mut self, now: Instant, stream: u64) {
         if self.closed {
             return;
         }
@@ -446,7 +486,7 @@ impl<H: Handler> Connection<H> {
             Step::Written => {
                 // A client that is still sending what nobody reads is told so.
                 if !request.received && request.upload.as_ref().is_none_or(Pipe::is_left) {
-                    self.stop_receiving(stream);
+                    self.read_rest(now, stream);
                 }
             }
             Step::Cut => {
@@ -530,7 +570,7 @@ impl<H: Handler> Connection<H> {
             self.shared.metrics.quic.migrations.inc();
         }
         if let Some(retired_at) = self.retired_at
-            && self.requests.is_empty()
+            && self.requests.all(Request::has_arrived)
         {
             // Time for the GOAWAY to arrive before the end does.
             let until = retired_at + (self.quic.rtt() * 2).min(GOAWAY_TIME_MAX);

@@ -40,6 +40,8 @@ enum Answer<B> {
     Sent {
         _hold: Option<Hold>,
     },
+    /// The client has all of it.
+    Arrived,
 }
 
 /// What is being written.
@@ -77,7 +79,25 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Request<B> {
 
     /// Whether all of the answer is written.
     pub(crate) fn is_written(&self) -> bool {
-        matches!(self.answer, Answer::Sent { .. })
+        matches!(self.answer, Answer::Sent { .. } | Answer::Arrived)
+    }
+
+    /// Whether the client has all of the answer.
+    pub(crate) fn has_arrived(&self) -> bool {
+        matches!(self.answer, Answer::Arrived)
+    }
+
+    /// The client has all of the answer; what was held for it is let go.
+    pub(crate) fn arrived(&mut self) {
+        self.answer = Answer::Arrived;
+    }
+
+    /// Whether nothing but the end of the client's side is still to come: nobody reads more, and nothing
+    /// was announced. Many clients say only after the request that it has no body, and take it for a
+    /// failure when they are told not to.
+    pub(crate) fn lingers(&self) -> bool {
+        let empty = |pipe: &Pipe| pipe.is_left() && !pipe.is_expected();
+        !self.received && self.is_written() && self.upload.as_ref().is_some_and(empty)
     }
 
     /// Has the handler's future answer it.

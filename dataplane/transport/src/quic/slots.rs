@@ -65,8 +65,9 @@ impl<T> Slots<T> {
         self.slots[slot].value.take()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_stream.is_empty()
+    /// Whether there is none for which `condition` does not hold. `O(n)`.
+    pub(crate) fn all(&self, condition: impl Fn(&T) -> bool) -> bool {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref()).all(condition)
     }
 
     /// Takes all out.
@@ -99,7 +100,8 @@ mod tests {
         assert_eq!(slots.stream_in(target.slot), Some(4));
         assert!(slots.get(0).is_none());
         assert_eq!(slots.slots.len(), 1);
+        assert!(slots.all(|value| *value == "b") && !slots.all(|value| *value == "a"));
         assert_eq!(slots.clear(), ["b"]);
-        assert!(slots.is_empty() && slots.get(4).is_none());
+        assert!(slots.all(|_| false) && slots.get(4).is_none());
     }
 }

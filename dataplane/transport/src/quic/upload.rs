@@ -28,6 +28,8 @@ struct State {
     /// The connection has stopped reading, for want of room.
     full: bool,
     left: bool,
+    /// Bytes were announced, or came.
+    expected: bool,
 }
 
 impl Pipe {
@@ -42,6 +44,7 @@ impl Pipe {
             connection,
             full: false,
             left: false,
+            expected: announced.is_some_and(|bytes| bytes > 0),
         })))
     }
 
@@ -56,6 +59,7 @@ impl Pipe {
     /// For the connection: a piece came in.
     pub(crate) fn push(&self, bytes: Bytes) {
         let mut state = self.0.borrow_mut();
+        state.expected |= !bytes.is_empty();
         if state.left || state.end.is_some() {
             return;
         }
@@ -81,6 +85,11 @@ impl Pipe {
     /// For the connection: whether the handler has let go of it.
     pub(crate) fn is_left(&self) -> bool {
         self.0.borrow().left
+    }
+
+    /// For the connection: whether there is a body, as far as that is known: bytes were announced, or came.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.0.borrow().expected
     }
 
     /// For the handler: the next piece.

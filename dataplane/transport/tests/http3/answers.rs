@@ -155,6 +155,72 @@ fn an_upload_that_nobody_reads_is_answered_and_stopped() {
 }
 
 #[test]
+fn a_client_may_say_after_the_answer_that_its_request_has_no_body() {
+    let server = Server::start();
+    run(async {
+        let client = Client::connect(&server).await;
+        for method in [Method::GET, Method::HEAD, Method::PUT] {
+            let path = if method == Method::PUT { "/refuse" } else { "/bytes/10" };
+            let mut stream = client.begin(request(method.clone(), path)).await;
+            let first = answer(&mut stream).await.unwrap();
+            // That the first answer has arrived is known before the second is asked for.
+            assert_eq!(client.get("/bytes/10").await.body, pattern(10));
+            stream.finish().await.unwrap_or_else(|error| panic!("{method}: {error}"));
+            assert_eq!(first.status(), if method == Method::PUT { 403 } else { 200 });
+        }
+        client.close().await;
+    });
+    assert_eq!(server.quic_metric("requests_reset"), 0);
+    server.stop();
+}
+
+#[test]
+fn a_body_that_begins_after_the_answer_is_stopped() {
+    let server = Server::start();
+    run(async {
+        let client = Client::connect(&server).await;
+        let mut stream = client.begin(request(Method::GET, "/bytes/10")).await;
+        assert_eq!(answer(&mut stream).await.unwrap().body, pattern(10));
+        assert_eq!(client.get("/bytes/10").await.body, pattern(10));
+        // More than any window.
+        let sent = async {
+            for _ in 0..1000 {
+                if stream.send_data(Bytes::from(vec![0; 60_000])).await.is_err() {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(sent.await, "60 MB were taken after the answer");
+        assert_eq!(client.get("/bytes/10").await.body, pattern(10));
+        client.close().await;
+    });
+    server.stop();
+}
+
+#[test]
+fn clients_that_leave_their_side_open_hold_back_neither_others_nor_a_drain() {
+    let server = Server::start();
+    run(async {
+        let client = Client::connect(&server).await;
+        let mut open = Vec::new();
+        for _ in 0..20 {
+            let mut stream = client.begin(request(Method::GET, "/bytes/300000")).await;
+            assert_eq!(answer(&mut stream).await.unwrap().body, pattern(300_000));
+            open.push(stream);
+        }
+        assert_eq!(client.get("/bytes/10").await.body, pattern(10));
+        // The last answer may be on its way.
+        assert!(server.pins.pinned_bytes() <= 10, "an answer that has arrived holds nothing");
+        server.drain.start();
+        client.quic.closed().await;
+        drop(open);
+        client.endpoint.wait_idle().await;
+    });
+    server.stop();
+}
+
+#[test]
 fn an_upload_that_is_reset_ends_its_handler() {
     let server = Server::start();
     run(async {
