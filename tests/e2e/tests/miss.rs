@@ -52,7 +52,7 @@ fn a_hundred_clients_of_a_cold_64_mib_blob_cause_one_upstream_fetch() {
         }
     });
     assert_eq!(upstream.count("GET", "/blobs/"), 1);
-    let hashed = outrider.metrics().sum("outrider_blob_bytes_hashed", &[]);
+    let hashed = outrider.metrics().sum("outrider_blob_bytes_hashed_total", &[]);
     assert!((hashed - content.len() as f64).abs() < 1.0, "it is hashed once, not {hashed} bytes");
 }
 
