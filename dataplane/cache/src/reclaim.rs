@@ -56,7 +56,7 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Reclaim {
     serial: u64,
-    segment: u32,
+    pub(crate) segment: u32,
     content: Use,
     phase: Phase,
     headers: VecDeque<u32>,

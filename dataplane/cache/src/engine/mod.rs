@@ -30,6 +30,7 @@ use crate::arena::{ChunkWriter, SlotMut};
 use crate::cache::Chunk;
 use crate::config::CacheConfig;
 use crate::disk::record;
+use crate::disk::segment::SegmentState;
 use crate::disk::{Completion, Operation};
 use crate::error::CacheError;
 use crate::index::{Index, Location, ObjectId};
@@ -274,6 +275,13 @@ impl Engine {
         if !target.out && target.errors >= store.errors_max {
             tracing::error!(stripe = number, errors = target.errors, "stripe taken out of service");
             target.out = true;
+            // A reclaim that is under way would find nothing alive once the index has let go of it, and
+            // erase what a restart still finds: pushed content.
+            if let Some(reclaim) = target.reclaim.take() {
+                let segment = &mut target.segments[reclaim.segment as usize];
+                segment.state = SegmentState::Closed;
+                segment.unreadable = true;
+            }
             self.metrics.stripes_out.inc();
             self.drop_locations(|location| location.stripe == stripe, "stripe");
         }
