@@ -65,7 +65,7 @@ impl Purpose {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
     Chunk { object: ObjectId, life: u32, chunk: u32, birth: u64 },
-    Upload { object: ObjectId, life: u32, chunk: u32, birth: u64, attempts: u32 },
+    Upload { object: ObjectId, life: u32, chunk: u32, birth: u64 },
     Seal { object: ObjectId, life: u32 },
     Tombstone { attempts: u32 },
     MoveChunk { from: Location, object: ObjectId, life: u32, chunk: u32 },

@@ -339,7 +339,7 @@ impl Engine {
             return self.upload_failed(object, error);
         }
         state.pending += 1;
-        let what = What::Upload { object, life: state.life, chunk, birth, attempts: 0 };
+        let what = What::Upload { object, life: state.life, chunk, birth };
         let job = Job { frozen, purpose: Purpose::Upload, what };
         store.stripes[stripe as usize].uploads.push_back(job);
         self.pump();

@@ -11,9 +11,6 @@ use crate::error::CacheError;
 use crate::index::{Index, Location, flag};
 use crate::store::{Action, Job, Placement, Purpose, Queue, Store, WRITES_MAX, What};
 
-/// Failed writes of one upload chunk before the upload fails.
-const UPLOAD_ATTEMPTS_MAX: u32 = 3;
-
 impl Engine {
     pub(super) fn pump_writes(&mut self) -> bool {
         let stripes = self.store.as_ref().map_or(0, |store| store.stripes.len());
@@ -172,8 +169,7 @@ impl Engine {
     /// A record that found no place on its stripe (or could not be written there).
     pub(super) fn misplaced(&mut self, stripe: u16, job: Job, error: Option<io::ErrorKind>) {
         let elsewhere = self.store.as_ref().and_then(|store| store.stripe_after(stripe));
-        let newer = self.next_sequence();
-        let Job { mut frozen, purpose, what } = job;
+        let Job { frozen, purpose, what } = job;
         match what {
             What::Chunk { object, life, chunk, birth } => {
                 if error.is_none() {
@@ -193,20 +189,14 @@ impl Engine {
                     self.write_settled(object);
                 }
             }
-            What::Upload { object, life, chunk, birth, attempts } => {
+            What::Upload { object, life, chunk, birth } => {
                 if !self.index.alive(object, life) {
                     return;
                 }
                 let Some(store) = &mut self.store else { return };
-                let target = &mut store.stripes[stripe as usize];
-                if error.is_some() && target.writable() && attempts + 1 < UPLOAD_ATTEMPTS_MAX {
-                    // Once more, at another place of the same stripe: an upload stays together. What
-                    // was written in vain may be on the disk in part: this one counts.
-                    let what = What::Upload { object, life, chunk, birth, attempts: attempts + 1 };
-                    record::renew(frozen.header_mut(), newer);
-                    target.uploads.push_back(Job { frozen, purpose, what });
-                    return;
-                }
+                // It is not tried again: on another stripe it would be torn apart by another number of
+                // shards, and on this one the simulation lost uploads. The client pushes again.
+                let target = &store.stripes[stripe as usize];
                 let error = match error {
                     None if target.writable() => CacheError::StoreFull,
                     error => store.lost_to(stripe, error.unwrap_or(io::ErrorKind::Other)),
@@ -271,7 +261,7 @@ impl Engine {
                 }
                 self.write_settled(object);
             }
-            What::Upload { object, life, chunk, birth, .. } => {
+            What::Upload { object, life, chunk, birth } => {
                 if !self.index.alive(object, life) {
                     return;
                 }
