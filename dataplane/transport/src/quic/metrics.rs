@@ -47,6 +47,6 @@ counters! {
     migrations,
     /// Datagrams that came to a shard and belong to another one
     misrouted_datagrams,
-    /// Answers that went out from memory without a task of their own
+    /// Answers that went out from memory without waiting for anything
     immediate_answers,
 }
