@@ -340,10 +340,15 @@ fn check_name(name: &HeaderName, value: &[u8]) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// Several cookie fields are one field for those who read them (RFC 9114 section 4.2.1).
+/// Several cookie fields are one field for those who read them (RFC 9114 section 4.2.1). Empty ones stay out: the
+/// white space beside them would stand at an end of the value, where none may be.
 fn join_cookies(headers: &mut HeaderMap) -> Result<(), HeadError> {
-    let all: Vec<&[u8]> =
-        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let all: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .filter(|crumb| !crumb.is_empty())
+        .collect();
     let joined = HeaderValue::from_maybe_shared(Bytes::from(all.join(&b"; "[..])))
         .map_err(|_| malformed("a control character in a field value"))?;
     headers.insert(header::COOKIE, joined);

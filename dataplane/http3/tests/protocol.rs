@@ -289,6 +289,18 @@ fn cookies_are_put_together() {
 }
 
 #[test]
+fn cookies_that_are_empty_leave_no_white_space() {
+    for (values, joined) in
+        [(&["", ""][..], ""), (&["", "a=b"], "a=b"), (&["a=b", "", "c=d"], "a=b; c=d")]
+    {
+        let cookies: Vec<_> = values.iter().map(|value| ("cookie", *value)).collect();
+        let mut events = events(&get_with(&cookies), true).unwrap();
+        let Some(Event::Request { head, .. }) = events.pop() else { panic!() };
+        assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), [joined]);
+    }
+}
+
+#[test]
 fn the_body_is_as_long_as_content_length() {
     let with = |length: &str, body: &[u8]| {
         let head = get_with(&[("content-length", length)]);
