@@ -22,10 +22,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
-/// The version of the layout that this program writes: a content lies whole on one stripe.
+/// The version of the layout that this program reads and writes. In the one before, which was never
+/// released, contents lay across the stripes.
 pub const FORMAT_VERSION: u32 = 2;
-/// The oldest one that it reads: contents lie across the stripes, which only one shard can serve.
-pub const FORMAT_VERSION_SPREAD: u32 = 1;
 /// The least number of stripes.
 pub const STRIPES_MIN: u32 = 1;
 /// The largest number of stripes.
@@ -76,7 +75,7 @@ pub enum DataDirError {
     },
     /// It was written by another version.
     #[error(
-        "the data directory {} has format {found}, and this program reads up to format {FORMAT_VERSION}; use the \
+        "the data directory {} has format {found}, and this program reads format {FORMAT_VERSION}; use the \
          version of outrider that wrote it, or start with a new directory", .dir.display()
     )]
     Version {
@@ -191,7 +190,7 @@ impl DataDir {
     /// `Io`.
     pub fn write_format(&self, format: Format) -> Result<(), DataDirError> {
         assert!((STRIPES_MIN..=STRIPES_MAX).contains(&format.stripes));
-        assert!((FORMAT_VERSION_SPREAD..=FORMAT_VERSION).contains(&format.version));
+        assert_eq!(format.version, FORMAT_VERSION);
         let Format { version, stripes, ssd_bytes } = format;
         let text = format!(
             "# Written by outrider. The place of everything under ssd/ depends on it: do not edit.\n\
@@ -322,7 +321,7 @@ fn read_format(dir: &Path) -> Result<Option<Format>, DataDirError> {
         .and_then(toml::Value::as_integer)
         .and_then(|v| u32::try_from(v).ok())
         .ok_or_else(|| damaged("it has no version".to_owned()))?;
-    if !(FORMAT_VERSION_SPREAD..=FORMAT_VERSION).contains(&version) {
+    if version != FORMAT_VERSION {
         return Err(DataDirError::Version { dir: dir.to_owned(), found: version });
     }
     let format: Format = toml::from_str(&text).map_err(|e| damaged(one_line(&e)))?;
@@ -394,9 +393,9 @@ mod tests {
     fn a_format_that_is_not_ours_is_refused_and_never_rewritten() {
         for (text, wanted) in [
             ("version = 3\nshards = \"what\"\n", "has format 3"),
-            ("version = 1\nstripes = 0\nssd_bytes = 5\n", "stripes = 0 is not possible"),
-            ("version = 1\nstripes = 4\n", "missing field `ssd_bytes`"),
-            ("version = 1\nstripes = 4\nssd_bytes = 5\nmore = 1\n", "unknown field `more`"),
+            ("version = 2\nstripes = 0\nssd_bytes = 5\n", "stripes = 0 is not possible"),
+            ("version = 2\nstripes = 4\n", "missing field `ssd_bytes`"),
+            ("version = 2\nstripes = 4\nssd_bytes = 5\nmore = 1\n", "unknown field `more`"),
             ("stripes = 4\n", "it has no version"),
             ("", "it has no version"),
             ("\0\0\0", "format.toml"),

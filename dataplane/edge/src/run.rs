@@ -224,7 +224,7 @@ impl Running {
         let started = Instant::now();
         let dir = DataDir::open(&config.data.dir)?;
         let cpus = process::cpus();
-        let count = sizes::shards(config, &dir, cpus.len())?;
+        let count = sizes::shards(config, cpus.len())?;
         let mut sockets = Sockets::bind(config, count)?;
         let connections_max =
             process::raise_descriptors(config.limits.connections, sockets.serving());

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{CacheSection, Config, SHARD_RAM_MIN, SSD_MIN};
-use crate::data_dir::{DataDir, DataDirError, FORMAT_VERSION, FORMAT_VERSION_SPREAD, Format};
+use crate::data_dir::{DataDir, DataDirError, FORMAT_VERSION, Format};
 use crate::defaults::{self, STRIPE_MIN};
 use crate::units::Size;
 
@@ -72,17 +72,6 @@ pub enum SizesError {
         /// How many there could be.
         most: u64,
     },
-    /// Contents lie across the stripes.
-    #[error(
-        "shards.count = {shards} (--shards), but the data directory {} was made by an earlier version, whose \
-         contents only one shard can serve; leave it out, or start with a new directory", .dir.display()
-    )]
-    Spread {
-        /// The directory.
-        dir: PathBuf,
-        /// How many were configured.
-        shards: usize,
-    },
     /// It was another size at the first start.
     #[error(
         "cache.ssd = \"{configured}\", but the data directory {} was made with \"{kept}\" at its first start, \
@@ -112,30 +101,17 @@ pub struct Sizes {
     pub first_start: bool,
 }
 
-/// Decides how many shards this start has. Changes nothing.
+/// Decides how many shards this start has. Pure.
 ///
 /// # Errors
-/// See [`SizesError`].
-pub fn shards(config: &Config, dir: &DataDir, cpus: usize) -> Result<usize, SizesError> {
+/// [`SizesError::Shards`].
+pub fn shards(config: &Config, cpus: usize) -> Result<usize, SizesError> {
     let ram = ram(&config.cache);
-    let spread = dir.known_format()?.is_some_and(|format| {
-        format.version == FORMAT_VERSION_SPREAD && format.stripes > 1 && format.ssd_bytes > 0
-    });
     match config.shards.count {
-        Some(shards) if shards > 1 && spread => {
-            Err(SizesError::Spread { dir: dir.path().to_owned(), shards })
-        }
         Some(shards) if shards > 1 && Size(ram.0 / shards as u64) < SHARD_RAM_MIN => {
             Err(SizesError::Shards { shards, ram, most: ram.0 / SHARD_RAM_MIN.0 })
         }
         Some(shards) => Ok(shards),
-        None if spread => {
-            tracing::warn!(
-                "the data directory was made by an earlier version, so that one shard serves it: start with a \
-                 new directory to serve from all CPUs"
-            );
-            Ok(1)
-        }
         None => Ok(defaults::shards(cpus, ram)),
     }
 }
@@ -251,24 +227,14 @@ mod tests {
 
     #[test]
     fn the_number_of_shards_is_that_of_the_cpus_unless_something_is_against_it() {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(parent.path()).unwrap();
         let mut config = Config { cache: cache(Some(Size::mib(512)), None), ..Config::default() };
-        assert_eq!(shards(&config, &dir, 1).unwrap(), 1);
+        assert_eq!(shards(&config, 1).unwrap(), 1);
         // 64 MiB of RAM are enough for two.
-        assert_eq!(shards(&config, &dir, 8).unwrap(), 2);
+        assert_eq!(shards(&config, 8).unwrap(), 2);
         config.shards.count = Some(2);
-        assert_eq!(shards(&config, &dir, 1).unwrap(), 2);
+        assert_eq!(shards(&config, 1).unwrap(), 2);
         config.shards.count = Some(3);
-        let error = shards(&config, &dir, 8).unwrap_err().to_string();
+        let error = shards(&config, 8).unwrap_err().to_string();
         assert!(error.contains("--shards") && error.contains("write 2 or less"), "{error}");
-        // What an earlier version wrote.
-        let old = Format { version: FORMAT_VERSION_SPREAD, stripes: 4, ssd_bytes: 1 << 29 };
-        dir.write_format(old).unwrap();
-        config.shards.count = None;
-        assert_eq!(shards(&config, &dir, 8).unwrap(), 1);
-        config.shards.count = Some(2);
-        let error = shards(&config, &dir, 8).unwrap_err().to_string();
-        assert!(error.contains("made by an earlier version"), "{error}");
     }
 }
