@@ -570,7 +570,6 @@ fn check(config: &CacheConfig) -> Result<(), CacheError> {
     let geometry = &config.geometry;
     let block = crate::arena::BLOCK_BYTES as u64;
     let fits = geometry.chunk_bytes >= block
-        && geometry.extent_bytes.is_multiple_of(geometry.chunk_bytes)
         && geometry.segment_bytes.is_multiple_of(block)
         && geometry.segment_bytes
             >= 2 * crate::arena::record_bytes(geometry.chunk_bytes as usize) as u64 + block;

@@ -88,15 +88,13 @@ impl SsdConfig {
 pub struct Geometry {
     /// Payload bytes of a full chunk.
     pub chunk_bytes: u64,
-    /// Is in the superblock, and means nothing any more: an object lies whole on one stripe.
-    pub extent_bytes: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
 }
 
 impl Default for Geometry {
     fn default() -> Self {
-        Self { chunk_bytes: CHUNK_BYTES, extent_bytes: 16 << 20, segment_bytes: SEGMENT_BYTES }
+        Self { chunk_bytes: CHUNK_BYTES, segment_bytes: SEGMENT_BYTES }
     }
 }
 

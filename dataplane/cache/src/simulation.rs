@@ -32,8 +32,7 @@ use crate::store::Store;
 use crate::upload::UploadId;
 
 const CHUNK: usize = 8 << 10;
-const GEOMETRY: Geometry =
-    Geometry { chunk_bytes: CHUNK as u64, extent_bytes: 16 << 10, segment_bytes: 96 << 10 };
+const GEOMETRY: Geometry = Geometry { chunk_bytes: CHUNK as u64, segment_bytes: 96 << 10 };
 const STRIPES: u16 = 2;
 const SEGMENTS: u64 = 10;
 const CONTENTS: usize = 24;

@@ -8,7 +8,7 @@ use crate::config::Geometry;
 
 const MAGIC: [u8; 8] = *b"OUTRSTR1";
 /// The version of the stripe format.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 const USED_BYTES: usize = 104;
 
 /// What a stripe file says about itself.
@@ -24,7 +24,7 @@ pub struct Superblock {
     pub asked_bytes: u64,
     /// Bytes of this file (less than its share when the disk was full).
     pub stripe_bytes: u64,
-    /// The sizes of chunks, extents and segments.
+    /// The sizes of chunks and segments.
     pub geometry: Geometry,
 }
 
@@ -63,7 +63,6 @@ impl Superblock {
             self.asked_bytes,
             self.stripe_bytes,
             self.geometry.chunk_bytes,
-            self.geometry.extent_bytes,
             self.geometry.segment_bytes,
         ];
         for (index, number) in numbers.into_iter().enumerate() {
@@ -106,11 +105,7 @@ impl Superblock {
             stripes: u16_at(12),
             asked_bytes: u64_at(32),
             stripe_bytes: u64_at(40),
-            geometry: Geometry {
-                chunk_bytes: u64_at(48),
-                extent_bytes: u64_at(56),
-                segment_bytes: u64_at(64),
-            },
+            geometry: Geometry { chunk_bytes: u64_at(48), segment_bytes: u64_at(56) },
         })
     }
 }
@@ -125,7 +120,7 @@ mod tests {
         stripes: 4,
         asked_bytes: 1 << 34,
         stripe_bytes: 1 << 32,
-        geometry: Geometry { chunk_bytes: 1, extent_bytes: 2, segment_bytes: 3 },
+        geometry: Geometry { chunk_bytes: 1, segment_bytes: 3 },
     };
 
     #[test]
