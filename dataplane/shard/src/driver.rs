@@ -238,3 +238,31 @@ impl Guard {
         self.armed_at.is_some_and(|armed_at| now >= armed_at + GUARDS[0])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use glommio::LocalExecutorBuilder;
+
+    use super::*;
+
+    #[test]
+    fn each_guard_ends_a_park_of_the_executor() {
+        // What a park by mistake is to the driver: it is not polled, though nothing was woken that could
+        // end that. Without the guards this never ends.
+        let executor = LocalExecutorBuilder::default().io_memory(64 * 1024).make().unwrap();
+        executor.run(async {
+            let mut guard = Guard::default();
+            let mut polls = 0;
+            poll_fn(|cx| {
+                if polls == 0 {
+                    guard.keep_ahead(Instant::now(), cx);
+                }
+                polls += 1;
+                if polls > GUARDS.len() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        });
+    }
+}

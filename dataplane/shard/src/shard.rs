@@ -237,8 +237,8 @@ mod tests {
     #[test]
     fn with_a_preempt_timer_so_short_that_the_executor_parks_by_mistake_nothing_hangs() {
         // Now and then this has fired before the first task was looked at, which is when glommio parks
-        // with runnable tasks: without the driver's guards this never ends. With a much shorter one, a
-        // crowded machine lets it fire so often in a row that the guards are used up.
+        // with runnable tasks. With a much shorter one, a crowded machine lets it fire so often in a row
+        // that the guards are used up. What a guard does is tested by itself, in the driver.
         const MESSAGES: u64 = 20_000;
         let (give, sender) = mpsc::channel();
         let shard = start_with(ShardConfig::new(7), Duration::from_micros(200), move |context| {
