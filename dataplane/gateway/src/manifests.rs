@@ -84,9 +84,13 @@ impl<N: Names> Gateway<N> {
                     Reference::Digest(digest) => {
                         if let Some(stored) = self.at_hand(digest).await? {
                             let media_type = media_type_of(&stored)?;
-                            let response =
-                                self.serve_manifest(digest, stored, &media_type, method, headers);
-                            return Ok(response);
+                            return Ok(self.serve_whole(
+                                digest,
+                                &media_type,
+                                stored.bytes,
+                                method,
+                                headers,
+                            ));
                         }
                         self.owner(digest)
                     }
@@ -186,7 +190,7 @@ impl<N: Names> Gateway<N> {
             tracing::error!(%digest, repository = %key, "a hosted manifest cannot be read from its disk");
             ApiError::new(Code::Unknown, format!("{digest} is hosted here, and cannot be read from its disk"))
         })?;
-        Ok(self.serve_manifest(&digest, stored, &media_type, method, headers))
+        Ok(self.serve_whole(&digest, &media_type, stored.bytes, method, headers))
     }
 
     /// A manifest of an upstream by its digest: for good once it is here.
@@ -199,7 +203,7 @@ impl<N: Names> Gateway<N> {
     ) -> Answer {
         if let Some(stored) = self.at_hand(digest).await? {
             let media_type = media_type_of(&stored)?;
-            return Ok(self.serve_manifest(digest, stored, &media_type, method, headers));
+            return Ok(self.serve_whole(digest, &media_type, stored.bytes, method, headers));
         }
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Digest(*digest) };
         let errand = self.errand(&place)?;
@@ -270,10 +274,10 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        let mut response = self.serve_manifest(
+        let mut response = self.serve_whole(
             &record.digest,
-            stored.clone(),
             &record.media_type,
+            stored.bytes.clone(),
             method,
             headers,
         );
@@ -281,18 +285,6 @@ impl<N: Names> Gateway<N> {
         let status = CacheStatus::hit().ttl_s(ttl_s).detail(detail).verified(true);
         response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
         response
-    }
-
-    /// An answer from a manifest that was read.
-    fn serve_manifest(
-        &self,
-        digest: &Digest,
-        stored: Stored,
-        media_type: &str,
-        method: Read,
-        headers: &HeaderMap,
-    ) -> Response<GatewayBody> {
-        self.serve_whole(digest, media_type, stored.bytes, method, headers)
     }
 
     /// An answer from what has just come in.
