@@ -17,8 +17,9 @@ use crate::image::random_bytes;
 use crate::load::latency::Latency;
 use crate::load::window::thread_cpu;
 
-/// The size of each object: four extents, so that objects lie on several stripes.
-const OBJECT_BYTES: u64 = 64 << 20;
+/// The size of each object. An object lies whole on one stripe: so that the stripes get about the same
+/// share, there have to be many.
+const OBJECT_BYTES: u64 = 16 << 20;
 /// Memory of the cache: far less than what is read, so that nearly all comes from the stripes.
 const ARENA_BYTES: usize = 96 << 20;
 /// Stripes of the store.
