@@ -49,6 +49,8 @@ pub enum Compare {
     H3(CompareH3Arguments),
     /// HTTPS beside HTTP/3, and downloads beside new connections, against each alone.
     Mixed(CompareMixedArguments),
+    /// One shard against several, by server CPU.
+    Shards(CompareShardsArguments),
     /// Cold and warm pulls of an image, against two pull-through registries.
     Pull(ComparePullArguments),
 }
@@ -397,6 +399,26 @@ pub struct CompareH3Arguments {
     /// The windows of the h3 client, of streams and connection; quinn's defaults unless given.
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub h3_window: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `compare shards`.
+#[derive(Debug, Args)]
+pub struct CompareShardsArguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// How many shards are compared with one.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=64))]
+    pub shards: u32,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "3s", value_parser = duration)]
+    pub duration: Duration,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

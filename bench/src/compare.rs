@@ -4,6 +4,7 @@
 //! - [`https`]: downloads by server CPU, against nginx.
 //! - [`h3`]: downloads over HTTP/3 by server CPU, against three servers and the [`limit`].
 //! - [`mixed`]: what one kind of client does to another, on one server.
+//! - [`shards`]: one shard against several of them.
 //! - [`pull`]: pulls of an image, against two pull-through registries.
 
 pub mod h3;
@@ -11,6 +12,7 @@ pub mod https;
 pub mod limit;
 pub mod mixed;
 pub mod pull;
+pub mod shards;
 
 use std::path::Path;
 use std::process::Command;

@@ -44,6 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         Verb::Compare(Compare::Https(arguments)) => compare::https::verb(arguments),
         Verb::Compare(Compare::H3(arguments)) => compare::h3::verb(arguments),
         Verb::Compare(Compare::Mixed(arguments)) => compare::mixed::verb(arguments),
+        Verb::Compare(Compare::Shards(arguments)) => compare::shards::verb(arguments),
         Verb::Compare(Compare::Pull(arguments)) => compare::pull::verb(arguments),
         Verb::Idle(arguments) => idle::verb(arguments),
         Verb::Disk(arguments) => disk::verb(arguments),

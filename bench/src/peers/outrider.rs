@@ -37,6 +37,8 @@ pub struct Options<'a> {
     pub ssd_bytes: Option<u64>,
     /// More of its configuration (TOML): tables other than data, listen, cache, shards and log.
     pub configuration: Option<&'a str>,
+    /// How many shards it has; one for each CPU that it may use if nothing is said.
+    pub shards: Option<u32>,
     /// The CPU that it may use.
     pub cpu: Option<usize>,
 }
@@ -68,6 +70,9 @@ impl Outrider {
         }
         if let Some(bytes) = options.ssd_bytes {
             option("--ssd", bytes.to_string());
+        }
+        if let Some(shards) = options.shards {
+            option("--shards", shards.to_string());
         }
         if let Some(keys) = options.configuration {
             // What `up` would take, and more: as a file, by the daemon's command.

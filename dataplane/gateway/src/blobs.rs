@@ -68,16 +68,17 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Answer {
-        let owner = self.owner(digest);
-        if owner == self.shard {
-            return self.read_blob(name, ns, digest, method, headers).await;
-        }
+        // What is kept is right, whoever has the content. Nothing that shards share is looked at for it.
         let epoch = self.hub.epoch();
         if let Some(small) = self.kept(digest, epoch)
             && let Some(response) =
                 self.answer_kept(&small, name, ns, digest, method, headers).await?
         {
             return Ok(response);
+        }
+        let owner = self.owner(digest);
+        if owner == self.shard {
+            return self.read_blob(name, ns, digest, method, headers).await;
         }
         let wants = self.table.borrow_mut().wants(digest);
         let (name, ns, digest) = (name.clone(), ns.map(str::to_owned), *digest);

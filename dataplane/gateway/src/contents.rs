@@ -28,8 +28,9 @@ impl<N: Names> Gateway<N> {
     /// look at what all shards share.
     pub(crate) fn owner(&self, digest: &Digest) -> u16 {
         let home = self.hub.placement().home(digest);
-        if home == self.shard && self.cache.stat(digest).is_some_and(|stat| stat.verified) {
-            return home;
+        let here = |stat: ObjectStat| stat.verified && (stat.hosted || home == self.shard);
+        if self.cache.stat(digest).is_some_and(here) {
+            return self.shard;
         }
         self.hub.directory.holder(digest).unwrap_or(home)
     }
@@ -37,22 +38,29 @@ impl<N: Names> Gateway<N> {
     /// What is kept here of another shard's content.
     pub(crate) fn kept(&self, digest: &Digest, epoch: u64) -> Option<Small> {
         let mut table = self.table.borrow_mut();
-        let before = table.bytes() as i64;
+        let before = table.bytes();
         let small = table.get(digest, epoch);
-        self.metrics.table_bytes.inc_by(table.bytes() as i64 - before);
+        self.weigh(before, table.bytes());
         if small.is_some() {
             self.metrics.table_hits.inc();
         }
         small
     }
 
+    /// The gauge is everybody's, so that it is left alone where nothing has changed.
+    fn weigh(&self, before: usize, after: usize) {
+        if before != after {
+            self.metrics.table_bytes.inc_by(after as i64 - before as i64);
+        }
+    }
+
     /// Keeps what another shard said in `epoch` or later.
     pub(crate) fn keep(&self, digest: &Digest, small: Option<&Small>, epoch: u64) {
         let Some(small) = small else { return };
         let mut table = self.table.borrow_mut();
-        let before = table.bytes() as i64;
+        let before = table.bytes();
         table.keep(digest, small, epoch);
-        self.metrics.table_bytes.inc_by(table.bytes() as i64 - before);
+        self.weigh(before, table.bytes());
     }
 
     /// What other shards may keep of this digest, if it is here, small and in memory.
@@ -68,10 +76,13 @@ impl<N: Names> Gateway<N> {
     /// Counts an access, on the shard that has the content. One that is kept here is told of once a
     /// minute, which is as much as counts there.
     pub(crate) fn touch_anywhere(&self, digest: &Digest) {
+        if !self.table.borrow_mut().is_news(digest, unix_ms() / 60_000) {
+            return;
+        }
         let owner = self.owner(digest);
         if owner == self.shard {
             self.touch(digest);
-        } else if self.table.borrow_mut().is_news(digest, unix_ms() / 60_000) {
+        } else {
             let digest = *digest;
             self.tell(owner, move |owner| owner.touch(&digest));
         }

@@ -7,14 +7,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use outrider_artifact::{Digest, RepositoryName};
-use outrider_cache::{ObjectStat, Tier};
+use outrider_cache::Tier;
+use outrider_metrics::Counter;
 use outrider_transport::{Immediate, PreparedHead};
-use prometheus_client::metrics::counter::Counter;
 
 use crate::blobs;
 use crate::flight::chunks_of;
@@ -52,6 +53,14 @@ struct Path {
     head: Rc<PreparedHead>,
 }
 
+/// A content that can be had without waiting.
+struct InMemory {
+    hosted: bool,
+    bytes: Bytes,
+    /// It is a copy of what another shard has.
+    kept: bool,
+}
+
 impl ReadyPaths {
     pub(crate) fn new(metrics: &GatewayMetrics) -> Self {
         let requests = RequestLabels { route: "blob", status: 200 };
@@ -64,41 +73,63 @@ impl ReadyPaths {
 }
 
 impl<N: Names> Gateway<N> {
-    /// The answer to a GET of a whole blob of one chunk that is verified and in memory.
+    /// The answer to a GET of a whole blob of one chunk that is verified and in memory, here or kept of
+    /// another shard's.
     pub(crate) fn ready(&self, request: &Parts) -> Option<Immediate> {
         if request.method != Method::GET || is_conditional(&request.headers) {
             return None;
         }
         let text = request.uri.path_and_query()?.as_str();
         let known = self.ready.paths.borrow().get(text).cloned();
-        let (path, stat) = match known {
+        let (path, found) = match known {
             Some(path) => {
-                let stat = self.cache.stat(&path.digest)?;
-                (path, stat)
+                let found = self.in_memory(&path.digest)?;
+                (path, found)
             }
             None => self.learn(request, text)?,
         };
-        let may_read = !stat.hosted
+        let may_read = !found.hosted
             || path.mirrored
             || self.names.link_known(&path.name, &path.digest)? != Link::default();
-        if !stat.verified || !may_read || stat.size != path.size {
+        let len = found.bytes.len();
+        if !may_read || len as u64 != path.size {
             return None;
         }
-        let chunk = self.cache.resident(&path.digest, 0).filter(|c| c.tier == Tier::Ram)?;
-        let len = chunk.bytes.len();
-        self.touch(&path.digest);
+        if found.kept {
+            self.touch_anywhere(&path.digest);
+        } else {
+            self.touch(&path.digest);
+        }
         self.ready.requests.inc();
         self.ready.ram_bytes.inc_by(len as u64);
+        // Slots of the arena come in sizes that double, about.
+        let slot_bytes = (len + len / 16).next_power_of_two().max(SLOT_BYTES_MIN);
         Some(Immediate {
             head: path.head.clone(),
-            body: chunk.bytes,
-            // Slots come in sizes that double, about.
-            held_bytes: (len + len / 16).next_power_of_two().max(SLOT_BYTES_MIN),
+            body: found.bytes,
+            held_bytes: if found.kept { len } else { slot_bytes },
         })
     }
 
+    /// A verified content of one chunk that can be had without waiting.
+    fn in_memory(&self, digest: &Digest) -> Option<InMemory> {
+        match self.cache.stat(digest) {
+            Some(stat) => {
+                if !stat.verified || chunks_of(stat.size) > 1 {
+                    return None;
+                }
+                let chunk = self.cache.resident(digest, 0).filter(|c| c.tier == Tier::Ram)?;
+                Some(InMemory { hosted: stat.hosted, bytes: chunk.bytes, kept: false })
+            }
+            None => {
+                let small = self.kept(digest, self.hub.epoch())?;
+                Some(InMemory { hosted: small.hosted, bytes: small.bytes, kept: true })
+            }
+        }
+    }
+
     /// Remembers a path whose answer could lie ready.
-    fn learn(&self, request: &Parts, text: &str) -> Option<(Rc<Path>, ObjectStat)> {
+    fn learn(&self, request: &Parts, text: &str) -> Option<(Rc<Path>, InMemory)> {
         let parsed = route::parse(&request.method, &request.uri).ok()?;
         let Operation::BlobRead { name, digest, method: Read::Get } = parsed.operation else {
             return None;
@@ -108,22 +139,23 @@ impl<N: Names> Gateway<N> {
             Meaning::Mirrored(_) => true,
             Meaning::Local => false,
         };
-        let stat = self.cache.stat(&digest)?;
-        if !stat.verified || chunks_of(stat.size) > 1 || text.len() > PATH_BYTES_MAX {
+        if text.len() > PATH_BYTES_MAX {
             return None;
         }
+        let found = self.in_memory(&digest)?;
+        let size = found.bytes.len() as u64;
         let status = CacheStatus::hit().detail(Detail::Ram).verified(true);
-        let mut response = blobs::head(&digest, header::OCTET_STREAM, stat.size, None, status);
+        let mut response = blobs::head(&digest, header::OCTET_STREAM, size, None, status);
         finish_headers(&mut response);
         let (parts, _) = response.into_parts();
-        let head = Rc::new(PreparedHead::new(parts, stat.size));
-        let path = Rc::new(Path { name, digest, size: stat.size, mirrored, head });
+        let head = Rc::new(PreparedHead::new(parts, size));
+        let path = Rc::new(Path { name, digest, size, mirrored, head });
         let mut paths = self.ready.paths.borrow_mut();
         if paths.len() >= PATHS_MAX {
             paths.clear();
         }
         paths.insert(text.into(), path.clone());
-        Some((path, stat))
+        Some((path, found))
     }
 }
 

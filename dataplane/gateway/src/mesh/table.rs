@@ -107,7 +107,12 @@ impl Table {
         while self.bytes + weight > self.bytes_max || self.slots.len() >= ENTRIES_MAX {
             self.evict();
         }
-        let small = Small { bytes: Bytes::copy_from_slice(&small.bytes), ..small.clone() };
+        // All of it is copied: counting references together with the owner would cost both of them more.
+        let small = Small {
+            bytes: Bytes::copy_from_slice(&small.bytes),
+            media_type: (*small.media_type).into(),
+            hosted: small.hosted,
+        };
         self.bytes += weight;
         self.places.insert(*digest, self.slots.len());
         self.slots.push(Slot { digest: *digest, small, epoch, used: false, told_minute: 0 });

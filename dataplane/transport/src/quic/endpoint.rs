@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use outrider_http3::Code;
+use outrider_metrics::Counter;
 use outrider_shard::{ShardContext, Source};
-use prometheus_client::metrics::counter::Counter;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
 
 use super::cid;

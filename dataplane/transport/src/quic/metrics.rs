@@ -1,6 +1,6 @@
 //! What is counted of QUIC.
 
-use prometheus_client::metrics::counter::Counter;
+use outrider_metrics::Counter;
 use prometheus_client::registry::Registry;
 
 macro_rules! counters {
