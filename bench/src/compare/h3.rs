@@ -118,6 +118,8 @@ fn plan(place: &Place, case: &Case, arguments: &CompareH3Arguments) -> Result<Pl
     plan.streams = case.streams;
     plan.client = case.client;
     plan.pin = Some(arguments.load_cpu);
+    // One that sleeps between its packets would measure its own waking more than the server.
+    plan.reading.spin = case.measure == Measure::Latency;
     match case.client {
         Client::H3 => plan.quic.window_bytes = arguments.h3_window,
         _ => plan.quic.mtu = place.mtu,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,6 +11,7 @@ use crate::budget::Budget;
 use crate::error::{Code, ConnectionError, StreamError};
 use crate::frame::{FrameHead, kind};
 use crate::head::HeadDecoder;
+use crate::memo::HeadMemo;
 use crate::settings::{self, Settings};
 use crate::stream::{RequestStream, Shared};
 use crate::uni::{Role, UniEvent, UniStreams};
@@ -65,8 +67,8 @@ pub enum Event {
         /// The QUIC stream.
         stream: u64,
         /// Method, URI with scheme, authority and path, headers, version HTTP/3. `content-length`, where there is
-        /// one, is a number and is checked against the body.
-        head: http::request::Parts,
+        /// one, is a number and is checked against the body. It may be shared with a [`HeadMemo`].
+        head: Rc<http::request::Parts>,
         /// Whether the client's side of the stream is still open.
         body_follows: bool,
     },
@@ -179,6 +181,11 @@ impl Connection {
             goaway: u64::MAX,
             limits,
         }
+    }
+
+    /// A new connection that shares `memo` with others of its thread, all with the same limits.
+    pub fn with_memo(limits: Limits, memo: HeadMemo) -> Self {
+        Self { decoder: HeadDecoder::with_memo(memo), ..Self::new(limits) }
     }
 
     /// What to write on our control stream (a unidirectional stream that is opened as soon as the client allows

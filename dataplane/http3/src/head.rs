@@ -2,6 +2,7 @@
 //! request malformed (RFC 9114 sections 4.1.2, 4.2 and 4.3).
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,6 +12,7 @@ use http::{Method, StatusCode, Uri, Version};
 
 use crate::connection::Limits;
 use crate::error::{Code, ConnectionError, StreamError};
+use crate::memo::HeadMemo;
 use crate::qpack::decode::{Decoder, Line};
 use crate::qpack::table;
 
@@ -32,9 +34,9 @@ const fn malformed(reason: &'static str) -> HeadError {
 }
 
 /// A request, and what it says of its body's length.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Head {
-    pub(crate) parts: Parts,
+    pub(crate) parts: Rc<Parts>,
     pub(crate) content_length: Option<u64>,
 }
 
@@ -63,16 +65,30 @@ const fn pseudo(index: u8) -> Option<Option<Pseudo>> {
 pub(crate) struct HeadDecoder {
     text: Vec<u8>,
     lines: Vec<Line>,
+    memo: Option<HeadMemo>,
 }
 
 impl HeadDecoder {
+    /// One that remembers what it has decoded.
+    pub(crate) fn with_memo(memo: HeadMemo) -> Self {
+        Self { memo: Some(memo), ..Self::default() }
+    }
+
     /// The request in a field section.
     pub(crate) fn request(&mut self, section: &[u8], limits: &Limits) -> Result<Head, HeadError> {
+        let hash = match self.memo.as_ref().map(|memo| memo.find(section)) {
+            Some(Ok(head)) => return Ok(head),
+            Some(Err(hash)) => hash,
+            None => None,
+        };
         let result = self.read(section, limits).and_then(|()| {
             // One copy of all literals; names and values are slices of it.
             Request::default().build(Bytes::copy_from_slice(&self.text), &self.lines)
         });
         self.clear();
+        if let (Some(memo), Some(hash), Ok(head)) = (&self.memo, hash, &result) {
+            memo.keep(hash, section, head);
+        }
         result
     }
 
@@ -302,7 +318,7 @@ impl Request {
         parts.uri = uri;
         parts.version = Version::HTTP_3;
         parts.headers = headers;
-        Ok(Head { parts, content_length: self.content_length })
+        Ok(Head { parts: Rc::new(parts), content_length: self.content_length })
     }
 }
 

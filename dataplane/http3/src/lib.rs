@@ -24,6 +24,7 @@
 //! ```
 //!
 //! - [`Connection`]: the server's half: streams in, [`Event`]s out. [`Limits`] bound all that it keeps.
+//!   [`HeadMemo`] remembers requests, for those who are asked the same often.
 //! - [`response`]: heads of responses, heads of DATA frames.
 //! - [`client`]: the client's half, for load generators and small clients.
 //! - [`qpack`], [`huffman`]: field sections; the dynamic table is never used, in neither direction.
@@ -41,6 +42,7 @@ pub mod error;
 pub mod frame;
 mod head;
 pub mod huffman;
+mod memo;
 pub mod qpack;
 pub mod response;
 mod settings;
@@ -50,4 +52,5 @@ pub mod varint;
 
 pub use connection::{Connection, Event, Limits};
 pub use error::{Code, ConnectionError, StreamError};
+pub use memo::HeadMemo;
 pub use settings::Settings;

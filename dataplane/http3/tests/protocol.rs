@@ -94,7 +94,7 @@ fn a_request_has_method_target_and_fields() {
     let Some(Event::Request { stream: 4, head, body_follows: false }) = server.poll_event() else {
         panic!();
     };
-    assert_eq!((head.method, head.version), (Method::HEAD, Version::HTTP_3));
+    assert_eq!((&head.method, head.version), (&Method::HEAD, Version::HTTP_3));
     assert_eq!(head.uri, "https://edge.example:8443/v2/a/blobs/sha256:00?ns=docker.io");
     assert_eq!(head.headers.len(), 4);
     assert_eq!(head.headers["range"], "bytes=0-9");

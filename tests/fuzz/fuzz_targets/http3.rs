@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use outrider_http3::client::{self, RequestHead, Response, ResponseError};
-use outrider_http3::{Connection, Event, Limits};
+use outrider_http3::{Connection, Event, HeadMemo, Limits};
 
 /// What has come of a stream, whatever chunks it came in.
 #[derive(Debug, Default, PartialEq)]
@@ -75,7 +75,10 @@ fn again(head: &http::request::Parts) {
 }
 
 fn one_stream(bytes: &[u8], chunk: usize) -> (Seen, Option<String>) {
-    let mut server = Connection::new(Limits::default());
+    one_stream_of(Connection::new(Limits::default()), bytes, chunk)
+}
+
+fn one_stream_of(mut server: Connection, bytes: &[u8], chunk: usize) -> (Seen, Option<String>) {
     let mut result = Ok(());
     for chunk in bytes.chunks(chunk) {
         result =
@@ -167,6 +170,12 @@ fuzz_target!(|bytes: &[u8]| {
             let whole = one_stream(rest, rest.len().max(1));
             assert_eq!(whole, one_stream(rest, 1));
             assert_eq!(whole, one_stream(rest, 1 + usize::from(*what)));
+            // What was decoded before means the same again.
+            let memo = HeadMemo::new(4);
+            for _ in 0..3 {
+                let server = Connection::with_memo(Limits::default(), memo.clone());
+                assert_eq!(whole, one_stream_of(server, rest, rest.len().max(1)));
+            }
         }
         1 => {
             let whole = response(rest, rest.len().max(1));

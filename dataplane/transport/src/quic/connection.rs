@@ -44,6 +44,8 @@ pub(crate) struct Shared<H> {
     pub(crate) handshaking: Cell<usize>,
     /// Windows that are given to uploads, in bytes.
     pub(crate) upload_bytes: Cell<usize>,
+    /// Requests that come again in the same words.
+    pub(crate) heads: http3::HeadMemo,
 }
 
 /// A connection of this shard.
@@ -101,7 +103,7 @@ impl<H: Handler> Connection<H> {
             requests_max: shared.limits.streams_max as usize,
             ..http3::Limits::default()
         };
-        let http = http3::Connection::new(limits);
+        let http = http3::Connection::with_memo(limits, shared.heads.clone());
         let activity = Activity::new(Protocol::Http3);
         // The handshake has a clock of its own.
         activity.head_started.set(false);
@@ -398,7 +400,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// A request is whole but for its body.
-    fn begin(&mut self, stream: u64, head: http::request::Parts, body_follows: bool) {
+    fn begin(&mut self, stream: u64, head: Rc<http::request::Parts>, body_follows: bool) {
         let shared = self.shared.clone();
         shared.metrics.requests_of(Protocol::Http3).inc();
         let peer = Peer {
@@ -429,7 +431,7 @@ impl<H: Handler> Connection<H> {
             RequestBody::empty(&shared.limits)
         };
         let head_only = head.method == http::Method::HEAD;
-        let http = http::Request::from_parts(head, body);
+        let http = http::Request::from_parts(Rc::unwrap_or_clone(head), body);
         request.handle(shared.handler.clone().handle(http, peer), in_flight, head_only);
         if body_follows {
             self.uploads += 1;

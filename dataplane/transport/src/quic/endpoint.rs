@@ -11,7 +11,7 @@ use std::task::Context;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use outrider_http3::Code;
+use outrider_http3::{Code, HeadMemo};
 use outrider_metrics::Counter;
 use outrider_shard::{ShardContext, Source};
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
@@ -35,6 +35,9 @@ const SENDS_IN_A_ROW_MAX: usize = 4;
 
 /// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
 const ANSWERS_MAX: usize = 256;
+
+/// Requests of all connections that are remembered.
+const HEADS_KEPT: usize = 1024;
 
 /// Stands for the endpoint itself where a waker names a connection.
 const NOBODY: usize = usize::MAX;
@@ -171,6 +174,7 @@ impl<H: Handler> Endpoint<H> {
             wakes: Wakes::new(handle),
             handshaking: Cell::new(0),
             upload_bytes: Cell::new(0),
+            heads: HeadMemo::new(HEADS_KEPT),
         });
         let mut core = Core {
             shard,
