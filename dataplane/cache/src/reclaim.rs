@@ -120,6 +120,7 @@ impl Engine {
         let empty = segment.live_records == 0 && (content == Use::Uploads || segment.marks == 0);
         let headers =
             if empty { VecDeque::new() } else { segment.records.iter().copied().collect() };
+        let touched = segment.unflushed;
         self.reclaims += 1;
         target.reclaim = Some(Reclaim {
             serial,
@@ -131,7 +132,7 @@ impl Engine {
             moves: VecDeque::new(),
             moving: Vec::new(),
             outstanding: 0,
-            touched: 0,
+            touched,
         });
         store.reclaims_since_sweep += 1;
         let segments: usize = store.stripes.iter().map(|stripe| stripe.segments.len()).sum();
@@ -407,6 +408,7 @@ impl Engine {
             tracing::warn!(stripe, segment = index, "an upload segment could not be emptied");
             segment.state = SegmentState::Closed;
             segment.stuck = true;
+            segment.unflushed = reclaim.touched;
             target.reclaim = None;
             target.look = true;
             return;

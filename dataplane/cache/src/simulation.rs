@@ -563,7 +563,8 @@ fn nothing_is_wrong_and_nothing_hosted_is_lost_over_power_cuts_and_kills() {
 
 #[test]
 fn a_disk_that_fails_costs_misses_and_never_wrong_bytes_or_a_hosted_object() {
-    for seed in seeds(1_000_000, 100) {
+    // The last one moved a part of a segment, failed, and erased it later without a flush.
+    for seed in seeds(1_000_000, 100).chain([1_004_470]) {
         let faults = Faults { read_error: 10, write_error: 20, sync_error: 20, completes: 40 };
         let mut world = World::new(seed, faults);
         world.run(300, 4);

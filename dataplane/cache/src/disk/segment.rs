@@ -168,6 +168,9 @@ pub(crate) struct Segment {
     pub(crate) writers: u32,
     /// It could not be emptied; not tried again until another one was.
     pub(crate) stuck: bool,
+    /// Stripes that hold what was moved out of it before it got stuck, one bit each: they must be flushed
+    /// before it is erased.
+    pub(crate) unflushed: u64,
     /// It may hold more than is known (the scan could not read all of it, or what was moved out of
     /// it could not be flushed), and is left alone.
     pub(crate) unreadable: bool,
@@ -191,6 +194,7 @@ impl Segment {
             readers: 0,
             writers: 0,
             stuck: false,
+            unflushed: 0,
             unreadable: false,
         }
     }

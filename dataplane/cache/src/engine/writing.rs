@@ -195,7 +195,7 @@ impl Engine {
                 }
                 let Some(store) = &mut self.store else { return };
                 // It is not tried again: on another stripe it would be torn apart by another number of
-                // shards, and on this one the simulation lost uploads. The client pushes again.
+                // shards. The client pushes again.
                 let target = &store.stripes[stripe as usize];
                 let error = match error {
                     None if target.writable() => CacheError::StoreFull,
