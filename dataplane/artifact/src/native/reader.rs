@@ -88,8 +88,9 @@ impl Reader {
                     if !expected {
                         return Err(NativeError::Kind { found: head.kind as u8 });
                     }
-                    // Its length was checked against what a record may have.
-                    let bytes = AlignedVec::with_capacity(head.archive_len);
+                    // No more than what has come: the length is only what the other side says.
+                    let here = head.archive_len.min(rest.len() - count);
+                    let bytes = AlignedVec::with_capacity(here);
                     self.reading = Reading::Archive { head, bytes };
                 }
                 Reading::Archive { head, bytes } => {
