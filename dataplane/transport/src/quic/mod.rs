@@ -24,6 +24,9 @@ mod metrics;
 mod native;
 mod request;
 mod resets;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 mod slots;
 mod socket;
 mod steer;
