@@ -386,9 +386,13 @@ fn a_client_that_reads_nothing_holds_no_more_than_it_may() {
             }));
         }
     }
-    std::thread::sleep(Duration::from_millis(500));
-    let pinned = outrider.metrics().sum("outrider_transport_pinned_bytes", &[]);
-    assert!(pinned > 0.0 && pinned <= f64::from(48 << 20), "{pinned}");
+    let pinned = || outrider.metrics().sum("outrider_transport_pinned_bytes", &[]);
+    until("they hold something", || pinned() > 0.0);
+    // Of each connection 4 MiB, and what the last frame goes over that; never more than half of the memory.
+    for _ in 0..10 {
+        assert!(pinned() <= f64::from(4 * (4 << 20) + 4 * (1 << 20)), "{}", pinned());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     // Others are served meanwhile, and the slow ones all get what they asked for when they read.
     let other = Native::connect(&outrider);
     assert!(other.want("team/app", whole(&image.layers[0])).1 == image.layers[0]);
