@@ -80,7 +80,9 @@ pub(super) fn answer(
         StatusCode::GATEWAY_TIMEOUT if want.held_only => StatusCode::NOT_FOUND,
         status => status,
     };
-    let declared = number(headers, &CONTENT_LENGTH).or(length);
+    // Where only metadata was asked for, the body says nothing.
+    let body = length.filter(|_| !want.metadata_only);
+    let declared = number(headers, &CONTENT_LENGTH).or(body);
     let (total, start, len) = match status {
         StatusCode::OK => (declared.unwrap_or(TOTAL_UNKNOWN), 0, declared.unwrap_or(0)),
         StatusCode::PARTIAL_CONTENT => match content_range(headers) {
@@ -275,6 +277,8 @@ mod tests {
 
         let head = response(200, &[]);
         let found = answer(0, &want, &head, None);
+        assert_eq!((found.total, found.len), (TOTAL_UNKNOWN, 0));
+        let found = answer(0, &metadata, &head, Some(0));
         assert_eq!((found.total, found.len), (TOTAL_UNKNOWN, 0));
         // What was announced and what would be sent differ.
         for (headers, length) in [

@@ -18,7 +18,6 @@ use super::network::{Host, Network};
 use super::store::{Manner, OBJECTS, manner, object};
 
 /// One request.
-#[derive(Debug)]
 struct Exchange {
     out: Bytes,
     finished: bool,
@@ -46,6 +45,19 @@ pub(super) struct Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "client: {} to ask, {:?}, {:?}", self.left, self.exchanges, self.tally)
+    }
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange")
+            .field("finished", &self.finished)
+            .field("is_spoilt", &self.is_spoilt)
+            .field("wants", &self.wants.len())
+            .field("answers", &self.answers.len())
+            .field("received", &self.received)
+            .field("reader", &self.reader)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,6 +105,10 @@ impl Client {
             busy = true;
             self.on_event(event);
         }
+        if self.host.is_drained() {
+            // By a reset, if what the server said at its end was lost.
+            self.lost();
+        }
         while self.connected && !self.gone && self.left > 0 && self.ask() {
             busy = true;
         }
@@ -117,12 +133,16 @@ impl Client {
                 } else {
                     assert!(matches!(reason, ConnectionError::LocallyClosed), "{reason}");
                 }
-                self.gone = true;
-                self.tally.rejected += self.exchanges.len() as u64;
-                self.exchanges.clear();
+                self.lost();
             }
             _ => {}
         }
+    }
+
+    fn lost(&mut self) {
+        self.gone = true;
+        self.tally.rejected += self.exchanges.len() as u64;
+        self.exchanges.clear();
     }
 
     /// Sends one more request, if a stream is allowed.
@@ -132,7 +152,9 @@ impl Client {
         self.left -= 1;
         let random = &mut self.random;
         let count = if random.u32(..10) == 0 { random.usize(20..100) } else { random.usize(1..8) };
-        let wants: Vec<(u64, Want)> = (0..count).map(|_| want(random)).collect();
+        // Of many wants each is for little.
+        let objects = if count < 8 { OBJECTS } else { OBJECTS / 2 };
+        let wants: Vec<(u64, Want)> = (0..count).map(|_| want(random, objects)).collect();
         let request = Request {
             repository: "team/app".to_owned(),
             wants: wants.iter().map(|(_, want)| want.clone()).collect(),
@@ -221,11 +243,11 @@ impl Client {
     }
 }
 
-/// A want, and the number of its object.
-fn want(random: &mut fastrand::Rng) -> (u64, Want) {
+/// A want for one of so many objects, and its number.
+fn want(random: &mut fastrand::Rng, objects: u64) -> (u64, Want) {
     // Those that break off cut off what comes behind them; so they are few.
     let number = loop {
-        let number = random.u64(..OBJECTS);
+        let number = random.u64(..objects);
         let is_rare = matches!(manner(number), Manner::Breaks | Manner::Wrong);
         if !is_rare || random.u32(..8) == 0 {
             break number;

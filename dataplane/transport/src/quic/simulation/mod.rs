@@ -59,6 +59,19 @@ struct Server {
     goes_away_after: u64,
 }
 
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
+        let lines: Vec<&str> = lines.collect();
+        let (open, alive) = (self.drain.connections(), self.store.alive());
+        write!(f, "server: {open} connections, {alive} alive, {lines:#?}")
+    }
+}
+
 impl Server {
     fn new(seed: u64, now: Instant) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -136,7 +149,7 @@ fn run(seed: u64, conditions: Conditions) -> Tally {
         while client.drive(&mut network) | server.drive(&mut network) {}
         assert!(
             network.elapsed() < Duration::from_secs(OVER_S_MAX),
-            "seed {seed}: it hangs\n{client:?}"
+            "seed {seed}: it hangs\n{client:?}\n{server:?}"
         );
         // Acknowledgements and what was resent have time to come in.
         let rests = network.rests_at(Duration::from_secs(5));
@@ -153,7 +166,7 @@ fn run(seed: u64, conditions: Conditions) -> Tally {
         let next =
             [network.next(), client.next(), server.core.deadline(), server.store.next(), rests];
         let Some(next) = next.into_iter().flatten().min() else {
-            panic!("seed {seed}: nobody waits for anything\n{client:?}");
+            panic!("seed {seed}: nobody waits for anything\n{client:?}\n{server:?}");
         };
         network.wait_until(next);
         for (datagram, to_server) in network.arrived() {

@@ -54,8 +54,8 @@ pub(super) fn object(number: u64) -> Vec<u8> {
     let len = match number / 16 % 4 {
         0 => random.usize(1..200),
         1 => random.usize(200..5_000),
-        2 => random.usize(5_000..40_000),
-        _ => random.usize(40_000..200_000),
+        2 => random.usize(5_000..20_000),
+        _ => random.usize(20_000..80_000),
     };
     let mut bytes = vec![0; len];
     random.fill(&mut bytes);
