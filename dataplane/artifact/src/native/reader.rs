@@ -95,6 +95,11 @@ impl Reader {
                 }
                 Reading::Archive { head, bytes } => {
                     let count = rest.len().min(head.archive_len - bytes.len());
+                    let needed = bytes.len() + count;
+                    if needed > bytes.capacity() {
+                        let room = needed.max(2 * bytes.capacity()).min(head.archive_len);
+                        bytes.reserve_exact(room - bytes.len());
+                    }
                     bytes.extend_from_slice(&rest[..count]);
                     taken += count;
                 }
