@@ -26,7 +26,8 @@ struct Native {
 type Answers = Result<Vec<(Answer, Vec<u8>)>, Refusal>;
 
 impl Native {
-    fn connect(outrider: &Outrider) -> Self {
+    /// What connects; shared between connections it remembers sessions.
+    fn config(outrider: &Outrider) -> quinn::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         let ca = rustls::pki_types::CertificateDer::from_pem_file(outrider.ca_pem()).unwrap();
         roots.add(ca).unwrap();
@@ -37,8 +38,13 @@ impl Native {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.enable_early_data = true;
         let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls));
+        quinn::ClientConfig::new(Arc::new(tls))
+    }
+
+    fn connect(outrider: &Outrider) -> Self {
+        let config = Self::config(outrider);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
@@ -406,6 +412,46 @@ fn a_client_that_reads_nothing_holds_no_more_than_it_may() {
     until("nobody holds anything", || {
         outrider.metrics().sum("outrider_transport_pinned_bytes", &[]) == 0.0
     });
+}
+
+#[test]
+fn a_client_that_was_here_before_is_answered_in_its_first_flight() {
+    let upstream = FakeUpstream::start();
+    let image = SmallImage::new(46, &[4_000]);
+    upstream.image("team/app", "v1", &image);
+    let outrider = Outrider::start(Options::with_upstream(&upstream.url()));
+    assert_served(&outrider.client(), "team/app", "v1", &image);
+    let wants =
+        vec![whole(&image.layers[0]), Want { kind: WantKind::Manifest, ..whole(&image.manifest) }];
+    let repository = "team/app".to_owned();
+    let request = native::Request { repository, wants, ..native::Request::default() };
+    let request = request.encode().unwrap();
+    let config = Native::config(&outrider);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = ([127, 0, 0, 1], outrider.https_port()).into();
+        let connect = || endpoint.connect_with(config.clone(), address, "localhost").unwrap();
+        let ask = async |quic: &quinn::Connection| {
+            let (mut send, mut receive) = quic.open_bi().await.unwrap();
+            send.write_all(&request).await.unwrap();
+            send.finish().unwrap();
+            let answers = read(receive.read_to_end(1 << 20).await.unwrap()).unwrap();
+            assert!(answers[0].1 == image.layers[0] && answers[1].1 == image.manifest);
+        };
+        let first = connect().await.unwrap();
+        ask(&first).await;
+        // The ticket comes after the handshake, and at the latest with what is asked next.
+        ask(&first).await;
+        first.close(0_u32.into(), b"");
+        let (second, accepted) = connect().into_0rtt().unwrap_or_else(|_| panic!("no ticket"));
+        ask(&second).await;
+        assert!(accepted.await);
+        second.close(0_u32.into(), b"");
+        endpoint.wait_idle().await;
+    });
+    let early = outrider.metrics().sum("outrider_transport_quic_early_data_accepted_total", &[]);
+    assert_eq!(early, 1.0);
 }
 
 #[test]
