@@ -163,7 +163,11 @@ impl<N: Names> Gateway<N> {
             && self.may_read(&stat, &meaning, name, digest).await?
         {
             let source = match meaning {
-                Meaning::Mirrored(place) if !stat.hosted => Some(place.source),
+                Meaning::Mirrored(place)
+                    if !stat.hosted && !conditional::only_if_cached(headers) =>
+                {
+                    Some(place.source)
+                }
                 _ => None,
             };
             return Ok(self.serve_stored(
@@ -176,6 +180,7 @@ impl<N: Names> Gateway<N> {
             ));
         }
         match self.whence(name, ns).await? {
+            Whence::Mirrored(_) if conditional::only_if_cached(headers) => Err(faults::not_held()),
             Whence::Mirrored(place) => self.fetch_blob(place, digest, method, headers).await,
             Whence::Hosted(_) | Whence::Nobody(_) => Err(blob_unknown(name, digest)),
         }

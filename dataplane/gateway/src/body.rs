@@ -201,7 +201,11 @@ impl Content {
             }
             Some(Err(fault)) => {
                 self.metrics.bodies_cut.inc();
-                Poll::Ready(Some(Err(BodyFault::new(fault.to_string()))))
+                let reason = fault.to_string();
+                Poll::Ready(Some(Err(match fault {
+                    Fault::Mismatch(_) => BodyFault::wrong_content(reason),
+                    _ => BodyFault::new(reason),
+                })))
             }
             None => Poll::Ready(None),
         }
@@ -240,9 +244,9 @@ impl Through {
                 Some(Ok(bytes)) => {
                     self.passed += bytes.len() as u64;
                     if self.passed > PASS_THROUGH_BYTES_MAX {
-                        return self.cut(format!(
+                        return self.cut(BodyFault::new(format!(
                             "more than {PASS_THROUGH_BYTES_MAX} bytes of unknown length"
-                        ));
+                        )));
                     }
                     if let Some(hasher) = &mut self.hasher {
                         hasher.update(&bytes);
@@ -251,14 +255,14 @@ impl Through {
                         return Poll::Ready(Some(Ok(held)));
                     }
                 }
-                Some(Err(error)) => return self.cut(error.to_string()),
+                Some(Err(error)) => return self.cut(BodyFault::new(error.to_string())),
                 None => {
                     let Some(hasher) = self.hasher.take() else { return Poll::Ready(None) };
                     let found = hasher.finish();
                     if found != self.wanted {
                         self.metrics.mismatches.inc();
-                        return self
-                            .cut(Fault::Mismatch(Box::new((self.wanted, found))).to_string());
+                        let fault = Fault::Mismatch(Box::new((self.wanted, found)));
+                        return self.cut(BodyFault::wrong_content(fault.to_string()));
                     }
                     return Poll::Ready(self.held.take().map(Ok));
                 }
@@ -266,10 +270,10 @@ impl Through {
         }
     }
 
-    fn cut(&mut self, why: String) -> Poll<Option<Result<Bytes, BodyFault>>> {
+    fn cut(&mut self, why: BodyFault) -> Poll<Option<Result<Bytes, BodyFault>>> {
         self.metrics.bodies_cut.inc();
         self.hasher = None;
         self.held = None;
-        Poll::Ready(Some(Err(BodyFault::new(why))))
+        Poll::Ready(Some(Err(why)))
     }
 }

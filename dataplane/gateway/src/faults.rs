@@ -72,6 +72,12 @@ pub(crate) fn of_flight(fault: &Fault) -> ApiError {
     }
 }
 
+/// The answer to who wants only what is here (RFC 9111, section 5.2.1.7).
+pub(crate) fn not_held() -> ApiError {
+    ApiError::new(Code::Unavailable, "it is not here, and nobody else was to be asked")
+        .with_status(StatusCode::GATEWAY_TIMEOUT)
+}
+
 /// The error of a store that cannot take what is uploaded.
 pub(crate) fn of_store(error: &CacheError) -> ApiError {
     match error {

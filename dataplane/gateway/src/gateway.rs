@@ -12,7 +12,7 @@ use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
 use outrider_cache::{Access, Cache};
 use outrider_shard::ShardHandle;
-use outrider_transport::{Handler, Immediate, Peer, PinBudget, RequestBody};
+use outrider_transport::{ErrorText, Handler, Immediate, Peer, PinBudget, Protocol, RequestBody};
 use outrider_uplink::UplinkClient;
 
 use crate::body::GatewayBody;
@@ -165,7 +165,12 @@ impl<N: Names> Gateway<N> {
             Ok(response) => response,
             Err(error) => {
                 tracing::debug!(route = kind, %peer.address, "{error}");
-                let (parts, body) = error.into_parts();
+                let text = (peer.protocol == Protocol::Native)
+                    .then(|| ErrorText(error.message().to_owned()));
+                let (mut parts, body) = error.into_parts();
+                if let Some(text) = text {
+                    parts.extensions.insert(text);
+                }
                 let head_only = method == Method::HEAD;
                 let body = if head_only { GatewayBody::empty() } else { GatewayBody::whole(body) };
                 Response::from_parts(parts, body)
@@ -245,6 +250,12 @@ impl<N: Names> Handler for Gateway<N> {
 
     fn immediate(&self, request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
         self.ready(request)
+    }
+
+    fn admit(&self, customer: &str, region: &str, peer: Peer) -> Result<(), String> {
+        let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        self.may_ask_for(said(customer), said(region).as_deref(), peer)
+            .map_err(|error| error.message().to_owned())
     }
 }
 

@@ -84,19 +84,7 @@ impl<N: Names> Gateway<N> {
         peer: Peer,
         headers: &HeaderMap,
     ) -> Answer {
-        may_speak_for(wanted.customer, peer)?;
-        if let Some(region) = &wanted.region
-            && *region != self.settings.region
-        {
-            return Err(ApiError::new(
-                Code::Unsupported,
-                format!(
-                    "this edge is in the region {}, not {region}: ask there, or leave region out",
-                    self.settings.region
-                ),
-            )
-            .with_status(StatusCode::BAD_REQUEST));
-        }
+        self.may_ask_for(wanted.customer, wanted.region.as_deref(), peer)?;
         if let Some(image) = &wanted.image {
             return self.find_blob(image, None, &wanted.digest, wanted.method, headers).await;
         }
@@ -120,6 +108,27 @@ impl<N: Names> Gateway<N> {
             move |owner| async move { owner.serve_layer(&digest, method, &headers) },
         )
         .await
+    }
+
+    /// Whether a client may ask for this customer, in this region.
+    ///
+    /// # Errors
+    /// `DENIED` for somebody else's customer, `UNSUPPORTED` for another region.
+    pub(crate) fn may_ask_for(
+        &self,
+        customer: Option<String>,
+        region: Option<&str>,
+        peer: Peer,
+    ) -> Result<(), ApiError> {
+        may_speak_for(customer, peer)?;
+        let Some(region) = region.filter(|region| *region != self.settings.region) else {
+            return Ok(());
+        };
+        let message = format!(
+            "this edge is in the region {}, not {region}: ask there, or leave region out",
+            self.settings.region
+        );
+        Err(ApiError::new(Code::Unsupported, message).with_status(StatusCode::BAD_REQUEST))
     }
 
     /// A layer that is on this shard.

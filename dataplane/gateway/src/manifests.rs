@@ -101,6 +101,9 @@ impl<N: Names> Gateway<N> {
                         self.minder(&place.key)
                     }
                 };
+                if conditional::only_if_cached(headers) {
+                    return Err(faults::not_held());
+                }
                 if fetches == self.shard {
                     return self.fetch_manifest(place, reference, method, headers).await;
                 }

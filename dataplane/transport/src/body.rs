@@ -42,12 +42,23 @@ pub enum BodyError {
 #[error("the response body cannot be finished: {reason}")]
 pub struct BodyFault {
     reason: String,
+    wrong_content: bool,
 }
 
 impl BodyFault {
     /// A fault with its reason, which is for the log; the client does not get to see it.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+        Self { reason: reason.into(), wrong_content: false }
+    }
+
+    /// The content is not what its digest says.
+    pub fn wrong_content(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), wrong_content: true }
+    }
+
+    /// Whether it is that the content is not what its digest says.
+    pub fn is_wrong_content(&self) -> bool {
+        self.wrong_content
     }
 }
 

@@ -7,7 +7,7 @@
 //! client holds back so much that a copy is the lesser evil, see [`PinBudget`]).
 //!
 //! - [`serve`], [`Handler`], [`Listener`], [`Limits`]: the server of one shard.
-//! - [`quic`]: the same over QUIC, as HTTP/3.
+//! - [`quic`]: the same over QUIC, as HTTP/3 and by the native protocol.
 //! - [`Peer`], [`RequestBody`], [`BodyFault`]: what a handler gets, and how it cuts an answer off.
 //! - [`PinBudget`]: how much of the cache's memory clients may hold.
 //! - [`Drain`]: ending without cutting anyone off.
@@ -43,4 +43,4 @@ pub use listener::Listener;
 pub use metrics::TransportMetrics;
 pub use peer::{Peer, Protocol};
 pub use pins::{HeldBody, PinBudget};
-pub use server::{Handler, Immediate, PreparedHead, serve};
+pub use server::{ErrorText, Handler, Immediate, PreparedHead, serve};

@@ -95,6 +95,7 @@ pub struct TransportMetrics {
     requests_http1: Counter,
     requests_http2: Counter,
     requests_http3: Counter,
+    requests_native: Counter,
     pub(crate) quic: QuicMetrics,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
@@ -117,6 +118,7 @@ impl Default for TransportMetrics {
             requests_http1: of("http1"),
             requests_http2: of("http2"),
             requests_http3: of("http3"),
+            requests_native: of("native"),
             quic: QuicMetrics::default(),
             requests,
             received_bytes: Counter::default(),
@@ -189,6 +191,7 @@ impl TransportMetrics {
             Protocol::Http1 => &self.requests_http1,
             Protocol::Http2 => &self.requests_http2,
             Protocol::Http3 => &self.requests_http3,
+            Protocol::Native => &self.requests_native,
         }
     }
 }

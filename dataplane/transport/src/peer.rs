@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// The version of HTTP that a connection speaks.
+/// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.0 or 1.1.
@@ -11,6 +11,8 @@ pub enum Protocol {
     Http2,
     /// HTTP/3.
     Http3,
+    /// The native protocol (`docs/NATIVE.md`).
+    Native,
 }
 
 /// The other end of a connection.
@@ -20,7 +22,7 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether it came over TLS.
     pub secure: bool,
-    /// Which HTTP it speaks.
+    /// What it speaks.
     pub protocol: Protocol,
     /// Whether the request came before the handshake was over (0-RTT): somebody else may have sent
     /// a copy of it, so it must not change anything, nor cost much.

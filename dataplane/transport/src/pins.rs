@@ -223,7 +223,7 @@ struct Held {
 
 /// What a waiting body remembers.
 #[derive(Debug, Default)]
-struct Tickets {
+pub(crate) struct Tickets {
     connection: Option<usize>,
     total: Option<usize>,
 }
@@ -248,8 +248,14 @@ impl ConnectionPins {
         Hold { _count: Count::new(&self.held, bytes, true) }
     }
 
+    /// These bytes, which count as `weight` until the last of them is dropped.
+    pub(crate) fn pin_as(&self, bytes: Bytes, weight: usize) -> Bytes {
+        let count = Count::new(&self.held, weight, true);
+        Bytes::from_owner(Counted { bytes, _count: count })
+    }
+
     /// Ready, with whether there is pressure, when the connection may have another frame.
-    fn poll_turn(&self, cx: &Context<'_>, tickets: &mut Tickets) -> Poll<bool> {
+    pub(crate) fn poll_turn(&self, cx: &Context<'_>, tickets: &mut Tickets) -> Poll<bool> {
         if let Some(pressed) = self.held.turn() {
             return Poll::Ready(pressed);
         }
@@ -271,8 +277,8 @@ impl ConnectionPins {
 
     /// Wraps a frame that holds a slot.
     fn pin(&self, bytes: Bytes) -> Bytes {
-        let count = Count::new(&self.held, bytes.len().max(FRAME_BYTES_MIN), true);
-        Bytes::from_owner(Counted { bytes, _count: count })
+        let weight = bytes.len().max(FRAME_BYTES_MIN);
+        self.pin_as(bytes, weight)
     }
 
     /// Copies a frame, so that it holds no slot. `in_total`: the copy counts in its place.

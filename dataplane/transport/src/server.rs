@@ -73,7 +73,21 @@ pub trait Handler: 'static {
     fn immediate(&self, _request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
         None
     }
+
+    /// Whether a client of the native protocol may ask for this customer, in this region; either is empty
+    /// where it has not said so.
+    ///
+    /// # Errors
+    /// What the client is told.
+    fn admit(&self, _customer: &str, _region: &str, _peer: Peer) -> Result<(), String> {
+        Ok(())
+    }
 }
+
+/// What an answer's error is, for people: a handler may put it into the extensions of an answer over the
+/// native protocol, which does not send the bodies of errors.
+#[derive(Clone, Debug)]
+pub struct ErrorText(pub String);
 
 /// An answer that lies ready.
 #[derive(Debug)]
@@ -93,18 +107,32 @@ pub struct PreparedHead {
     parts: http::response::Parts,
     body_bytes: u64,
     http3: OnceCell<Bytes>,
+    native: OnceCell<Bytes>,
 }
 
 impl PreparedHead {
     /// `body_bytes`: the length of the body that is sent behind it.
     pub fn new(parts: http::response::Parts, body_bytes: u64) -> Self {
-        Self { parts, body_bytes, http3: OnceCell::new() }
+        Self { parts, body_bytes, http3: OnceCell::new(), native: OnceCell::new() }
     }
 
     /// The HEADERS frame and the head of the DATA frame.
     pub(crate) fn http3(&self) -> Bytes {
         let encode = || outrider_http3::response::encode_head(&self.parts, Some(self.body_bytes));
         self.http3.get_or_init(encode).clone()
+    }
+
+    /// The record of the first want of a request, made by `encode` from the head and the body's length.
+    pub(crate) fn native(&self, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.native.get_or_init(|| encode(self)).clone()
+    }
+
+    pub(crate) fn parts(&self) -> &http::response::Parts {
+        &self.parts
+    }
+
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.body_bytes
     }
 }
 

@@ -29,7 +29,12 @@ fn an_image_comes_whole_over_each_protocol_and_only_what_is_missing_comes_again(
     let image = SmallImage::new(1, &[3_000_000, 5, 700_000, 700_000, 1, 90_000]);
     push(&outrider.client(), "team/app", "v1", &image);
     let scratch = Scratch::new();
-    for (protocol, name) in [("h3", "HTTP/3"), ("https", "HTTPS"), ("auto", "HTTP/3")] {
+    for (protocol, name) in [
+        ("h3", "HTTP/3"),
+        ("https", "HTTPS"),
+        ("auto", "HTTP/3"),
+        ("native", "the native protocol"),
+    ] {
         let line = format!("team/app:v1 --from EDGE --protocol {protocol} --oci-layout {protocol}");
         let said = get(&outrider, scratch.path(), &line).ok();
         assert!(
@@ -73,7 +78,7 @@ fn a_digest_is_resumed_from_what_an_earlier_run_left_and_a_part_is_cut_out() {
     let digest = try_push_blob(&outrider.client(), "team/app", &content).expect("a push");
     let scratch = Scratch::new();
     let read = |name: &str| fs::read(scratch.path().join(name)).expect("the file is there");
-    for protocol in ["h3", "https"] {
+    for protocol in ["h3", "https", "native"] {
         fs::write(scratch.path().join("blob.partial"), &content[..1_500_000]).expect("a file");
         let line = format!("{digest} --from EDGE --protocol {protocol} --output blob");
         let said = get(&outrider, scratch.path(), &line).ok();
@@ -111,6 +116,7 @@ fn what_is_wrong_is_told_apart_by_the_exit_code() {
     for (line, expected, said) in [
         (format!("{digest} --from EDGE"), 3, "404"),
         (format!("{digest} --from EDGE --protocol https"), 3, "404"),
+        (format!("{digest} --from EDGE --protocol native"), 3, "404"),
         ("team/app:v1 --from EDGE".to_owned(), 3, "404"),
         ("Not/A/Reference --from EDGE".to_owned(), 2, "neither a digest"),
         (format!("{digest} --from ftp://x"), 2, "https://"),

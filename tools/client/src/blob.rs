@@ -4,10 +4,9 @@
 //! hashes and writes, so that the network does not wait for the disk, but for [`QUEUE_PIECES_MAX`]
 //! pieces of it.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,13 +18,12 @@ use tokio::task::spawn_blocking;
 use crate::connection::native::Content;
 use crate::connection::{Answer, Connector, Request, Used};
 use crate::error::ClientError;
+use crate::partial::{Partial, beside, blocking, hash};
 use crate::progress::Progress;
 use crate::reference::Place;
 
 /// Pieces that have come in and are not written yet.
 const QUEUE_PIECES_MAX: usize = 64;
-/// What is read at once of a file that is hashed.
-const READ_BYTES: usize = 1 << 20;
 /// The first wait before another attempt; doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// The longest wait before another attempt, also when the edge asks for a longer one.
@@ -127,8 +125,23 @@ pub async fn fetch(
         progress.begin(&wanted.digest, Some(size_bytes), size_bytes);
         return Ok(Fetched { size_bytes, received_bytes: 0, protocol: None });
     }
-    let mut partial = Partial::open(file, wanted.digest).await?;
+    let partial = Partial::open(file, wanted.digest).await?;
     progress.begin(&wanted.digest, wanted.size_bytes, partial.length);
+    complete(connector, wanted, file, partial, attempts_max, progress).await
+}
+
+/// Fetches what is missing of `partial`, verifies it, and gives it its name.
+///
+/// # Errors
+/// As [`fetch`].
+pub(crate) async fn complete(
+    connector: &Connector,
+    wanted: &Wanted,
+    file: &Path,
+    mut partial: Partial,
+    attempts_max: u32,
+    progress: &dyn Progress,
+) -> Result<Fetched, ClientError> {
     let mut from_before = partial.length > 0;
     let mut retry = Retry::new(attempts_max);
     let mut received_bytes = 0;
@@ -202,7 +215,7 @@ pub async fn fetch_range(
         let result = async {
             let mut answer = connector.get(&request, progress).await?;
             if answer.status != 206 {
-                return Err(refusal(answer).await);
+                return Err(refusal(&mut answer).await);
             }
             check_content_range(&answer, first + length)?;
             while let Some(piece) = answer.next().await? {
@@ -245,15 +258,16 @@ async fn attempt(
     }
     let range = (partial.length > 0).then_some((partial.length, None));
     let request = request(&wanted.place, &wanted.digest, range);
-    let answer = match connector.get(&request, progress).await {
+    let mut answer = match connector.get(&request, progress).await {
         Ok(answer) => answer,
         Err(error) => return (partial, Err(error)),
     };
-    receive(answer, wanted, partial, progress).await
+    receive(&mut answer, wanted, partial, progress).await
 }
 
-async fn receive(
-    mut answer: Answer,
+/// Puts an answer into a partial file, to its end.
+pub(crate) async fn receive(
+    answer: &mut Answer,
     wanted: &Wanted,
     mut partial: Partial,
     progress: &dyn Progress,
@@ -269,7 +283,7 @@ async fn receive(
             }
         }
         206 => {
-            if let Err(error) = check_content_range(&answer, partial.length) {
+            if let Err(error) = check_content_range(answer, partial.length) {
                 return (partial, Err(error));
             }
         }
@@ -282,7 +296,7 @@ async fn receive(
         && end != size
     {
         let why = format!("it would be {end} bytes long and not {size}");
-        return (partial, Err(ClientError::Answer { path: answer.path, why }));
+        return (partial, Err(ClientError::Answer { path: answer.path.clone(), why }));
     }
     let bound = end.or(wanted.size_bytes).unwrap_or(u64::MAX);
     let start = partial.length;
@@ -320,13 +334,13 @@ async fn receive(
 }
 
 /// What an answer is that is not the one that was hoped for.
-async fn refusal(answer: Answer) -> ClientError {
+async fn refusal(answer: &mut Answer) -> ClientError {
     match answer.status {
         100..=399 => {
             let why = format!("status {} is not what was asked for", answer.status);
-            ClientError::Answer { path: answer.path, why }
+            ClientError::Answer { path: answer.path.clone(), why }
         }
-        _ => answer.into_error().await,
+        _ => answer.error().await,
     }
 }
 
@@ -352,7 +366,10 @@ fn check_length(answer: &Answer, length: u64) -> Result<(), ClientError> {
 }
 
 /// The size of `file` if it has what is wanted.
-async fn verified_size(file: &Path, wanted: &Wanted) -> Result<Option<u64>, ClientError> {
+pub(crate) async fn verified_size(
+    file: &Path,
+    wanted: &Wanted,
+) -> Result<Option<u64>, ClientError> {
     let Ok(metadata) = fs::metadata(file) else { return Ok(None) };
     let length = metadata.len();
     if !metadata.is_file() || wanted.size_bytes.is_some_and(|size| size != length) {
@@ -368,120 +385,6 @@ async fn verified_size(file: &Path, wanted: &Wanted) -> Result<Option<u64>, Clie
     .await
     .map_err(reading)?;
     Ok((hashed == expected).then_some(length))
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-/// Reads a file to its end; returns how long it is.
-fn hash(file: &mut File, hasher: &mut ContentHasher) -> std::io::Result<u64> {
-    let mut buffer = vec![0; READ_BYTES];
-    let mut length = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(length),
-            count => {
-                hasher.update(&buffer[..count]);
-                length += count as u64;
-            }
-        }
-    }
-}
-
-/// `file` with something behind its name.
-fn beside(file: &Path, suffix: &str) -> PathBuf {
-    let mut name: OsString = file.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// What has come in of an artifact.
-#[derive(Debug)]
-struct Partial {
-    path: PathBuf,
-    file: File,
-    expected: Digest,
-    hasher: ContentHasher,
-    length: u64,
-    /// How much of it came in by the last attempt.
-    received: u64,
-}
-
-impl Partial {
-    /// Opens what an earlier run left beside `file`, or an empty one.
-    async fn open(file: &Path, expected: Digest) -> Result<Self, ClientError> {
-        let path = beside(file, ".partial");
-        let opened = path.clone();
-        let (file, hasher, length) = blocking(move || {
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.read(true).write(true).create(true).truncate(false).open(opened)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(std::io::Error::other("another process is fetching it"));
-                }
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-            let mut hasher = ContentHasher::new(expected.algorithm());
-            let length = hash(&mut file, &mut hasher)?;
-            Ok((file, hasher, length))
-        })
-        .await
-        .map_err(ClientError::file("opening", &path))?;
-        Ok(Self { path, file, expected, hasher, length, received: 0 })
-    }
-
-    /// Adds what comes in to the file, until no more does.
-    fn write(mut self, mut queued: mpsc::Receiver<Bytes>) -> (Self, Result<(), ClientError>) {
-        while let Some(piece) = queued.blocking_recv() {
-            if let Err(error) = self.file.write_all(&piece) {
-                let error = ClientError::file("writing", &self.path)(error);
-                return (self, Err(error));
-            }
-            self.hasher.update(&piece);
-            self.length += piece.len() as u64;
-            self.received += piece.len() as u64;
-        }
-        (self, Ok(()))
-    }
-
-    /// Forgets what has come in.
-    async fn restart(&mut self) -> Result<(), ClientError> {
-        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        emptied.map_err(ClientError::file("emptying", &self.path))?;
-        self.hasher = ContentHasher::new(self.expected.algorithm());
-        self.length = 0;
-        Ok(())
-    }
-
-    fn digest(&mut self) -> Digest {
-        let fresh = ContentHasher::new(self.expected.algorithm());
-        std::mem::replace(&mut self.hasher, fresh).finish()
-    }
-
-    /// Gives it its name.
-    async fn finish(self, file: &Path) -> Result<(), ClientError> {
-        let (from, to) = (self.path, file.to_owned());
-        let open = self.file;
-        blocking(move || {
-            open.sync_all()?;
-            fs::rename(&from, &to)
-        })
-        .await
-        .map_err(ClientError::file("naming", file))
-    }
-
-    /// Throws it away.
-    fn discard(self) {
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 #[cfg(test)]
@@ -515,10 +418,5 @@ mod tests {
         for code in [408, 425, 429, 500, 503] {
             assert!(status(code, None).may_pass(), "{code}");
         }
-    }
-
-    #[test]
-    fn a_partial_file_lies_beside_the_whole_one() {
-        assert_eq!(beside(Path::new("/a/b.tar"), ".partial"), Path::new("/a/b.tar.partial"));
     }
 }

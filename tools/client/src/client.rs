@@ -1,6 +1,6 @@
 //! The entrance: an edge, and what is wanted of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outrider_artifact::Digest;
@@ -10,6 +10,7 @@ use crate::blob::{self, Fetched, Wanted};
 use crate::connection::{Connector, Protocol, Times};
 use crate::error::ClientError;
 use crate::image::{self, Platforms, Pulled};
+use crate::many;
 use crate::progress::Progress;
 use crate::reference::{Image, Place};
 use crate::tls::Roots;
@@ -110,6 +111,27 @@ impl Client {
         let wanted = Wanted { place: place.clone(), digest: *digest, size_bytes: None };
         let attempts_max = self.options.attempts_max;
         blob::fetch(&self.connector, &wanted, file, attempts_max, progress).await
+    }
+
+    /// Fetches many contents by their digests, each into its file, as [`Client::fetch`] does it. By the native
+    /// protocol those of which nothing is here yet come in one round trip; otherwise one comes after the other.
+    ///
+    /// # Errors
+    /// The first [`ClientError`] that was not overcome; other files may be there then.
+    pub async fn fetch_many(
+        &self,
+        place: &Place,
+        wanted: &[(Digest, PathBuf)],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Fetched>, ClientError> {
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|(digest, file)| {
+                let one = Wanted { place: place.clone(), digest: *digest, size_bytes: None };
+                (one, file.clone())
+            })
+            .collect();
+        many::fetch(&self.connector, place, &wanted, self.options.attempts_max, progress).await
     }
 
     /// Fetches a part of content, from byte `first` to `last` or to the end, into `file`. A part cannot

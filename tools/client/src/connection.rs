@@ -15,10 +15,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use outrider_artifact::Digest;
+use outrider_artifact::native::Want;
 use url::Url;
 
 use crate::error::ClientError;
 use crate::progress::Progress;
+use crate::reference::Place;
 use crate::tls::Roots;
 
 /// So many connections over QUIC in a row that break before they bring anything, and HTTPS takes over.
@@ -165,6 +168,26 @@ impl Answer {
         }
     }
 
+    /// Goes on to the next content of a request for many; what is left of this one is skipped. False behind
+    /// the last.
+    ///
+    /// # Errors
+    /// As [`Answer::next`].
+    pub async fn turn(&mut self, path: String) -> Result<bool, ClientError> {
+        let (used, idle_max) = (self.used, self.idle_max);
+        let Body::Native(body) = &mut self.body else { return Ok(false) };
+        let broken = |why| ClientError::Broken { protocol: used, why };
+        match tokio::time::timeout(idle_max, body.turn()).await {
+            Ok(Ok(Some((status, headers)))) => {
+                (self.path, self.status, self.headers) = (path, status, headers);
+                Ok(true)
+            }
+            Ok(Ok(None)) => Ok(false),
+            Ok(Err(why)) => Err(broken(why)),
+            Err(_) => Err(broken(format!("nothing came for {idle_max:?}"))),
+        }
+    }
+
     /// The whole body, of at most `bytes_max`.
     ///
     /// # Errors
@@ -193,11 +216,16 @@ impl Answer {
 
     /// The error that this answer is.
     pub async fn into_error(mut self) -> ClientError {
+        self.error().await
+    }
+
+    /// The same of an answer that goes on to others.
+    pub(crate) async fn error(&mut self) -> ClientError {
         let retry_after_s = self.number(&header::RETRY_AFTER);
         // What it says about itself helps, and is not needed.
         let body = self.all(MESSAGE_BYTES_MAX).await.unwrap_or_default();
         let message = message(&body);
-        ClientError::Status { status: self.status, path: self.path, message, retry_after_s }
+        ClientError::Status { status: self.status, path: self.path.clone(), message, retry_after_s }
     }
 }
 
@@ -311,14 +339,10 @@ impl Connector {
         progress: &dyn Progress,
     ) -> Result<Answer, ClientError> {
         if let (Some(native), Some(content)) = (&self.native, &request.content) {
-            let (status, headers, body) = native.get(content, request.range).await?;
-            return Ok(self.answer(
-                request,
-                Used::Native,
-                status,
-                headers,
-                Body::Native(body.into()),
-            ));
+            let wants = vec![content.want(request.range)];
+            let (status, headers, body) = native.get(&content.place, wants).await?;
+            let body = Body::Native(body.into());
+            return Ok(self.answer(&request.path, Used::Native, status, headers, body));
         }
         if let Some(h3) = self.h3.as_ref().filter(|_| !self.given_up()) {
             match h3.get(request).await {
@@ -333,29 +357,47 @@ impl Connector {
                     return Err(error);
                 }
                 Ok((status, headers, body)) => {
-                    return Ok(self.answer(
-                        request,
-                        Used::H3,
-                        status,
-                        headers,
-                        Body::H3(body.into()),
-                    ));
+                    let body = Body::H3(body.into());
+                    return Ok(self.answer(&request.path, Used::H3, status, headers, body));
                 }
             }
         }
         let (status, headers, body) = self.https.get(request).await?;
-        Ok(self.answer(request, self.https.used(), status, headers, Body::Https(body)))
+        let body = Body::Https(body);
+        Ok(self.answer(&request.path, self.https.used(), status, headers, body))
+    }
+
+    /// Whether many contents can be asked for in one request.
+    pub fn asks_for_many(&self) -> bool {
+        self.native.is_some()
+    }
+
+    /// Asks for whole blobs of one place, at most 256 of them, in one round trip by the native protocol. The
+    /// answer is that to the first; [`Answer::turn`] goes on to the next.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`], [`ClientError::Broken`]; [`ClientError::Answer`] for none, for too many, and
+    /// where the native protocol is not spoken.
+    pub async fn get_many(&self, place: &Place, digests: &[Digest]) -> Result<Answer, ClientError> {
+        let Some(native) = &self.native else {
+            let why = "many contents are asked for by the native protocol".to_owned();
+            return Err(ClientError::Answer { path: String::new(), why });
+        };
+        let wants = digests.iter().map(|digest| Want::whole(*digest)).collect();
+        let (status, headers, body) = native.get(place, wants).await?;
+        let path = digests.first().map(|digest| place.blob(digest)).unwrap_or_default();
+        Ok(self.answer(&path, Used::Native, status, headers, Body::Native(body.into())))
     }
 
     fn answer(
         &self,
-        request: &Request,
+        path: &str,
         used: Used,
         status: u16,
         headers: HeaderMap,
         body: Body,
     ) -> Answer {
-        let (path, idle_max) = (request.path.clone(), self.times.idle_max);
+        let (path, idle_max) = (path.to_owned(), self.times.idle_max);
         Answer { path, used, status, headers, body, idle_max }
     }
 

@@ -13,11 +13,15 @@ use crate::connection::{Request, Used};
 use crate::error::ClientError;
 use crate::layout::Layout;
 use crate::manifest::{self, Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};
+use crate::many;
 use crate::progress::Progress;
 use crate::reference::{Image, Place};
 
 /// Indexes in indexes that are followed.
 const DEPTH_MAX: u32 = 3;
+
+/// Contents up to this are asked for together: what a round trip costs is more than what they cost.
+const TOGETHER_BYTES_MAX: u64 = 1 << 20;
 
 /// Which images of an index are fetched.
 #[derive(Clone, Debug)]
@@ -84,14 +88,16 @@ pub(crate) async fn pull(
     }
     collect(client, &place, &layout, &top, &mut content, DEPTH_MAX, progress).await?;
 
-    let fetched = stream::iter(content.iter().map(|descriptor| {
+    let fetched = stream::iter(groups(client, &content).into_iter().map(|group| {
         let (layout, place) = (&layout, &place);
-        async move { one(client, place, layout, descriptor, progress).await }
+        async move { together(client, place, layout, group, progress).await }
     }))
     .buffer_unordered(client.options().parallel.max(1))
-    .try_fold((0, 0, None), |(size, received, used), fetched: blob::Fetched| async move {
-        let used = fetched.protocol.or(used);
-        Ok((size + fetched.size_bytes, received + fetched.received_bytes, used))
+    .try_fold((0, 0, None), |sum, group| async move {
+        Ok(group.iter().fold(sum, |(size, received, used), fetched| {
+            let used = fetched.protocol.or(used);
+            (size + fetched.size_bytes, received + fetched.received_bytes, used)
+        }))
     })
     .await?;
     // The name comes last: whoever finds it finds all of the image.
@@ -140,18 +146,34 @@ async fn collect(
     layout.put(&top.digest, &top.bytes)
 }
 
-async fn one(
+/// What is asked for together: short contents in one round trip, where the protocol has that; all others
+/// alone.
+fn groups<'a>(client: &Client, content: &'a [Descriptor]) -> Vec<Vec<&'a Descriptor>> {
+    let (short, long): (Vec<_>, Vec<_>) = content.iter().partition(|descriptor| {
+        client.connector().asks_for_many() && descriptor.size <= TOGETHER_BYTES_MAX
+    });
+    let mut groups: Vec<_> = long.into_iter().map(|descriptor| vec![descriptor]).collect();
+    if !short.is_empty() {
+        groups.push(short);
+    }
+    groups
+}
+
+async fn together(
     client: &Client,
     place: &Place,
     layout: &Layout,
-    descriptor: &Descriptor,
+    group: Vec<&Descriptor>,
     progress: &dyn Progress,
-) -> Result<blob::Fetched, ClientError> {
-    let digest = descriptor.digest()?;
-    let wanted = Wanted { place: place.clone(), digest, size_bytes: Some(descriptor.size) };
-    let file = layout.blob(&digest)?;
+) -> Result<Vec<blob::Fetched>, ClientError> {
+    let mut wanted = Vec::with_capacity(group.len());
+    for descriptor in group {
+        let digest = descriptor.digest()?;
+        let one = Wanted { place: place.clone(), digest, size_bytes: Some(descriptor.size) };
+        wanted.push((one, layout.blob(&digest)?));
+    }
     let attempts_max = client.options().attempts_max;
-    blob::fetch(client.connector(), &wanted, &file, attempts_max, progress).await
+    many::fetch(client.connector(), place, &wanted, attempts_max, progress).await
 }
 
 fn choose(

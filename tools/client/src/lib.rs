@@ -21,7 +21,7 @@
 //!
 //! - [`Client`], [`Options`]: the entrance.
 //! - [`reference`]: what can be asked for. [`manifest`]: what an image consists of.
-//! - [`blob`]: one artifact into one file. [`image`], [`layout`]: an image into an OCI image layout.
+//! - [`blob`]: one artifact into one file. [`many`]: many, in one round trip. [`image`], [`layout`]: an image into an OCI image layout.
 //! - [`connection`]: protocols, and what happens when one cannot be had. [`tls`]: whom is trusted.
 //! - [`progress`]: how far it is. [`error`]: what went wrong.
 
@@ -34,6 +34,8 @@ pub mod error;
 pub mod image;
 pub mod layout;
 pub mod manifest;
+pub mod many;
+mod partial;
 pub mod progress;
 pub mod reference;
 pub mod tls;

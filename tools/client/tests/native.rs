@@ -109,3 +109,51 @@ async fn an_image_by_digest_comes_and_what_is_not_there_is_said() {
     let ClientError::Status { status: 404, message, .. } = error else { panic!("{error}") };
     assert_eq!(message.as_deref(), Some("not here"));
 }
+
+#[tokio::test]
+async fn many_come_in_one_round_trip_and_what_does_not_comes_alone() {
+    let contents: Vec<Bytes> = (0..6).map(|n| body(20 + n, 1 + 40_000 * n as usize)).collect();
+    let digests: Vec<Digest> = contents.iter().map(|bytes| Digest::sha256(bytes)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let files = |name: &str| -> Vec<_> {
+        let file = |n: usize| folder.path().join(format!("{name}-{n}"));
+        digests.iter().enumerate().map(|(n, digest)| (*digest, file(n))).collect()
+    };
+    // Whole; in two frames each; broken off in the second, so that the rest is asked for alone; refused.
+    for (name, reply, requests) in [
+        ("whole", (|_| Reply::Whole) as fn(u32) -> Reply, 1),
+        ("two", |_| Reply::InTwo, 1),
+        ("cut", |n| if n == 0 { Reply::Cut } else { Reply::Whole }, 7),
+        ("busy", |n| if n == 0 { Reply::Busy } else { Reply::Whole }, 7),
+    ] {
+        let server = start(&contents, reply);
+        let client = client(&server, &folder);
+        let fetched = client.fetch_many(&place(), &files(name), &Silent).await.unwrap();
+        for ((file, content), fetched) in files(name).iter().zip(&contents).zip(&fetched) {
+            assert_eq!(fs::read(&file.1).unwrap(), *content, "{name}");
+            assert_eq!(fetched.size_bytes, content.len() as u64, "{name}");
+            assert_eq!(
+                (fetched.received_bytes, fetched.protocol),
+                (fetched.size_bytes, Some(Used::Native))
+            );
+        }
+        assert_eq!(server.requests.load(Ordering::Relaxed), requests, "{name}");
+    }
+    // What is here is not asked for again, and what is begun goes on from where it was.
+    let server = start(&contents, |_| Reply::Whole);
+    let client = client(&server, &folder);
+    let again = files("again");
+    fs::write(&again[1].1, &contents[1]).unwrap();
+    fs::write(folder.path().join("again-4.partial"), &contents[4][..100_000]).unwrap();
+    let fetched = client.fetch_many(&place(), &again, &Silent).await.unwrap();
+    assert_eq!(server.requests.load(Ordering::Relaxed), 2);
+    assert_eq!((fetched[1].received_bytes, fetched[4].received_bytes), (0, 60_001));
+    assert!(again.iter().zip(&contents).all(|(file, bytes)| fs::read(&file.1).unwrap() == *bytes));
+    // One that is nowhere fails, and the others are there all the same.
+    let mut missing = files("missing");
+    missing[2].0 = Digest::sha256(b"nowhere");
+    let error = client.fetch_many(&place(), &missing, &Silent).await.unwrap_err();
+    assert!(matches!(error, ClientError::Status { status: 404, .. }), "{error}");
+    assert_eq!(fs::read(&missing[5].1).unwrap(), contents[5]);
+    assert!(!missing[2].1.exists());
+}

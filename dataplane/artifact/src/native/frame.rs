@@ -2,7 +2,10 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{ARCHIVE_BYTES_MAX, ERROR_BYTES_MAX, NATIVE_VERSION, NativeError, shortened};
+use super::{
+    ARCHIVE_BYTES_MAX, ERROR_BYTES_MAX, NATIVE_VERSION, NativeError, REQUEST_ARCHIVE_BYTES_MAX,
+    shortened,
+};
 
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"OUTR";
@@ -62,7 +65,8 @@ impl FrameHead {
         };
         let (what, max) = match kind {
             FrameKind::Refusal => ("the text of a refusal", ERROR_BYTES_MAX),
-            _ => ("the record of a frame", ARCHIVE_BYTES_MAX),
+            FrameKind::Request => ("the record of a request", REQUEST_ARCHIVE_BYTES_MAX),
+            FrameKind::Answer => ("the record of a frame", ARCHIVE_BYTES_MAX),
         };
         if head.archive_len > max {
             return Err(NativeError::Limit { what, max });
@@ -106,6 +110,11 @@ fn array<const N: usize>(bytes: &[u8; FRAME_HEAD_BYTES], at: usize) -> [u8; N] {
     array.copy_from_slice(&bytes[at..at + N]);
     array
 }
+
+/// The code with which a stream is reset whose content turned out to be wrong.
+pub const CONTENT_WRONG: u32 = 16;
+/// The code with which a stream is reset whose content could not be brought in to its end.
+pub const SOURCE_BROKE: u32 = 17;
 
 /// Why a request is not answered at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,7 +13,9 @@ mod reader;
 mod request;
 
 pub use answer::{Answer, TOTAL_UNKNOWN, Tier};
-pub use frame::{FRAME_HEAD_BYTES, FrameKind, MAGIC, Refusal, RefusalCode};
+pub use frame::{
+    CONTENT_WRONG, FRAME_HEAD_BYTES, FrameKind, MAGIC, Refusal, RefusalCode, SOURCE_BROKE,
+};
 pub use reader::{Item, Reader};
 pub use request::{Request, Want, WantKind};
 
@@ -28,6 +30,8 @@ pub const NATIVE_VERSION: u16 = 1;
 
 /// The largest archive of a frame, in bytes.
 pub const ARCHIVE_BYTES_MAX: usize = 64 << 10;
+/// The largest archive of a request: the longest names and [`WANTS_MAX`] wants have 23,246 bytes.
+pub const REQUEST_ARCHIVE_BYTES_MAX: usize = 24 << 10;
 /// Digests that one request may ask for.
 pub const WANTS_MAX: usize = 256;
 /// The longest repository name, as in [`crate::name`], and the longest name of an upstream.

@@ -88,12 +88,18 @@ impl Reader {
                     if !expected {
                         return Err(NativeError::Kind { found: head.kind as u8 });
                     }
-                    // Its length was checked against what a record may have.
-                    let bytes = AlignedVec::with_capacity(head.archive_len);
+                    // No more than what has come: the length is only what the other side says.
+                    let here = head.archive_len.min(rest.len() - count);
+                    let bytes = AlignedVec::with_capacity(here);
                     self.reading = Reading::Archive { head, bytes };
                 }
                 Reading::Archive { head, bytes } => {
                     let count = rest.len().min(head.archive_len - bytes.len());
+                    let needed = bytes.len() + count;
+                    if needed > bytes.capacity() {
+                        let room = needed.max(2 * bytes.capacity()).min(head.archive_len);
+                        bytes.reserve_exact(room - bytes.len());
+                    }
                     bytes.extend_from_slice(&rest[..count]);
                     taken += count;
                 }

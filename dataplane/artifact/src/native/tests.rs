@@ -177,10 +177,18 @@ fn sides_and_bounds_are_checked() {
     assert!(matches!(failure(Reader::server(), &twice), NativeError::Record(_)));
     assert_eq!(failure(Reader::server(), &[b'x'; 40]), NativeError::Magic);
     let mut large = request.clone();
-    large[8..12].copy_from_slice(&(ARCHIVE_BYTES_MAX as u32 + 1).to_le_bytes());
+    large[8..12].copy_from_slice(&(REQUEST_ARCHIVE_BYTES_MAX as u32 + 1).to_le_bytes());
     let error = failure(Reader::server(), &large);
-    assert!(matches!(error, NativeError::Limit { max: ARCHIVE_BYTES_MAX, .. }));
+    assert!(matches!(error, NativeError::Limit { max: REQUEST_ARCHIVE_BYTES_MAX, .. }));
     assert_eq!(error.refusal().code, RefusalCode::LIMIT);
+    let mut large = answer.clone();
+    large[8..12].copy_from_slice(&(ARCHIVE_BYTES_MAX as u32 + 1).to_le_bytes());
+    let error = failure(Reader::client(), &large);
+    assert!(matches!(error, NativeError::Limit { max: ARCHIVE_BYTES_MAX, .. }));
+    // What a header announces is not kept before it comes.
+    let mut reader = Reader::server();
+    reader.read(&request[..FRAME_HEAD_BYTES + 1]).unwrap();
+    assert!(reader.kept_bytes() <= FRAME_HEAD_BYTES + 64, "{}", reader.kept_bytes());
     let many = |count| Request {
         wants: vec![Want::whole(Digest::sha256(b"x")); count],
         customer: "c".repeat(CUSTOMER_BYTES_MAX),
@@ -190,7 +198,7 @@ fn sides_and_bounds_are_checked() {
     };
     // The largest request that is allowed is one that fits.
     let largest = many(WANTS_MAX).encode().unwrap();
-    assert!(largest.len() <= ARCHIVE_BYTES_MAX);
+    assert!(largest.len() <= FRAME_HEAD_BYTES + REQUEST_ARCHIVE_BYTES_MAX);
     assert!(read(Reader::server(), &largest, 1000).is_ok());
     assert!(matches!(many(WANTS_MAX + 1).encode(), Err(NativeError::Limit { .. })));
     assert!(matches!(many(0).encode(), Err(NativeError::Record(_))));

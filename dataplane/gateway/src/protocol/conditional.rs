@@ -1,8 +1,8 @@
-//! Entity tags. The tag of content is its digest in quotes, and it is strong: one digest is one
-//! content (RFC 9110, section 8.8.3).
+//! Conditions of a request: entity tags, and what may be asked elsewhere. The tag of content is its digest in
+//! quotes, and it is strong: one digest is one content (RFC 9110, section 8.8.3).
 
 use http::HeaderValue;
-use http::header::{GetAll, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{CACHE_CONTROL, GetAll, IF_NONE_MATCH, IF_RANGE, RANGE};
 use outrider_artifact::Digest;
 
 /// The longest `If-None-Match` or `If-Range` line that is read, in bytes. A longer one matches
@@ -17,12 +17,22 @@ pub fn etag(digest: &Digest) -> HeaderValue {
 /// The headers that say which part of a content is to be answered, and whether. Allocates.
 pub fn selecting(headers: &http::HeaderMap) -> http::HeaderMap {
     let mut chosen = http::HeaderMap::new();
-    for name in [RANGE, IF_RANGE, IF_NONE_MATCH] {
+    for name in [RANGE, IF_RANGE, IF_NONE_MATCH, CACHE_CONTROL] {
         for line in headers.get_all(&name) {
             chosen.append(name.clone(), line.clone());
         }
     }
     chosen
+}
+
+/// Whether only what is here is to be answered, and nobody else is to be asked (`Cache-Control:
+/// only-if-cached`, RFC 9111, section 5.2.1.7).
+pub fn only_if_cached(headers: &http::HeaderMap) -> bool {
+    let mut lines = headers.get_all(CACHE_CONTROL).iter().peekable();
+    lines.peek().is_some()
+        && lines.filter_map(|line| line.to_str().ok()).any(|line| {
+            line.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached"))
+        })
 }
 
 /// Whether the client already has this content, and is answered 304.
@@ -74,6 +84,20 @@ mod tests {
 
     fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn only_if_cached_is_one_of_the_directives() {
+        assert!(!only_if_cached(&HeaderMap::new()));
+        for (values, is) in [
+            (vec!["only-if-cached"], true),
+            (vec!["max-age=0, Only-If-Cached"], true),
+            (vec!["no-store", "only-if-cached"], true),
+            (vec!["only-if-cached=1"], false),
+            (vec!["no-cache"], false),
+        ] {
+            assert_eq!(only_if_cached(&headers(CACHE_CONTROL, &values)), is, "{values:?}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Client {
     pub(crate) fn new(seed: u64, now: Instant) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         Self {
-            host: Host::client(random.u64(..), now),
+            host: Host::client(random.u64(..), now, b"h3"),
             random,
             control: None,
             control_out: VecDeque::from([client::control_preface()]),

@@ -39,7 +39,8 @@ pub(crate) struct Network {
 
 pub(crate) const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 443);
-const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 5_000);
+pub(crate) const CLIENT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 5_000);
 
 impl Network {
     pub(crate) fn new(seed: u64, conditions: Conditions) -> Self {
@@ -80,7 +81,7 @@ impl Network {
         self.now = self.now.max(time);
     }
 
-    fn send(&mut self, packet: &[u8], to_server: bool) {
+    pub(crate) fn send(&mut self, packet: &[u8], to_server: bool) {
         self.last_packet = self.now;
         let mut copies = 1;
         if self.random.u32(..1000) < self.conditions.loss {
@@ -118,9 +119,10 @@ impl Host {
         Self::new(seed, Some(Arc::new(server_config())))
     }
 
-    pub(crate) fn client(seed: u64, now: Instant) -> Self {
+    /// A client that asks for this protocol.
+    pub(crate) fn client(seed: u64, now: Instant, alpn: &[u8]) -> Self {
         let mut host = Self::new(seed, None);
-        let connection = host.endpoint.connect(now, client_config(), SERVER, "localhost");
+        let connection = host.endpoint.connect(now, client_config(alpn), SERVER, "localhost");
         host.connection = Some(connection.unwrap());
         host
     }
@@ -245,7 +247,8 @@ fn transport() -> Arc<TransportConfig> {
     Arc::new(transport)
 }
 
-fn server_config() -> ServerConfig {
+/// TLS of the server, for HTTP/3.
+pub(crate) fn server_tls() -> rustls::ServerConfig {
     let (certificate, key) = identity();
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -254,12 +257,17 @@ fn server_config() -> ServerConfig {
         .with_single_cert(vec![certificate.clone()], PrivateKeyDer::Pkcs8(key.clone().into()))
         .unwrap();
     tls.alpn_protocols = vec![b"h3".to_vec()];
-    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    tls
+}
+
+fn server_config() -> ServerConfig {
+    let crypto = QuicServerConfig::try_from(server_tls()).unwrap();
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport());
     config
 }
 
-fn client_config() -> ClientConfig {
+fn client_config(alpn: &[u8]) -> ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(identity().0.clone()).unwrap();
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
@@ -267,7 +275,7 @@ fn client_config() -> ClientConfig {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     config.transport_config(transport());
     config

@@ -16,6 +16,9 @@ use crate::{Limits, TransportError};
 /// HTTP/3.
 pub(crate) const ALPN_H3: &[u8] = b"h3";
 
+/// The native protocol.
+pub(crate) const ALPN_NATIVE: &[u8] = outrider_artifact::native::ALPN;
+
 /// The largest UDP payload that is sent or received with an MTU of 1,500: what everybody has.
 const MTU_USUAL: u16 = 1452;
 
@@ -129,7 +132,7 @@ impl std::fmt::Debug for QuicServer {
 
 fn crypto(tls: &rustls::ServerConfig, settings: &QuicSettings) -> rustls::ServerConfig {
     let mut tls = tls.clone();
-    tls.alpn_protocols = vec![ALPN_H3.to_vec()];
+    tls.alpn_protocols = vec![ALPN_H3.to_vec(), ALPN_NATIVE.to_vec()];
     if settings.early_data {
         // Tickets would let a first flight be replayed: rustls takes it only from a session that it
         // forgets with its use.

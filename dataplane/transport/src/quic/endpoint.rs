@@ -1,46 +1,32 @@
-//! The endpoint of one shard: routes datagrams to connections, and turns them over.
+//! The endpoint of one shard: its socket, and its two sources in the driver's turn.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use outrider_http3::{Code, HeadMemo};
-use outrider_metrics::Counter;
+use outrider_http3::HeadMemo;
 use outrider_shard::{ShardContext, Source};
-use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
+use quinn_proto::{EcnCodepoint, Transmit};
 
-use super::cid;
 use super::config::QuicServer;
-use super::connection::{Connection, Shared};
-use super::metrics::QuicMetrics;
-use super::socket::{QuicSocket, Received, Udp};
-use super::timeouts::Timeouts;
+use super::connection::Shared;
+use super::core::{Core, Route};
+use super::socket::{QuicSocket, Udp};
 use super::wake::Wakes;
-use crate::drain::{Drain, Watcher};
-use crate::metrics::{Reason, TransportMetrics};
+use crate::drain::Drain;
+use crate::metrics::TransportMetrics;
 use crate::pins::PinBudget;
 use crate::server::Handler;
 
-/// Batches received in a turn, and sent in one, and sent in a row for one connection.
+/// Batches received in a turn, and sent in one.
 const RECEIVES_MAX: usize = 4;
 const SENDS_MAX: usize = 8;
-const SENDS_IN_A_ROW_MAX: usize = 4;
-
-/// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
-const ANSWERS_MAX: usize = 256;
 
 /// Requests of all connections that are remembered.
 const HEADS_KEPT: usize = 1024;
-
-/// Stands for the endpoint itself where a waker names a connection.
-const NOBODY: usize = usize::MAX;
 
 /// A datagram for another shard.
 #[derive(Debug)]
@@ -128,7 +114,7 @@ impl<H: Handler> Source for Receive<H> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.0.borrow().core.timeouts.next()
+        self.0.borrow().core.deadline()
     }
 }
 
@@ -157,13 +143,13 @@ struct Endpoint<H: Handler> {
 impl<H: Handler> Endpoint<H> {
     fn new(context: &ShardContext, parts: QuicParts<H>) -> io::Result<Self> {
         let QuicParts { socket, server, handler, pins, drain, metrics, forward } = parts;
-        metrics.watch_pins(&pins);
-        let (accepted, open) = metrics.of_quic();
         let udp = Udp::new(socket)?;
         let handle = context.handle();
         let shard = u8::try_from(handle.id()).expect("a shard's number fits into a byte");
         let (config, crypto) = (server.endpoint(shard), server.server.clone());
         let proto = quinn_proto::Endpoint::new(config, Some(crypto), !udp.may_fragment(), None);
+        metrics.watch_pins(&pins);
+        let (accepted, open) = metrics.of_quic();
         let shared = Rc::new(Shared {
             handler,
             limits: server.limits.clone(),
@@ -176,25 +162,8 @@ impl<H: Handler> Endpoint<H> {
             upload_bytes: Cell::new(0),
             heads: HeadMemo::new(HEADS_KEPT),
         });
-        let mut core = Core {
-            shard,
-            server,
-            proto,
-            connections: Vec::new(),
-            count: 0,
-            generation: 0,
-            queue: VecDeque::new(),
-            sending: None,
-            timeouts: Timeouts::default(),
-            drained: Some(drain.watch()),
-            drain,
-            accepted,
-            forward,
-            answers: VecDeque::new(),
-            answer: Vec::new(),
-            shared,
-        };
-        core.look_at_drain(Instant::now());
+        let key = server.cid_key().clone();
+        let core = Core::new(Route { shard, key, forward }, proto, shared, drain, accepted);
         Ok(Self { udp, core, contents: Vec::with_capacity(1 << 17), blocked: None })
     }
 
@@ -226,7 +195,9 @@ impl<H: Handler> Endpoint<H> {
                 Some(transmit) => transmit,
                 None => {
                     self.contents.clear();
-                    let Some(transmit) = self.core.next(now, &self.udp, &mut self.contents) else {
+                    let (udp, contents) = (&self.udp, &mut self.contents);
+                    let segments_max = |mtu| udp.segments_max(mtu);
+                    let Some(transmit) = self.core.next(now, segments_max, contents) else {
                         return true;
                     };
                     transmit
@@ -248,278 +219,9 @@ impl<H: Handler> Drop for Endpoint<H> {
     /// Says good-bye to those that are still there.
     fn drop(&mut self) {
         let now = Instant::now();
-        for connection in self.core.connections.iter_mut().flatten() {
-            connection.end(now, Code::H3_NO_ERROR, "the server stops");
-            self.contents.clear();
-            if let Some(transmit) = connection.quic.poll_transmit(now, 1, &mut self.contents) {
-                self.udp.send(&transmit, &self.contents);
-            }
-        }
-    }
-}
-
-/// Connections, and what comes of datagrams: everything but the socket.
-struct Core<H: Handler> {
-    shard: u8,
-    server: QuicServer,
-    proto: quinn_proto::Endpoint,
-    /// By the index of their handles.
-    connections: Vec<Option<Box<Connection<H>>>>,
-    count: usize,
-    /// How many there have been.
-    generation: u64,
-    /// Connections that have something to do.
-    queue: VecDeque<usize>,
-    /// The one that is sending, and how many batches it has sent in a row.
-    sending: Option<(usize, usize)>,
-    timeouts: Timeouts,
-    shared: Rc<Shared<H>>,
-    forward: Option<Box<dyn Forward>>,
-    drain: Drain,
-    drained: Option<Watcher>,
-    accepted: Counter,
-    /// Answers to datagrams that belong to no connection.
-    answers: VecDeque<(Transmit, Vec<u8>)>,
-    answer: Vec<u8>,
-}
-
-impl<H: Handler> Core<H> {
-    fn counters(&self) -> &QuicMetrics {
-        &self.shared.metrics.quic
-    }
-
-    fn has_work(&self) -> bool {
-        !self.queue.is_empty()
-            || self.sending.is_some()
-            || !self.answers.is_empty()
-            || !self.shared.wakes.is_empty()
-    }
-
-    /// A datagram from the socket.
-    fn take(&mut self, now: Instant, datagram: &Received<'_>) {
-        self.counters().received_datagrams.inc();
-        self.counters().received_bytes.inc_by(datagram.bytes.len() as u64);
-        let Received { remote, local_ip, ecn, .. } = *datagram;
-        // A copy: what is kept of a datagram must not keep the room for a whole batch.
-        let bytes = BytesMut::from(datagram.bytes);
-        if let Some(shard) = self.shard_of(&bytes) {
-            self.counters().misrouted_datagrams.inc();
-            if let Some(forward) = &self.forward {
-                let ecn = ecn.map_or(0, |ecn| ecn as u8);
-                forward.forward(shard, Misrouted { remote, local_ip, ecn, bytes });
-            }
-            return;
-        }
-        self.handle(now, remote, local_ip, ecn, bytes);
-    }
-
-    /// The shard that a datagram belongs to, if it is another one.
-    fn shard_of(&self, datagram: &[u8]) -> Option<usize> {
-        let destination = cid::destination(datagram)?;
-        if destination.first() == Some(&self.shard) {
-            return None;
-        }
-        let shard = self.server.cid_key().shard_of(destination)?;
-        Some(usize::from(shard))
-    }
-
-    fn handle(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        local_ip: Option<IpAddr>,
-        ecn: Option<EcnCodepoint>,
-        bytes: BytesMut,
-    ) {
-        self.answer.clear();
-        match self.proto.handle(now, remote, local_ip, ecn, bytes, &mut self.answer) {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(connection) = self.connection(handle.0) {
-                    connection.quic.handle_event(event);
-                    self.enqueue(handle.0);
-                }
-            }
-            Some(DatagramEvent::NewConnection(incoming)) => self.decide(now, incoming),
-            Some(DatagramEvent::Response(transmit)) => self.queue_answer(transmit),
-            None => {}
-        }
-    }
-
-    /// Takes a connection, has it show its address, or refuses it.
-    fn decide(&mut self, now: Instant, incoming: Incoming) {
-        self.answer.clear();
-        if self.count >= self.shared.limits.connections_max {
-            self.shared.metrics.count_closed(Reason::TooMany);
-            let transmit = self.proto.refuse(incoming, &mut self.answer);
-            return self.queue_answer(transmit);
-        }
-        if self.drain.is_started() {
-            let transmit = self.proto.refuse(incoming, &mut self.answer);
-            return self.queue_answer(transmit);
-        }
-        let crowded = self.shared.handshaking.get() >= self.shared.settings.retry_above;
-        if crowded && !incoming.remote_address_validated() {
-            self.counters().retries.inc();
-            // It fails only for one that has been asked already, which is validated.
-            if let Ok(transmit) = self.proto.retry(incoming, &mut self.answer) {
-                self.queue_answer(transmit);
-            }
-            return;
-        }
-        match self.proto.accept(incoming, now, &mut self.answer, None) {
-            Ok((handle, quic)) => self.add(now, handle, quic),
-            Err(error) => {
-                tracing::debug!(error = %error.cause, "connection not accepted");
-                self.shared.metrics.count_closed(Reason::Handshake);
-                if let Some(transmit) = error.response {
-                    self.queue_answer(transmit);
-                }
-            }
-        }
-    }
-
-    fn add(&mut self, now: Instant, handle: ConnectionHandle, quic: quinn_proto::Connection) {
-        let index = handle.0;
-        if self.connections.len() <= index {
-            self.connections.resize_with(index + 1, || None);
-        }
-        assert!(self.connections[index].is_none(), "a handle is given once");
-        self.generation += 1;
-        self.count += 1;
-        self.accepted.inc();
-        let connected = self.drain.count_connection();
-        let place = (index, self.generation);
-        let connection = Connection::new(quic, self.shared.clone(), place, now, connected);
-        self.connections[index] = Some(Box::new(connection));
-        self.enqueue(index);
-    }
-
-    fn queue_answer(&mut self, transmit: Transmit) {
-        if self.answers.len() < ANSWERS_MAX {
-            self.answers.push_back((transmit, self.answer.clone()));
-        }
-    }
-
-    fn connection(&mut self, index: usize) -> Option<&mut Connection<H>> {
-        self.connections.get_mut(index)?.as_deref_mut()
-    }
-
-    /// Gives a connection its turn.
-    fn enqueue(&mut self, index: usize) {
-        if let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut)
-            && !connection.queued
-        {
-            connection.queued = true;
-            self.queue.push_back(index);
-        }
-    }
-
-    fn fire_timeouts(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        while let Some(index) = self.timeouts.pop_due(now) {
-            any = true;
-            self.enqueue(index);
-        }
-        any
-    }
-
-    /// Passes on what was woken.
-    fn take_wakes(&mut self, now: Instant) {
-        while let Some(target) = self.shared.wakes.pop() {
-            if target.connection == NOBODY {
-                self.look_at_drain(now);
-            } else if let Some(connection) = self.connection(target.connection)
-                && connection.place.1 == target.generation
-            {
-                connection.wake(target.slot);
-                self.enqueue(target.connection);
-            }
-        }
-    }
-
-    /// Retires all connections when the end has begun.
-    fn look_at_drain(&mut self, now: Instant) {
-        let Some(watcher) = &mut self.drained else { return };
-        let waker = self.shared.wakes.waker(NOBODY, 0, 0);
-        if Pin::new(watcher).poll(&mut Context::from_waker(&waker)).is_pending() {
-            return;
-        }
-        self.drained = None;
-        for index in 0..self.connections.len() {
-            if let Some(connection) = self.connection(index) {
-                connection.retire(now);
-                self.enqueue(index);
-            }
-        }
-    }
-
-    /// What to send next, of whichever connection has its turn.
-    fn next(&mut self, now: Instant, udp: &Udp, contents: &mut Vec<u8>) -> Option<Transmit> {
-        if let Some((transmit, answer)) = self.answers.pop_front() {
-            contents.extend_from_slice(&answer);
-            return Some(transmit);
-        }
-        loop {
-            let (index, sent) = match self.sending.take() {
-                Some(sending) => sending,
-                None => {
-                    let index = self.queue.pop_front()?;
-                    if !self.drive(now, index) {
-                        continue;
-                    }
-                    (index, 0)
-                }
-            };
-            if sent >= SENDS_IN_A_ROW_MAX {
-                self.enqueue(index);
-                continue;
-            }
-            let Some(connection) = self.connection(index) else { continue };
-            let segments = udp.segments_max(connection.quic.current_mtu());
-            if let Some(transmit) = connection.quic.poll_transmit(now, segments, contents) {
-                self.sending = Some((index, sent + 1));
-                return Some(transmit);
-            }
-            let (quic, own) = (connection.quic.poll_timeout(), connection.wants_turn_at);
-            let due = quic.into_iter().chain(own).min();
-            self.timeouts.set(index, due);
-        }
-    }
-
-    /// Lets a connection do what there is to do; false when it is over.
-    fn drive(&mut self, now: Instant, index: usize) -> bool {
-        let Self { connections, proto, .. } = self;
-        let Some(connection) = connections.get_mut(index).and_then(Option::as_deref_mut) else {
-            return false;
-        };
-        connection.queued = false;
-        if connection.quic.poll_timeout().is_some_and(|timeout| timeout <= now) {
-            connection.quic.handle_timeout(now);
-        }
-        let handle = ConnectionHandle(index);
-        while let Some(event) = connection.quic.poll_endpoint_events() {
-            if let Some(event) = proto.handle_event(handle, event) {
-                connection.quic.handle_event(event);
-            }
-        }
-        connection.work(now);
-        if !connection.quic.is_drained() {
-            return true;
-        }
-        // What it still has to say is that it is over.
-        while let Some(event) = connection.quic.poll_endpoint_events() {
-            let _ = proto.handle_event(handle, event);
-        }
-        self.timeouts.set(index, None);
-        self.connections[index] = None;
-        self.count -= 1;
-        false
-    }
-
-    fn count_sent(&self, transmit: &Transmit) {
-        let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
-        self.counters().sends.inc();
-        self.counters().sent_datagrams.inc_by(transmit.size.div_ceil(segment) as u64);
-        self.counters().sent_bytes.inc_by(transmit.size as u64);
+        let Self { udp, core, contents, .. } = self;
+        core.stop(now, contents, |transmit, contents| {
+            udp.send(transmit, contents);
+        });
     }
 }

@@ -49,4 +49,8 @@ counters! {
     misrouted_datagrams,
     /// Answers that went out from memory without waiting for anything
     immediate_answers,
+    /// Digests that requests of the native protocol asked for
+    native_wants,
+    /// Requests of the native protocol that were refused
+    native_refusals,
 }

@@ -1,5 +1,5 @@
 //! QUIC on a shard: datagrams in, requests to the same [`Handler`](crate::Handler) as over TCP,
-//! datagrams out.
+//! datagrams out. On it runs HTTP/3 or the native protocol (`docs/NATIVE.md`), as the client asks in TLS.
 //!
 //! quinn-proto is the state machine, without I/O. What is here drives it from the shard's driver, as
 //! two sources: one receives and looks after timeouts, the other answers and sends. There is no task
@@ -16,10 +16,17 @@
 mod cid;
 mod config;
 mod connection;
+mod core;
 mod endpoint;
+mod http3;
+mod line;
 mod metrics;
+mod native;
 mod request;
 mod resets;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 mod slots;
 mod socket;
 mod steer;

@@ -1,4 +1,4 @@
-//! One request on its stream: its handler's future, and its answer on the way out.
+//! One request of HTTP/3 on its stream: its handler's future, and its answer on the way out.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::Body;
 use outrider_http3::{Code, response};
-use quinn_proto::{Connection, StreamId, VarInt, WriteError};
+use quinn_proto::{Connection, StreamId, WriteError};
 
+use super::line::code;
 use super::upload::Pipe;
 use crate::activity::{Activity, InFlight};
 use crate::body::BodyFault;
@@ -16,7 +17,7 @@ use crate::pins::{ConnectionPins, Hold, PinnedBody};
 use crate::server::Immediate;
 
 /// Pieces of a body up to this are copied: see [`PinnedBody::copying_up_to`].
-const COPY_BYTES_MAX: usize = 16 * 1024;
+pub(super) const COPY_BYTES_MAX: usize = 16 * 1024;
 
 /// A request. Its stream's number is its owner's to know.
 pub(crate) struct Request<B> {
@@ -29,7 +30,7 @@ pub(crate) struct Request<B> {
     head_only: bool,
 }
 
-type Handling<B> = Pin<Box<dyn Future<Output = http::Response<B>>>>;
+pub(super) type Handling<B> = Pin<Box<dyn Future<Output = http::Response<B>>>>;
 
 enum Answer<B> {
     /// The head of the request is not whole.
@@ -281,9 +282,4 @@ fn cut(stream: StreamId, quic: &mut Connection) -> Step {
     // It fails only for a stream that is over.
     let _ = quic.send_stream(stream).reset(code(Code::H3_INTERNAL_ERROR));
     Step::Cut
-}
-
-/// A code of HTTP/3 as QUIC has it.
-pub(crate) fn code(code: Code) -> VarInt {
-    VarInt::from_u64(code.0).unwrap_or(VarInt::from_u32(0x101))
 }

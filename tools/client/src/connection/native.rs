@@ -1,5 +1,5 @@
-//! The native protocol (docs/NATIVE.md): content by digest, a stream for each. One connection is shared by
-//! all requests; when it is gone, the next request opens another.
+//! The native protocol (docs/NATIVE.md): content by digest, a stream for each request, of one content or of many.
+//! One connection is shared by all requests; when it is gone, the next request opens another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +40,17 @@ pub(crate) struct Connector {
     idle_max: Duration,
 }
 
-/// What comes of an answer.
+/// What comes of the answers to one request: of one want after the other.
 pub(crate) struct Body {
     stream: RecvStream,
     reader: Reader,
     /// What has come in and is not read yet.
     rest: Bytes,
+    /// The want that is being answered, and how many there are.
+    want: u32,
+    wants: u32,
+    /// Bytes of content before the next frame.
+    left: u64,
     /// Another frame for the same want follows.
     more: bool,
     /// The text of an error, in place of content.
@@ -83,25 +88,27 @@ impl Connector {
         }
     }
 
-    /// Asks for content, or for bytes of it, and waits for the frame before it. Status and headers are what
-    /// HTTP would say.
+    /// Asks for contents of one place, at most 256, and waits for the frame before the first of them. Status
+    /// and headers are what HTTP would say.
     ///
     /// # Errors
-    /// [`ClientError::Connect`], [`ClientError::Broken`].
+    /// [`ClientError::Connect`], [`ClientError::Broken`], [`ClientError::Answer`] for a request that cannot be.
     pub(crate) async fn get(
         &self,
-        content: &Content,
-        range: Option<(u64, Option<u64>)>,
+        place: &Place,
+        wants: Vec<Want>,
     ) -> Result<(u16, HeaderMap, Body), ClientError> {
-        let request = encode(content, range)?;
+        // Its own bound, when it is encoded, is far below.
+        let count = u32::try_from(wants.len()).unwrap_or(u32::MAX);
+        let request = encode(place, wants)?;
         let (connection, early) = self.live().await?;
-        match self.exchange(connection, &request).await {
+        match self.exchange(connection, &request, count).await {
             // What was sent early may be refused, and is then sent again at leisure: once.
             Err(ClientError::Broken { .. }) if early => {
                 self.dialer.refuse_early_data();
                 self.disconnect().await;
                 let (connection, _) = self.live().await?;
-                self.exchange(connection, &request).await
+                self.exchange(connection, &request, count).await
             }
             answer => answer,
         }
@@ -111,6 +118,7 @@ impl Connector {
         &self,
         connection: quinn::Connection,
         request: &[u8],
+        wants: u32,
     ) -> Result<(u16, HeaderMap, Body), ClientError> {
         let asked = async {
             let (mut send, stream) =
@@ -121,22 +129,21 @@ impl Connector {
                 stream,
                 reader: Reader::client(),
                 rest: Bytes::new(),
+                want: 0,
+                wants,
+                left: 0,
                 more: false,
                 text: None,
                 _connection: connection.clone(),
             };
-            let answer = body.frame().await?;
-            Ok::<_, String>((answer, body))
+            let (status, headers) = body.head().await?;
+            Ok::<_, String>((status, headers, body))
         };
         let broken = |why: String| ClientError::Broken { protocol: Used::Native, why };
-        let (answer, mut body) = match tokio::time::timeout(self.idle_max, asked).await {
-            Ok(asked) => asked.map_err(broken)?,
-            Err(_) => return Err(broken(format!("no answer within {:?}", self.idle_max))),
-        };
-        if !(200..300).contains(&answer.status) {
-            body.text = Some(answer.error.clone().into());
+        match tokio::time::timeout(self.idle_max, asked).await {
+            Ok(asked) => asked.map_err(broken),
+            Err(_) => Err(broken(format!("no answer within {:?}", self.idle_max))),
         }
-        Ok((answer.status, headers(&answer), body))
     }
 
     /// The connection, or a new one.
@@ -152,7 +159,7 @@ impl Connector {
 }
 
 impl Body {
-    /// The next piece.
+    /// The next piece of this want's content.
     ///
     /// # Errors
     /// What broke.
@@ -161,23 +168,31 @@ impl Body {
             return Ok(Some(text).filter(|text| !text.is_empty()));
         }
         loop {
+            let is_over = self.left == 0 && !self.more;
+            if is_over && self.want + 1 < self.wants {
+                return Ok(None);
+            }
             while !self.rest.is_empty() {
-                let (taken, item) =
-                    self.reader.read(&self.rest).map_err(|error| error.to_string())?;
-                let bytes = self.rest.split_to(taken);
-                match item {
-                    Some(Item::Body) => return Ok(Some(bytes)),
-                    Some(Item::Answer(answer)) if self.more && answer.want == 0 => {
-                        self.more = answer.more;
+                match self.item()? {
+                    (Some(Item::Body), bytes) => {
+                        self.left = self.left.saturating_sub(bytes.len() as u64);
+                        return Ok(Some(bytes));
                     }
-                    Some(Item::Refusal(refusal)) => return Err(refusal.text),
-                    Some(_) => return Err("a frame that was not asked for".to_owned()),
-                    None => {}
+                    (Some(Item::Answer(answer)), _) if self.more && answer.want == self.want => {
+                        (self.more, self.left) = (answer.more, answer.body_len);
+                        break;
+                    }
+                    (Some(Item::Refusal(refusal)), _) => return Err(refusal.text),
+                    (Some(_), _) => return Err("a frame that was not asked for".to_owned()),
+                    (None, _) => {}
                 }
+            }
+            if !self.rest.is_empty() {
+                continue;
             }
             match self.receive().await? {
                 Some(bytes) => self.rest = bytes,
-                None if self.more || !self.reader.is_at_boundary() => {
+                None if !is_over || !self.reader.is_at_boundary() => {
                     return Err("it ended too early".to_owned());
                 }
                 None => return Ok(None),
@@ -185,30 +200,50 @@ impl Body {
         }
     }
 
-    /// The first frame.
-    async fn frame(&mut self) -> Result<Answer, String> {
+    /// What stands before the next want's content; what is left of this one's is skipped. `None` behind the
+    /// last want.
+    ///
+    /// # Errors
+    /// What broke.
+    pub(crate) async fn turn(&mut self) -> Result<Option<(u16, HeaderMap)>, String> {
+        while self.next().await?.is_some() {}
+        if self.want + 1 >= self.wants {
+            return Ok(None);
+        }
+        self.want += 1;
+        self.head().await.map(Some)
+    }
+
+    /// The first frame of a want.
+    async fn head(&mut self) -> Result<(u16, HeaderMap), String> {
         loop {
-            let Some(bytes) = self.receive().await? else {
-                return Err("there was no answer".to_owned());
-            };
-            self.rest = bytes;
             while !self.rest.is_empty() {
-                let (taken, item) =
-                    self.reader.read(&self.rest).map_err(|error| error.to_string())?;
-                let _ = self.rest.split_to(taken);
-                match item {
-                    Some(Item::Answer(answer)) if answer.want == 0 => {
-                        self.more = answer.more;
-                        return Ok(answer);
+                match self.item()? {
+                    (Some(Item::Answer(answer)), _) if answer.want == self.want => {
+                        (self.more, self.left) = (answer.more, answer.body_len);
+                        if !(200..300).contains(&answer.status) {
+                            self.text = Some(answer.error.clone().into());
+                        }
+                        return Ok((answer.status, headers(&answer)));
                     }
-                    Some(Item::Refusal(refusal)) => {
+                    (Some(Item::Refusal(refusal)), _) => {
                         return Err(format!("refused ({}): {}", refusal.code.0, refusal.text));
                     }
-                    Some(_) => return Err("a frame that was not asked for".to_owned()),
-                    None => {}
+                    (Some(_), _) => return Err("a frame that was not asked for".to_owned()),
+                    (None, _) => {}
                 }
             }
+            match self.receive().await? {
+                Some(bytes) => self.rest = bytes,
+                None => return Err("there was no answer".to_owned()),
+            }
         }
+    }
+
+    /// Reads on in what has come: what was found, and its bytes.
+    fn item(&mut self) -> Result<(Option<Item>, Bytes), String> {
+        let (taken, item) = self.reader.read(&self.rest).map_err(|error| error.to_string())?;
+        Ok((item, self.rest.split_to(taken)))
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>, String> {
@@ -217,27 +252,27 @@ impl Body {
     }
 }
 
-fn encode(content: &Content, range: Option<(u64, Option<u64>)>) -> Result<Vec<u8>, ClientError> {
-    let kind = if content.is_manifest { WantKind::Manifest } else { WantKind::Blob };
-    let (first, last) = range.unwrap_or_default();
-    let want = Want {
-        kind,
-        offset: first,
-        len: last.map(|last| last.saturating_sub(first).saturating_add(1)),
-        ..Want::whole(content.digest)
-    };
+impl Content {
+    /// As a want, of these bytes of it.
+    pub(crate) fn want(&self, range: Option<(u64, Option<u64>)>) -> Want {
+        let kind = if self.is_manifest { WantKind::Manifest } else { WantKind::Blob };
+        let (first, last) = range.unwrap_or_default();
+        let len = last.map(|last| last.saturating_sub(first).saturating_add(1));
+        Want { kind, offset: first, len, ..Want::whole(self.digest) }
+    }
+}
+
+fn encode(place: &Place, wants: Vec<Want>) -> Result<Vec<u8>, ClientError> {
     let name = |name: Option<&str>| name.unwrap_or_default().to_owned();
+    let first = wants.first().map_or_else(String::new, |want| want.digest.to_string());
     let request = native::Request {
         customer: String::new(),
         region: String::new(),
-        repository: name(content.place.repository.as_deref()),
-        upstream: name(content.place.ns.as_deref()),
-        wants: vec![want],
+        repository: name(place.repository.as_deref()),
+        upstream: name(place.ns.as_deref()),
+        wants,
     };
-    request.encode().map_err(|error| ClientError::Answer {
-        path: content.digest.to_string(),
-        why: error.to_string(),
-    })
+    request.encode().map_err(|error| ClientError::Answer { path: first, why: error.to_string() })
 }
 
 /// What HTTP would say.
