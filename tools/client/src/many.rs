@@ -1,7 +1,7 @@
 //! Many artifacts into their files: by the native protocol those of which nothing is here yet come in one round
 //! trip, and whatever did not come that way is fetched alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use outrider_artifact::native::WANTS_MAX;
 
@@ -21,7 +21,7 @@ struct One<'a> {
 
 enum State {
     /// What is here of it; `None` while it is being received.
-    Missing(Option<Partial>),
+    Missing(Option<Box<Partial>>),
     Done(Fetched),
 }
 
@@ -53,7 +53,7 @@ pub async fn fetch(
                 State::Done(fetched) => fetched,
                 State::Missing(partial) => {
                     let partial = match partial {
-                        Some(partial) => partial,
+                        Some(partial) => *partial,
                         None => Partial::open(file, wanted.digest).await?,
                     };
                     blob::complete(connector, wanted, file, partial, attempts_max, progress).await?
@@ -65,18 +65,14 @@ pub async fn fetch(
 }
 
 /// What is here of it.
-async fn look(
-    wanted: &Wanted,
-    file: &PathBuf,
-    progress: &dyn Progress,
-) -> Result<State, ClientError> {
+async fn look(wanted: &Wanted, file: &Path, progress: &dyn Progress) -> Result<State, ClientError> {
     if let Some(size_bytes) = blob::verified_size(file, wanted).await? {
         progress.begin(&wanted.digest, Some(size_bytes), size_bytes);
         return Ok(State::Done(Fetched { size_bytes, received_bytes: 0, protocol: None }));
     }
     let partial = Partial::open(file, wanted.digest).await?;
     progress.begin(&wanted.digest, wanted.size_bytes, partial.length);
-    Ok(State::Missing(Some(partial)))
+    Ok(State::Missing(Some(Box::new(partial))))
 }
 
 /// One request for all of which nothing is here. An error leaves the rest of them missing.
@@ -104,16 +100,16 @@ async fn round_trip(
         let State::Missing(partial) = &mut one.state else { continue };
         let Some(partial) = partial.take() else { continue };
         let (mut partial, received) =
-            blob::receive(&mut answer, one.wanted, partial, progress).await;
+            blob::receive(&mut answer, one.wanted, *partial, progress).await;
         if let Err(error) = received {
-            one.state = State::Missing(Some(partial));
+            one.state = State::Missing(Some(Box::new(partial)));
             return Err(error);
         }
         connector.works();
         if partial.digest() != one.wanted.digest {
             progress.lose(partial.length);
             partial.restart().await?;
-            one.state = State::Missing(Some(partial));
+            one.state = State::Missing(Some(Box::new(partial)));
             continue;
         }
         let fetched = Fetched {
