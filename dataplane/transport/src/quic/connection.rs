@@ -12,9 +12,10 @@ use outrider_http3::{self as http3, Code, ConnectionError};
 use prometheus_client::metrics::gauge::Gauge;
 use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
-use super::config::{self, QuicSettings, UPLOAD_WINDOW_BYTES};
+use super::config::{self, QuicSettings, UNI_STREAMS_MAX, UPLOAD_WINDOW_BYTES};
+use super::memory::{CONNECTION_BYTES, Charge, HANDSHAKE_BYTES, Memory, REQUEST_BYTES, Unread};
+use super::rate::Rate;
 use super::request::{Request, Step, code};
-use super::resets::Resets;
 use super::slots::Slots;
 use super::upload::Pipe;
 use super::wake::Wakes;
@@ -31,6 +32,10 @@ use crate::watch::{Observation, Verdict, Watch};
 /// How long a GOAWAY may take to arrive before the connection is closed behind it; at most.
 const GOAWAY_TIME_MAX: Duration = Duration::from_millis(500);
 
+/// Addresses that a client may come from a second, averaged over five. Each is validated, and gets the whole
+/// state of a path.
+const MIGRATIONS_PER_SECOND_MAX: u32 = 4;
+
 /// What all connections of one endpoint share.
 pub(crate) struct Shared<H> {
     pub(crate) handler: Rc<H>,
@@ -40,6 +45,7 @@ pub(crate) struct Shared<H> {
     pub(crate) metrics: TransportMetrics,
     pub(crate) open: Gauge,
     pub(crate) wakes: Arc<Wakes>,
+    pub(crate) memory: Rc<Memory>,
     /// Handshakes under way.
     pub(crate) handshaking: Cell<usize>,
     /// Windows that are given to uploads, in bytes.
@@ -64,7 +70,14 @@ pub(crate) struct Connection<H: Handler> {
     activity: Rc<Activity>,
     pins: ConnectionPins,
     watch: Watch,
-    resets: Resets,
+    resets: Rate,
+    migrations: Rate,
+    /// What it holds, as it is counted; of it what it has sent and nobody could read yet.
+    charge: Charge,
+    unreadable_bytes: usize,
+    unread: Unread,
+    /// What waits for handlers, of all its requests.
+    uploaded_bytes: Rc<Cell<usize>>,
     accepted_at: Instant,
     address: SocketAddr,
     handshaking: bool,
@@ -107,6 +120,7 @@ impl<H: Handler> Connection<H> {
         activity.head_started.set(false);
         shared.handshaking.set(shared.handshaking.get() + 1);
         shared.open.inc();
+        let charge = Charge::new(&shared.memory, CONNECTION_BYTES + HANDSHAKE_BYTES);
         Self {
             address: quic.remote_address(),
             control_out: vec![http.control_preface()],
@@ -122,7 +136,12 @@ impl<H: Handler> Connection<H> {
             uploads_window: false,
             activity,
             watch: Watch::new(now),
-            resets: Resets::new(now),
+            resets: Rate::new(now),
+            migrations: Rate::new(now),
+            charge,
+            unreadable_bytes: 0,
+            unread: Unread::default(),
+            uploaded_bytes: Rc::default(),
             accepted_at: now,
             handshaking: true,
             retired_at: None,
@@ -133,6 +152,11 @@ impl<H: Handler> Connection<H> {
             queued: false,
             wants_turn_at: None,
         }
+    }
+
+    /// Notes that a datagram has come for it.
+    pub(crate) fn note_datagram(&mut self, bytes: usize) {
+        self.unread.note_datagram(bytes);
     }
 
     /// Notes that a slot was woken.
@@ -156,6 +180,36 @@ impl<H: Handler> Connection<H> {
             self.write_control();
             self.wants_turn_at = self.check(now);
         }
+        self.count(now);
+    }
+
+    /// Counts what it holds, and ends it when it sends more of what cannot be read while there is no room.
+    fn count(&mut self, now: Instant) {
+        let before = self.unreadable_bytes;
+        self.unreadable_bytes = if self.closed { 0 } else { self.unreadable_bytes() };
+        if self.unreadable_bytes > before && self.shared.memory.is_full() {
+            self.close(now, Code::H3_EXCESSIVE_LOAD, "memory", Reason::Memory);
+            self.unreadable_bytes = 0;
+        }
+        let handshake = if self.handshaking { HANDSHAKE_BYTES } else { 0 };
+        let window = if self.uploads_window { UPLOAD_WINDOW_BYTES as usize } else { 0 };
+        self.charge.set(
+            CONNECTION_BYTES
+                + handshake
+                + window
+                + self.requests.len() * REQUEST_BYTES
+                + self.uploaded_bytes.get()
+                + self.pins.copied_bytes()
+                + self.unreadable_bytes,
+        );
+    }
+
+    /// Heads that are not whole, and what lies behind gaps.
+    fn unreadable_bytes(&mut self) -> usize {
+        let streams = self.requests.len() + UNI_STREAMS_MAX as usize;
+        let window = config::window_bytes(self.uploads_window);
+        let frames = || self.quic.stats().frame_rx.stream;
+        self.http.load().1 + self.unread.bound(frames, streams, window)
     }
 
     fn on_event(&mut self, now: Instant, event: Event) {
@@ -218,12 +272,15 @@ impl<H: Handler> Connection<H> {
         let mut receiving = self.quic.recv_stream(id);
         let mut chunks = receiving.read(true).ok()?;
         let mut left = room;
+        let mut frames = 0;
         let end = loop {
             if left == 0 {
                 break End::Open;
             }
             match chunks.next(left) {
                 Ok(Some(chunk)) => {
+                    // Where there is no room for all of a frame, its rest is read later.
+                    frames += usize::from(chunk.bytes.len() < left);
                     left -= chunk.bytes.len();
                     self.chunks.push(chunk.bytes);
                 }
@@ -234,6 +291,9 @@ impl<H: Handler> Connection<H> {
         };
         // Whether a window is to be told is seen when the connection is asked what to send.
         let _ = chunks.finalize();
+        // The end of a stream often comes in a frame of its own.
+        frames += usize::from(frames == 0 && matches!(end, End::Finished));
+        self.unread.note_read(frames, room - left);
         Some(end)
     }
 
@@ -286,7 +346,8 @@ impl<H: Handler> Connection<H> {
             }
             return;
         }
-        let room = request.upload.as_ref().map_or(usize::MAX, Pipe::room);
+        let short = self.shared.memory.is_full();
+        let room = request.upload.as_ref().map_or(usize::MAX, |pipe| pipe.room(short));
         if room == 0 {
             return;
         }
@@ -419,10 +480,15 @@ impl<H: Handler> Connection<H> {
             request.answer(immediate, hold, in_flight, id_of(stream), &mut self.quic);
             return;
         }
+        if shared.memory.is_full() {
+            shared.metrics.quic.requests_refused.inc();
+            request.refuse(overloaded());
+            return;
+        }
         let body = if body_follows {
             let announced = head.headers.get(http::header::CONTENT_LENGTH);
             let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
-            let pipe = Pipe::new(announced, waker.clone());
+            let pipe = Pipe::new(announced, waker.clone(), self.uploaded_bytes.clone());
             request.upload = Some(pipe.clone());
             RequestBody::quic(pipe, &shared.limits)
         } else {
@@ -441,7 +507,10 @@ impl<H: Handler> Connection<H> {
     fn widen(&mut self) {
         let more = UPLOAD_WINDOW_BYTES as usize;
         let given = self.shared.upload_bytes.get();
-        if !self.uploads_window && given + more <= self.shared.settings.upload_bytes_max {
+        if !self.uploads_window
+            && !self.shared.memory.is_crowded()
+            && given + more <= self.shared.settings.upload_bytes_max
+        {
             self.uploads_window = true;
             self.shared.upload_bytes.set(given + more);
             self.quic.set_receive_window(UPLOAD_WINDOW_BYTES.into());
@@ -509,6 +578,10 @@ impl<H: Handler> Connection<H> {
 
     /// The client does not want a request any more.
     fn give_up(&mut self, now: Instant, stream: u64) {
+        if self.requests.get(stream).is_none() {
+            // Its other side was given up before, or all of it was over.
+            return;
+        }
         self.shared.metrics.quic.requests_reset.inc();
         self.stop_receiving(stream);
         self.end_upload(stream, Err(BodyError::Cut("the client gave it up".into())));
@@ -568,6 +641,11 @@ impl<H: Handler> Connection<H> {
         if self.quic.remote_address() != self.address {
             self.address = self.quic.remote_address();
             self.shared.metrics.quic.migrations.inc();
+            if self.migrations.note(now, MIGRATIONS_PER_SECOND_MAX) {
+                let code = Code::H3_EXCESSIVE_LOAD;
+                self.close(now, code, "too many migrations", Reason::Migrations);
+                return None;
+            }
         }
         if let Some(retired_at) = self.retired_at
             && self.requests.all(Request::has_arrived)
@@ -589,7 +667,7 @@ impl<H: Handler> Connection<H> {
             output_waits: held,
             sent_bytes: self.activity.sent_bytes.get(),
             closing: false,
-            pressed: held && self.pins.is_under_pressure(),
+            pressed: held && (self.pins.is_under_pressure() || self.shared.memory.is_full()),
         };
         match self.watch.check(now, &self.shared.limits, seen) {
             Verdict::Keep(until) => until,
@@ -677,6 +755,17 @@ impl<H: Handler> Drop for Connection<H> {
         let lost = self.quic.stats().path.lost_packets;
         self.shared.metrics.quic.lost_packets.inc_by(lost);
     }
+}
+
+/// The head of an answer for which there is no memory.
+fn overloaded() -> Bytes {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    let one = http::HeaderValue::from_static("1");
+    response.headers_mut().insert(http::header::RETRY_AFTER, one);
+    let zero = http::HeaderValue::from_static("0");
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, zero);
+    http3::response::encode_head(&response.into_parts().0, Some(0))
 }
 
 fn number(id: StreamId) -> u64 {

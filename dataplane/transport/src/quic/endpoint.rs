@@ -19,8 +19,10 @@ use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Trans
 use super::cid;
 use super::config::QuicServer;
 use super::connection::{Connection, Shared};
+use super::memory::Memory;
 use super::metrics::QuicMetrics;
 use super::socket::{QuicSocket, Received, Udp};
+use super::strangers::{self, Strangers};
 use super::timeouts::Timeouts;
 use super::wake::Wakes;
 use crate::drain::{Drain, Watcher};
@@ -35,6 +37,15 @@ const SENDS_IN_A_ROW_MAX: usize = 4;
 
 /// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
 const ANSWERS_MAX: usize = 256;
+
+/// Datagrams of clients without a connection that are looked at in a turn: each may cost a handshake.
+const STRANGERS_PER_TURN: usize = 4;
+
+/// Datagrams that are received in a turn, up to the end of a batch.
+const DATAGRAMS_PER_TURN: usize = 1024;
+
+/// Handshakes under way on a shard, of clients that have shown their addresses; more are refused.
+const HANDSHAKES_MAX: usize = 1024;
 
 /// Stands for the endpoint itself where a waker names a connection.
 const NOBODY: usize = usize::MAX;
@@ -161,6 +172,8 @@ impl<H: Handler> Endpoint<H> {
         let shard = u8::try_from(handle.id()).expect("a shard's number fits into a byte");
         let (config, crypto) = (server.endpoint(shard), server.server.clone());
         let proto = quinn_proto::Endpoint::new(config, Some(crypto), !udp.may_fragment(), None);
+        let memory = Rc::new(Memory::new(server.settings.memory_bytes_max));
+        metrics.watch_memory(memory.watched());
         let shared = Rc::new(Shared {
             handler,
             limits: server.limits.clone(),
@@ -169,6 +182,7 @@ impl<H: Handler> Endpoint<H> {
             metrics,
             open,
             wakes: Wakes::new(handle),
+            memory,
             handshaking: Cell::new(0),
             upload_bytes: Cell::new(0),
         });
@@ -186,6 +200,7 @@ impl<H: Handler> Endpoint<H> {
             drain,
             accepted,
             forward,
+            strangers: Strangers::default(),
             answers: VecDeque::new(),
             answer: Vec::new(),
             shared,
@@ -198,14 +213,16 @@ impl<H: Handler> Endpoint<H> {
     fn receive(&mut self) -> bool {
         let now = Instant::now();
         let Self { udp, core, .. } = self;
-        let mut received = false;
+        let mut received = 0;
         for _ in 0..RECEIVES_MAX {
-            if udp.receive(|datagram| core.take(now, &datagram)) == 0 {
+            let datagrams = udp.receive(|datagram| core.take(now, &datagram));
+            received += datagrams;
+            if datagrams == 0 || received >= DATAGRAMS_PER_TURN {
                 break;
             }
-            received = true;
         }
-        core.fire_timeouts(now) || received
+        let met = core.meet_strangers(now);
+        core.fire_timeouts(now) || met || received > 0
     }
 
     /// The second half.
@@ -274,6 +291,7 @@ struct Core<H: Handler> {
     drain: Drain,
     drained: Option<Watcher>,
     accepted: Counter,
+    strangers: Strangers<Misrouted>,
     /// Answers to datagrams that belong to no connection.
     answers: VecDeque<(Transmit, Vec<u8>)>,
     answer: Vec<u8>,
@@ -298,6 +316,11 @@ impl<H: Handler> Core<H> {
         let Received { remote, local_ip, ecn, .. } = *datagram;
         // A copy: what is kept of a datagram must not keep the room for a whole batch.
         let bytes = BytesMut::from(datagram.bytes);
+        if strangers::has_long_header(&bytes) && !self.is_ours(&bytes) {
+            let ecn = ecn.map_or(0, |ecn| ecn as u8);
+            self.keep_stranger(Misrouted { remote, local_ip, ecn, bytes });
+            return;
+        }
         if let Some(shard) = self.shard_of(&bytes) {
             self.counters().misrouted_datagrams.inc();
             if let Some(forward) = &self.forward {
@@ -307,6 +330,30 @@ impl<H: Handler> Core<H> {
             return;
         }
         self.handle(now, remote, local_ip, ecn, bytes);
+    }
+
+    /// Whether the destination of a datagram is an ID that some shard of this process has made.
+    fn is_ours(&self, datagram: &[u8]) -> bool {
+        let destination = cid::destination(datagram);
+        destination.is_some_and(|cid| self.server.cid_key().shard_of(cid).is_some())
+    }
+
+    fn keep_stranger(&mut self, datagram: Misrouted) {
+        let bytes = datagram.bytes.len();
+        if strangers::may_begin(&datagram.bytes) && !self.strangers.push(bytes, datagram) {
+            self.counters().strangers_dropped.inc();
+        }
+    }
+
+    /// Looks at some of the datagrams that belong to no connection; true when there were any.
+    fn meet_strangers(&mut self, now: Instant) -> bool {
+        for met in 0..STRANGERS_PER_TURN {
+            let Some(Misrouted { remote, local_ip, ecn, bytes }) = self.strangers.pop() else {
+                return met > 0;
+            };
+            self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes);
+        }
+        true
     }
 
     /// The shard that a datagram belongs to, if it is another one.
@@ -328,9 +375,11 @@ impl<H: Handler> Core<H> {
         bytes: BytesMut,
     ) {
         self.answer.clear();
+        let len = bytes.len();
         match self.proto.handle(now, remote, local_ip, ecn, bytes, &mut self.answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.connection(handle.0) {
+                    connection.note_datagram(len);
                     connection.quic.handle_event(event);
                     self.enqueue(handle.0);
                 }
@@ -344,8 +393,16 @@ impl<H: Handler> Core<H> {
     /// Takes a connection, has it show its address, or refuses it.
     fn decide(&mut self, now: Instant, incoming: Incoming) {
         self.answer.clear();
-        if self.count >= self.shared.limits.connections_max {
-            self.shared.metrics.count_closed(Reason::TooMany);
+        let handshakes = self.shared.handshaking.get();
+        let handshakes_max = HANDSHAKES_MAX.max(self.shared.settings.retry_above);
+        let refused =
+            if self.count >= self.shared.limits.connections_max || handshakes >= handshakes_max {
+                Some(Reason::TooMany)
+            } else {
+                self.shared.memory.is_full().then_some(Reason::Memory)
+            };
+        if let Some(reason) = refused {
+            self.shared.metrics.count_closed(reason);
             let transmit = self.proto.refuse(incoming, &mut self.answer);
             return self.queue_answer(transmit);
         }
@@ -353,7 +410,8 @@ impl<H: Handler> Core<H> {
             let transmit = self.proto.refuse(incoming, &mut self.answer);
             return self.queue_answer(transmit);
         }
-        let crowded = self.shared.handshaking.get() >= self.shared.settings.retry_above;
+        let crowded =
+            handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
         if crowded && !incoming.remote_address_validated() {
             self.counters().retries.inc();
             // It fails only for one that has been asked already, which is validated.

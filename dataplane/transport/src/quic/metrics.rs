@@ -49,4 +49,8 @@ counters! {
     misrouted_datagrams,
     /// Answers that went out from memory without waiting for anything
     immediate_answers,
+    /// Datagrams of clients without a connection that were dropped, since too many waited
+    strangers_dropped,
+    /// Requests that were answered 503, since connections hold as much memory as they may
+    requests_refused,
 }

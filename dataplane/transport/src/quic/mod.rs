@@ -11,24 +11,28 @@
 //! - [`Forward`], [`Misrouted`]: datagrams that come to the wrong shard.
 //!
 //! It never copies a body (but short ones, see [`PinBudget`](crate::PinBudget)), and bounds what a
-//! client can have it keep: connections, handshakes, streams, windows, what waits to be acknowledged.
+//! client can have it keep: connections, handshakes, streams, windows, what waits to be acknowledged, and
+//! the memory of all of them.
 
 mod cid;
 mod config;
 mod connection;
 mod endpoint;
+mod memory;
 mod metrics;
+mod rate;
 mod request;
-mod resets;
 mod slots;
 mod socket;
 mod steer;
+mod strangers;
 mod timeouts;
 mod upload;
 mod wake;
 
 pub use config::{QuicServer, QuicSettings};
 pub use endpoint::{Forward, Misrouted, QuicEndpoint, QuicParts, serve};
+pub(crate) use memory::Watched as WatchedMemory;
 pub(crate) use metrics::QuicMetrics;
 pub use socket::QuicSocket;
 pub(crate) use upload::Pipe;
