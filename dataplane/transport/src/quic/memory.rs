@@ -123,9 +123,10 @@ impl Unread {
     /// Up to this nobody looks: it is in [`CONNECTION_BYTES`].
     pub(crate) const NOT_LOOKED_AT_BYTES: usize = 16 << 10;
 
-    /// Frames that may be missing without a word, and one more for so many that were read.
+    /// Frames that may be missing without a word, and one more for so many that were read, up to so many.
     const MISSING_FRAMES_MAX: u64 = 32;
     const FRAMES_PER_MISSING: u64 = 64;
+    const MISSING_MORE_MAX: u64 = 256;
 
     /// A datagram has come.
     pub(crate) fn note_datagram(&mut self, bytes: usize) {
@@ -151,7 +152,8 @@ impl Unread {
             return self.bound;
         }
         let missing = frames().saturating_sub(self.read_frames);
-        let forgiven = Self::MISSING_FRAMES_MAX + self.read_frames / Self::FRAMES_PER_MISSING;
+        let more = (self.read_frames / Self::FRAMES_PER_MISSING).min(Self::MISSING_MORE_MAX);
+        let forgiven = Self::MISSING_FRAMES_MAX + more;
         if missing <= forgiven {
             (self.datagram_bytes, self.read_bytes) = (0, 0);
             self.bound = 0;
@@ -213,7 +215,11 @@ mod tests {
             assert!(bound >= last && bound <= most);
             if frame > Unread::MISSING_FRAMES_MAX && bound < most {
                 // It is looked at again when half as much has come once more.
-                assert!(2 * (bound + Unread::NOT_LOOKED_AT_BYTES) >= sent, "{bound} of {sent}");
+                let looked_at = sent - (1 + Unread::MISSING_FRAMES_MAX as usize) * 1200;
+                assert!(
+                    2 * (bound + Unread::NOT_LOOKED_AT_BYTES) >= looked_at,
+                    "{bound} of {sent}"
+                );
             }
             last = bound;
         }
