@@ -121,7 +121,7 @@ impl Attack {
     fn settings(self) -> Settings {
         match self {
             Self::Handshakes => Settings { hears_retry_only: true, ..Settings::default() },
-            Self::Gaps => Settings { padded: true, ..Settings::default() },
+            Self::Gaps => Settings { padded: true, sends_once: true, ..Settings::default() },
             Self::SlowReaders => Settings { window_bytes: 32 << 10, ..Settings::default() },
             _ => Settings::default(),
         }

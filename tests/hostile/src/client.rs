@@ -31,11 +31,13 @@ pub struct Settings {
     pub padded: bool,
     /// Of what comes in only a Retry is looked at, so that no handshake comes to its end.
     pub hears_retry_only: bool,
+    /// What was lost stays so: nothing is sent again once the handshake is over.
+    pub sends_once: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window_bytes: 256 << 10, padded: false, hears_retry_only: false }
+        Self { window_bytes: 256 << 10, padded: false, hears_retry_only: false, sends_once: false }
     }
 }
 
@@ -106,6 +108,9 @@ fn config(tls: &Arc<rustls::ClientConfig>, settings: &Settings) -> io::Result<Cl
     // Nothing is to wait for an acknowledgement.
     let mut congestion = CubicConfig::default();
     congestion.initial_window(1 << 30);
+    if settings.sends_once {
+        transport.packet_threshold(u32::MAX).time_threshold(1e9);
+    }
     transport
         .stream_receive_window(settings.window_bytes.into())
         .receive_window(settings.window_bytes.into())
@@ -264,7 +269,8 @@ impl Client {
     pub fn turn(&mut self) {
         self.receive();
         let now = Instant::now();
-        if self.quic.poll_timeout().is_some_and(|at| at <= now) {
+        let timed = !(self.connected && self.settings.sends_once);
+        if timed && self.quic.poll_timeout().is_some_and(|at| at <= now) {
             self.quic.handle_timeout(now);
         }
         while let Some(event) = self.quic.poll() {
