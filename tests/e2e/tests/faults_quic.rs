@@ -288,10 +288,21 @@ fn where_there_is_no_memory_connections_are_refused_and_requests_are_answered_50
     }
     assert!(held.len() >= 30, "{} connections have room", held.len());
     assert!(scene.closed("memory") >= 20.0);
+    // Those that are there are told to come back, and go on when there is room.
+    for client in &mut held {
+        assert_eq!(client.get(&scene.path), Ok((503, Vec::new())));
+    }
+    let refused = scene.metric("quic_requests_refused_total", &[]);
+    assert_eq!(refused, held.len() as f64);
     // Others go on over HTTPS and HTTP.
     assert!(scene.outrider.client().get(&scene.path).expect(200).body == scene.content);
+    let mut last = held.pop().unwrap();
     held.iter_mut().for_each(Quic::close);
     until("there is room again", || http3_get(&scene.outrider, &scene.path).is_ok());
+    until("the one that stayed is answered", || {
+        last.get(&scene.path).unwrap() == (200, scene.content.clone())
+    });
+    last.close();
     scene.nothing_is_left();
 }
 

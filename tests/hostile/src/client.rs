@@ -8,11 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use outrider_http3::client::{RequestHead, Response, encode_head};
 use quinn_proto::congestion::CubicConfig;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     ClientConfig, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    Event, StreamEvent, StreamId, TransportConfig, VarInt,
+    Event, ReadError, StreamEvent, StreamId, TransportConfig, VarInt,
 };
 
 /// Room for a datagram.
@@ -21,6 +22,11 @@ const DATAGRAM_BYTES: usize = 64 << 10;
 const RETRY_BITS: u8 = 0xf0;
 /// How long a handshake may take before it counts as hung.
 const CONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// How long an answer may take before it counts as missing.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// The longest head of an answer.
+const SECTION_BYTES_MAX: usize = 64 << 10;
 
 /// What a client announces and how it sends.
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +249,45 @@ impl Client {
         }
         let _ = chunks.finalize();
         read
+    }
+
+    /// A GET as it should be, to the end of its answer: its status and body. Waits for it.
+    ///
+    /// # Errors
+    /// How the connection or the stream has ended instead.
+    pub fn get(&mut self, path: &str) -> Result<(u16, Vec<u8>), String> {
+        let stream = self.open(Dir::Bi).ok_or("no stream is allowed")?;
+        self.write(stream, &encode_head(&RequestHead::get("localhost", path)));
+        self.finish(stream);
+        let (mut response, mut body) = (Response::new(false, SECTION_BYTES_MAX), Vec::new());
+        let since = Instant::now();
+        loop {
+            self.turn();
+            let mut receiving = self.quic.recv_stream(stream);
+            let mut chunks = receiving.read(true).map_err(|error| error.to_string())?;
+            let ended = loop {
+                match chunks.next(usize::MAX) {
+                    Ok(Some(chunk)) => response
+                        .on_data(chunk.bytes, |piece| body.extend_from_slice(&piece))
+                        .map_err(|error| error.to_string())?,
+                    Ok(None) => break true,
+                    Err(ReadError::Blocked) => break false,
+                    Err(ReadError::Reset(code)) => return Err(format!("reset with {code}")),
+                }
+            };
+            let _ = chunks.finalize();
+            if ended {
+                response.on_end().map_err(|error| error.to_string())?;
+                return Ok((response.head().map_or(0, |head| head.status), body));
+            }
+            if let Some(closed) = &self.closed {
+                return Err(closed.to_string());
+            }
+            if since.elapsed() > ANSWER_MAX {
+                return Err("no answer".to_owned());
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Goes on from another port.
