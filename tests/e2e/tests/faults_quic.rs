@@ -125,14 +125,9 @@ fn code(closed: &[Closed]) -> Vec<u64> {
     codes
 }
 
-/// Other shards' tests decide how many: what is asked here is asked of two.
-fn two_shards(config: &str) -> Scene {
-    Scene::new(config)
-}
-
 #[test]
 fn first_packets_without_end_leave_nothing_behind() {
-    let scene = two_shards("[limits]\nhandshake_time = \"1s\"\n[quic]\nretry_above = 16\n");
+    let scene = Scene::new("[limits]\nhandshake_time = \"1s\"\n[quic]\nretry_above = 16\n");
     let mut garbage = scene.attacker(Attack::Garbage);
     let mut hellos = scene.attacker(Attack::Hellos);
     for _ in 0..20 {
@@ -150,7 +145,7 @@ fn first_packets_without_end_leave_nothing_behind() {
 
 #[test]
 fn handshakes_that_never_finish_are_bounded_and_given_up() {
-    let scene = two_shards("[limits]\nhandshake_time = \"1s\"\n[quic]\nretry_above = 8\n");
+    let scene = Scene::new("[limits]\nhandshake_time = \"1s\"\n[quic]\nretry_above = 8\n");
     let mut attacker = scene.attacker(Attack::Handshakes);
     while attacker.connections < 2000 {
         for _ in 0..500 {
@@ -166,7 +161,7 @@ fn handshakes_that_never_finish_are_bounded_and_given_up() {
 
 #[test]
 fn rapid_resets_end_the_connection() {
-    let scene = two_shards("[quic]\nresets_per_second_max = 20\n");
+    let scene = Scene::new("[quic]\nresets_per_second_max = 20\n");
     let closed = until_closed(&scene, Attack::Resets, 3);
     assert_eq!(code(&closed), [H3_EXCESSIVE_LOAD], "{closed:?}");
     assert_eq!(scene.closed("resets"), 3.0);
@@ -175,7 +170,7 @@ fn rapid_resets_end_the_connection() {
 
 #[test]
 fn frames_that_are_of_no_use_end_the_connection() {
-    let scene = two_shards("");
+    let scene = Scene::new("");
     for attack in [Attack::UnknownFrames, Attack::ControlFrames, Attack::GoAways] {
         let closed = until_closed(&scene, attack, 3);
         assert_eq!(code(&closed), [H3_EXCESSIVE_LOAD], "{}: {closed:?}", attack.name());
@@ -185,7 +180,7 @@ fn frames_that_are_of_no_use_end_the_connection() {
 
 #[test]
 fn a_second_control_stream_and_second_settings_end_the_connection() {
-    let scene = two_shards("");
+    let scene = Scene::new("");
     let closed = until_closed(&scene, Attack::ControlTwice, 3);
     assert_eq!(code(&closed), [H3_STREAM_CREATION_ERROR], "{closed:?}");
     let closed = until_closed(&scene, Attack::SettingsTwice, 3);
@@ -195,7 +190,7 @@ fn a_second_control_stream_and_second_settings_end_the_connection() {
 
 #[test]
 fn heads_without_end_are_refused_and_heads_never_whole_end_the_connection() {
-    let scene = two_shards("");
+    let scene = Scene::new("");
     let mut attacker = scene.attacker(Attack::EndlessHeads);
     let mut rounds = 0;
     until("kilobytes of heads were sent", || {
@@ -216,7 +211,7 @@ fn heads_without_end_are_refused_and_heads_never_whole_end_the_connection() {
 
 #[test]
 fn a_client_with_another_address_each_time_is_closed_and_one_that_moves_once_is_not() {
-    let scene = two_shards("");
+    let scene = Scene::new("");
     let mut mover = scene.connect(Settings::default()).unwrap();
     for closed in until_closed(&scene, Attack::Migrations, 3) {
         match closed {
@@ -244,7 +239,7 @@ fn a_client_with_another_address_each_time_is_closed_and_one_that_moves_once_is_
 #[test]
 fn what_lies_behind_gaps_is_counted_and_bounded_for_all_connections_together() {
     // Eight connections for each shard, or four with what they may have sent.
-    let scene = two_shards("[limits]\nheader_time = \"10m\"\n[quic]\nmemory = \"4MiB\"\n");
+    let scene = Scene::new("[limits]\nheader_time = \"10m\"\n[quic]\nmemory = \"4MiB\"\n");
     let bound = scene.metric("quic_memory_bytes_max", &[]);
     assert_eq!(bound, (4 * MIB) as f64);
     let mut attackers: Vec<_> = (0..16).map(|_| scene.attacker(Attack::Gaps)).collect();
@@ -273,7 +268,7 @@ fn what_lies_behind_gaps_is_counted_and_bounded_for_all_connections_together() {
 #[test]
 fn where_there_is_no_memory_connections_are_refused_and_requests_are_answered_503() {
     // Room for some twenty connections of each shard.
-    let scene = two_shards("[quic]\nmemory = \"2MiB\"\n");
+    let scene = Scene::new("[quic]\nmemory = \"2MiB\"\n");
     let mut held = Vec::new();
     let mut refused = 0;
     while refused < 20 {
@@ -347,10 +342,10 @@ fn slow_readers_over_quic_stay_within_the_pins_and_a_fast_one_goes_on() {
 
 #[test]
 fn first_packets_that_say_they_are_of_another_version_are_bounded_too() {
-    let scene = two_shards("");
+    let scene = Scene::new("");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(scene.target().server).unwrap();
-    let mut random = fastrand_of_packets();
+    let mut random = fastrand::Rng::with_seed(11);
     for _ in 0..20 {
         for _ in 0..500 {
             let mut datagram = packets::garbage(&mut random);
@@ -362,10 +357,6 @@ fn first_packets_that_say_they_are_of_another_version_are_bounded_too() {
     scene.nothing_is_left();
 }
 
-fn fastrand_of_packets() -> fastrand::Rng {
-    fastrand::Rng::with_seed(11)
-}
-
 /// A GET over HTTP/3 by a client that nobody here has written.
 fn http3_get(outrider: &Outrider, path: &str) -> Result<Vec<u8>, String> {
     use bytes::Buf as _;
@@ -375,35 +366,35 @@ fn http3_get(outrider: &Outrider, path: &str) -> Result<Vec<u8>, String> {
     let address = ([127, 0, 0, 1], outrider.https_port()).into();
     let uri = format!("https://{}{path}", outrider.https_host());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let local = tokio::task::LocalSet::new();
-        local
-            .run_until(async {
-                let wrong = |error: &dyn std::fmt::Display| error.to_string();
-                let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-                let connecting = endpoint.connect_with(config, address, "localhost");
-                let quic = connecting.map_err(|e| wrong(&e))?.await.map_err(|e| wrong(&e))?;
-                let connection = h3_quinn::Connection::new(quic.clone());
-                let (mut driver, mut send) =
-                    h3::client::new(connection).await.map_err(|e| wrong(&e))?;
-                tokio::task::spawn_local(async move {
-                    let _ = std::future::poll_fn(|cx| driver.poll_close(cx)).await;
-                });
-                let request = ::http::Request::get(uri).body(()).unwrap();
-                let mut stream = send.send_request(request).await.map_err(|e| wrong(&e))?;
-                stream.finish().await.map_err(|e| wrong(&e))?;
-                let head = stream.recv_response().await.map_err(|e| wrong(&e))?;
-                if head.status() != 200 {
-                    return Err(head.status().to_string());
-                }
-                let mut body = Vec::new();
-                while let Some(mut data) = stream.recv_data().await.map_err(|e| wrong(&e))? {
-                    body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
-                }
-                quic.close(0x100u32.into(), b"");
-                endpoint.wait_idle().await;
-                Ok(body)
-            })
-            .await
-    })
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(async {
+        let wrong = |error: &dyn std::fmt::Display| error.to_string();
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let connecting = endpoint.connect_with(config, address, "localhost");
+        let quic = connecting.map_err(|e| wrong(&e))?.await.map_err(|e| wrong(&e))?;
+        let ask = async {
+            let connection = h3_quinn::Connection::new(quic.clone());
+            let (mut driver, mut send) =
+                h3::client::new(connection).await.map_err(|e| wrong(&e))?;
+            tokio::task::spawn_local(async move {
+                let _ = std::future::poll_fn(|cx| driver.poll_close(cx)).await;
+            });
+            let request = ::http::Request::get(uri).body(()).unwrap();
+            let mut stream = send.send_request(request).await.map_err(|e| wrong(&e))?;
+            stream.finish().await.map_err(|e| wrong(&e))?;
+            let head = stream.recv_response().await.map_err(|e| wrong(&e))?;
+            if head.status() != 200 {
+                return Err(head.status().to_string());
+            }
+            let mut body = Vec::new();
+            while let Some(mut data) = stream.recv_data().await.map_err(|e| wrong(&e))? {
+                body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+            }
+            Ok(body)
+        };
+        let answer = ask.await;
+        quic.close(0x100u32.into(), b"");
+        endpoint.wait_idle().await;
+        answer
+    }))
 }
