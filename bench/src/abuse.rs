@@ -238,12 +238,7 @@ impl<'a> Bench<'a> {
             }
             failed += summary.failed + summary.unanswered;
             samples.note(beside, &summary);
-            if let Some(server) = summary.server.filter(|_| !beside) {
-                samples.cores.push(server.cores);
-            }
-            if let Some(server) = summary.server.filter(|_| beside) {
-                samples.cores.push(server.cores);
-            }
+            samples.cores.extend(summary.server.map(|server| server.cores));
         }
         Ok(failed)
     }
@@ -259,9 +254,10 @@ impl<'a> Bench<'a> {
         let before = process::memory(pid)?.resident_bytes;
         let mut seen = Seen::default();
         for _ in 0..self.arguments.pairs {
+            // In both halves, since looking costs something, too.
+            let watch = Watch::start(pid);
             failed += self.run(&mut samples, false)?;
             cores_alone.append(&mut samples[0].cores);
-            let watch = Watch::start(pid);
             let assailant =
                 Assailant::start(attack, self.target.clone(), rate, self.arguments.load_cpu)?;
             seen.look(&self.outrider);

@@ -38,7 +38,8 @@ const SENDS_IN_A_ROW_MAX: usize = 4;
 /// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
 const ANSWERS_MAX: usize = 256;
 
-/// Datagrams of clients without a connection that are looked at in a turn: each may cost a handshake.
+/// Datagrams of clients without a connection that are looked at in a turn; fewer when one of them is a part
+/// of a handshake, which costs as much as fifty requests.
 const STRANGERS_PER_TURN: usize = 4;
 
 /// Datagrams that are received in a turn, up to the end of a batch.
@@ -351,7 +352,9 @@ impl<H: Handler> Core<H> {
             let Some(Misrouted { remote, local_ip, ecn, bytes }) = self.strangers.pop() else {
                 return met > 0;
             };
-            self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes);
+            if self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes) {
+                break;
+            }
         }
         true
     }
@@ -366,6 +369,7 @@ impl<H: Handler> Core<H> {
         Some(usize::from(shard))
     }
 
+    /// Has a datagram handled; true when it came to a connection, be it a new one.
     fn handle(
         &mut self,
         now: Instant,
@@ -373,7 +377,7 @@ impl<H: Handler> Core<H> {
         local_ip: Option<IpAddr>,
         ecn: Option<EcnCodepoint>,
         bytes: BytesMut,
-    ) {
+    ) -> bool {
         self.answer.clear();
         let len = bytes.len();
         match self.proto.handle(now, remote, local_ip, ecn, bytes, &mut self.answer) {
@@ -383,15 +387,19 @@ impl<H: Handler> Core<H> {
                     connection.quic.handle_event(event);
                     self.enqueue(handle.0);
                 }
+                true
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.decide(now, incoming),
-            Some(DatagramEvent::Response(transmit)) => self.queue_answer(transmit),
-            None => {}
+            Some(DatagramEvent::Response(transmit)) => {
+                self.queue_answer(transmit);
+                false
+            }
+            None => false,
         }
     }
 
-    /// Takes a connection, has it show its address, or refuses it.
-    fn decide(&mut self, now: Instant, incoming: Incoming) {
+    /// Takes a connection, which is true, has it show its address, or refuses it.
+    fn decide(&mut self, now: Instant, incoming: Incoming) -> bool {
         self.answer.clear();
         let handshakes = self.shared.handshaking.get();
         let handshakes_max = HANDSHAKES_MAX.max(self.shared.settings.retry_above);
@@ -404,11 +412,13 @@ impl<H: Handler> Core<H> {
         if let Some(reason) = refused {
             self.shared.metrics.count_closed(reason);
             let transmit = self.proto.refuse(incoming, &mut self.answer);
-            return self.queue_answer(transmit);
+            self.queue_answer(transmit);
+            return false;
         }
         if self.drain.is_started() {
             let transmit = self.proto.refuse(incoming, &mut self.answer);
-            return self.queue_answer(transmit);
+            self.queue_answer(transmit);
+            return false;
         }
         let crowded =
             handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
@@ -418,7 +428,7 @@ impl<H: Handler> Core<H> {
             if let Ok(transmit) = self.proto.retry(incoming, &mut self.answer) {
                 self.queue_answer(transmit);
             }
-            return;
+            return false;
         }
         match self.proto.accept(incoming, now, &mut self.answer, None) {
             Ok((handle, quic)) => self.add(now, handle, quic),
@@ -430,6 +440,7 @@ impl<H: Handler> Core<H> {
                 }
             }
         }
+        true
     }
 
     fn add(&mut self, now: Instant, handle: ConnectionHandle, quic: quinn_proto::Connection) {
