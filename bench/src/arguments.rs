@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrider_artifact::Digest;
+use outrider_hostile::Attack;
 
 use crate::load::quic::QuicOptions;
 use crate::load::worker::Reading;
@@ -38,6 +39,8 @@ pub enum Verb {
     Compare(Compare),
     /// Idle CPU and memory of a running server.
     Idle(IdleArguments),
+    /// What hostile clients do to the latency of others, and to the server's memory.
+    Abuse(AbuseArguments),
 }
 
 /// What Outrider can be compared on.
@@ -485,6 +488,44 @@ pub struct ComparePullArguments {
     pub json: bool,
 }
 
+/// Options of `abuse`.
+#[derive(Debug, Args)]
+pub struct AbuseArguments {
+    /// The server's program.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Only these attacks; may be given several times.
+    #[arg(long, value_parser = attack, value_name = "ATTACK")]
+    pub only: Vec<Attack>,
+    /// Pairs of each, interleaved.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "3s", value_parser = duration)]
+    pub duration: Duration,
+    /// The CPU of the server.
+    #[arg(long, default_value_t = 0)]
+    pub server_cpu: usize,
+    /// The CPU of the load and of the attacks.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// HTTP/3 requests a second of those that mean well.
+    #[arg(long, default_value_t = 2000.0, value_parser = rate)]
+    pub h3_rate: f64,
+    /// HTTPS requests a second of those that mean well.
+    #[arg(long, default_value_t = 500.0, value_parser = rate)]
+    pub https_rate: f64,
+    /// Strikes a second; each attack has its own unless this is given.
+    #[arg(long, value_parser = rate)]
+    pub attack_rate: Option<f64>,
+    /// How many read slowly.
+    #[arg(long, default_value_t = 1000)]
+    pub readers: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `idle`.
 #[derive(Debug, Args)]
 pub struct IdleArguments {
@@ -568,6 +609,14 @@ pub fn size(text: &str) -> Result<u64, String> {
         return Err(format!("`{text}` is too large"));
     }
     Ok(bytes.round() as u64)
+}
+
+fn attack(text: &str) -> Result<Attack, String> {
+    let known = |attack: &Attack| attack.key() == text;
+    Attack::ALL.into_iter().find(known).ok_or_else(|| {
+        let keys: Vec<&str> = Attack::ALL.iter().map(|attack| attack.key()).collect();
+        format!("the attacks are {}", keys.join(", "))
+    })
 }
 
 fn cold_range(text: &str) -> Result<u64, String> {

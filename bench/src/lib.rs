@@ -8,6 +8,7 @@
 //! - [`disk`]: stripe reads against the device's own rate.
 //! - [`compare`]: other servers and Outrider side by side. [`peers`]: how they are started.
 //! - [`image`], [`http`]: images to push and pull, and the small client that does it.
+//! - [`abuse`]: what hostile clients do to the others.
 //! - [`idle`]: what a server uses while nobody asks it for anything.
 //! - [`machine`], [`process`]: what a measurement ran on, and what a server used.
 //! - [`statistics`], [`report`]: medians and ratios, and how they are printed.
@@ -15,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod abuse;
 pub mod arguments;
 pub mod compare;
 pub mod disk;
@@ -48,5 +50,6 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         Verb::Compare(Compare::Pull(arguments)) => compare::pull::verb(arguments),
         Verb::Idle(arguments) => idle::verb(arguments),
         Verb::Disk(arguments) => disk::verb(arguments),
+        Verb::Abuse(arguments) => abuse::verb(arguments),
     }
 }

@@ -20,6 +20,7 @@ pub mod summary;
 pub mod tally;
 pub mod target;
 pub mod tls;
+mod wait;
 pub mod window;
 pub mod worker;
 

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use super::answer::Answer;
 use super::tally::{Failure, FailureKind, Tally};
 use super::tls::Session;
+use super::wait::wait;
 use super::window::{Phase, Window};
 use super::worker::Worker;
 use crate::BenchError;
@@ -143,11 +144,7 @@ impl Engine {
             let asleep_from = Instant::now();
             let timeout = self.sleep_for(asleep_from);
             events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                Some(&timeout),
-            ) {
+            match wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), &timeout) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => {
                     let text = format!("epoll: {errno}");

@@ -239,7 +239,8 @@ impl Running {
         // A connection over QUIC needs no descriptor.
         let connections_max = config.limits.connections.div_ceil(count);
         let quic_limits = Limits { connections_max, ..limits.clone() };
-        let quic = QuicServer::new(&tls, config.quic.settings(), quic_limits).map_err(unusable)?;
+        let quic =
+            QuicServer::new(&tls, config.quic.settings(count), quic_limits).map_err(unusable)?;
         let crossing = Arc::new(Crossing::new(count));
 
         let (metrics, registry) = Metrics::new();

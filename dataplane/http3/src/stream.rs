@@ -8,6 +8,9 @@ use crate::error::{Code, ConnectionError, StreamError};
 use crate::frame::{FrameHead, HeadReader, kind};
 use crate::head::{HeadDecoder, HeadError};
 
+/// Room for the most of field sections; it grows with those that are longer.
+const SECTION_ROOM_BYTES: usize = 1 << 10;
+
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -139,8 +142,9 @@ impl RequestStream {
                         let section = data.split_to(len);
                         return self.section(shared, &section);
                     }
-                    // Room for what is said to come, which is bounded, and no more than that.
-                    let mut partial = Vec::with_capacity(len);
+                    // Room for what is said to come, where that is little: much has to come first.
+                    let room = len.min(SECTION_ROOM_BYTES.max(data.len()));
+                    let mut partial = Vec::with_capacity(room);
                     partial.extend_from_slice(data);
                     self.reading = Reading::Section { left: len - data.len(), partial };
                     data.clear();

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::peer::Protocol;
 use crate::pins::PinBudget;
-use crate::quic::QuicMetrics;
+use crate::quic::{QuicMetrics, WatchedMemory};
 
 /// Why a connection was ended from this side, or was never served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +36,14 @@ pub(crate) enum Reason {
     TooMany,
     /// The client gave up too many of its requests.
     Resets,
+    /// The client came from too many addresses.
+    Migrations,
+    /// Connections hold as much memory as they may.
+    Memory,
 }
 
 impl Reason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Idle,
         Self::HeaderTime,
         Self::HandshakeTime,
@@ -50,6 +54,8 @@ impl Reason {
         Self::Protocol,
         Self::TooMany,
         Self::Resets,
+        Self::Migrations,
+        Self::Memory,
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -64,6 +70,8 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::TooMany => "too_many",
             Self::Resets => "resets",
+            Self::Migrations => "migrations",
+            Self::Memory => "memory",
         }
     }
 }
@@ -100,6 +108,7 @@ pub struct TransportMetrics {
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
     budgets: Arc<Mutex<Vec<PinBudget>>>,
+    memories: Arc<Mutex<Vec<WatchedMemory>>>,
 }
 
 impl Default for TransportMetrics {
@@ -124,6 +133,7 @@ impl Default for TransportMetrics {
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             budgets: Arc::default(),
+            memories: Arc::default(),
         }
     }
 }
@@ -156,7 +166,13 @@ impl TransportMetrics {
             self.sent_bytes.clone(),
         );
         self.quic.register(registry.sub_registry_with_prefix("quic"));
-        registry.register_collector(Box::new(Pins { budgets: self.budgets.clone() }));
+        let (budgets, memories) = (self.budgets.clone(), self.memories.clone());
+        registry.register_collector(Box::new(Held { budgets, memories }));
+    }
+
+    /// Includes what a shard's connections over QUIC hold in what is shown.
+    pub(crate) fn watch_memory(&self, memory: WatchedMemory) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     }
 
     /// Includes `budget` in what is shown.
@@ -196,36 +212,49 @@ impl TransportMetrics {
     }
 }
 
-/// Reads the pin budgets when the metrics are read.
+/// Reads the pin budgets, and what connections over QUIC hold, when the metrics are read.
 #[derive(Debug)]
-struct Pins {
+struct Held {
     budgets: Arc<Mutex<Vec<PinBudget>>>,
+    memories: Arc<Mutex<Vec<WatchedMemory>>>,
 }
 
-impl Collector for Pins {
+fn gauge(bytes: usize) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX))
+}
+
+impl Collector for Held {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let sum = |of: fn(&PinBudget) -> usize| {
-            ConstGauge::new(
-                i64::try_from(budgets.iter().map(of).sum::<usize>()).unwrap_or(i64::MAX),
-            )
-        };
-        let pinned = sum(PinBudget::pinned_bytes);
-        let encoded = encoder.encode_descriptor(
-            "pinned_bytes",
-            "Bytes of the cache that are held by clients which have not taken them yet",
-            None,
-            pinned.metric_type(),
-        )?;
-        pinned.encode(encoded)?;
-        let total = sum(PinBudget::total_bytes_max);
-        let encoded = encoder.encode_descriptor(
-            "pinned_bytes_max",
-            "The bound of pinned_bytes",
-            None,
-            total.metric_type(),
-        )?;
-        total.encode(encoded)
+        let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shown: [(&str, &str, usize); 4] = [
+            (
+                "pinned_bytes",
+                "Bytes of the cache that are held by clients which have not taken them yet",
+                budgets.iter().map(PinBudget::pinned_bytes).sum(),
+            ),
+            (
+                "pinned_bytes_max",
+                "The bound of pinned_bytes",
+                budgets.iter().map(PinBudget::total_bytes_max).sum(),
+            ),
+            (
+                "quic_memory_bytes",
+                "Bytes beside the cache that connections over QUIC hold, as they are counted",
+                memories.iter().map(WatchedMemory::bytes).sum(),
+            ),
+            (
+                "quic_memory_bytes_max",
+                "The bound of quic_memory_bytes",
+                memories.iter().map(|memory| memory.bytes_max).sum(),
+            ),
+        ];
+        for (name, help, bytes) in shown {
+            let gauge = gauge(bytes);
+            let encoded = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(encoded)?;
+        }
+        Ok(())
     }
 }
 

@@ -122,6 +122,7 @@ impl PinBudget {
             held: Arc::new(Held {
                 total: self.total.clone(),
                 bytes: AtomicUsize::new(0),
+                copied_bytes: AtomicUsize::new(0),
                 waiters: Waiters::default(),
             }),
         }
@@ -218,6 +219,8 @@ struct Held {
     total: Arc<Total>,
     /// Frames that were handed out and are not dropped yet, copies included.
     bytes: AtomicUsize,
+    /// Of them copies, which hold no slot.
+    copied_bytes: AtomicUsize,
     waiters: Waiters,
 }
 
@@ -234,6 +237,11 @@ impl ConnectionPins {
         self.held.bytes.load(Ordering::SeqCst) > 0
     }
 
+    /// Bytes of copies that wait for the client to take them.
+    pub(crate) fn copied_bytes(&self) -> usize {
+        self.held.copied_bytes.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_under_pressure(&self) -> bool {
         self.held.total.level() != Level::Free
     }
@@ -245,12 +253,12 @@ impl ConnectionPins {
 
     /// Counts `bytes` that the client is about to hold, until what this gives is dropped.
     pub(crate) fn hold(&self, bytes: usize) -> Hold {
-        Hold { _count: Count::new(&self.held, bytes, true) }
+        Hold { _count: Count::new(&self.held, bytes, true, false) }
     }
 
     /// These bytes, which count as `weight` until the last of them is dropped.
     pub(crate) fn pin_as(&self, bytes: Bytes, weight: usize) -> Bytes {
-        let count = Count::new(&self.held, weight, true);
+        let count = Count::new(&self.held, weight, true, false);
         Bytes::from_owner(Counted { bytes, _count: count })
     }
 
@@ -283,7 +291,7 @@ impl ConnectionPins {
 
     /// Copies a frame, so that it holds no slot. `in_total`: the copy counts in its place.
     fn copy(&self, bytes: &[u8], in_total: bool) -> Bytes {
-        let count = Count::new(&self.held, bytes.len(), in_total);
+        let count = Count::new(&self.held, bytes.len(), in_total, true);
         Bytes::from_owner(Counted { bytes: Bytes::copy_from_slice(bytes), _count: count })
     }
 
@@ -323,21 +331,28 @@ struct Count {
     held: Arc<Held>,
     weight: usize,
     in_total: bool,
+    copied: bool,
 }
 
 impl Count {
-    fn new(held: &Arc<Held>, weight: usize, in_total: bool) -> Self {
+    fn new(held: &Arc<Held>, weight: usize, in_total: bool, copied: bool) -> Self {
         held.bytes.fetch_add(weight, Ordering::SeqCst);
+        if copied {
+            held.copied_bytes.fetch_add(weight, Ordering::Relaxed);
+        }
         if in_total {
             held.total.bytes.fetch_add(weight, Ordering::SeqCst);
         }
-        Self { held: held.clone(), weight, in_total }
+        Self { held: held.clone(), weight, in_total, copied }
     }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
         self.held.bytes.fetch_sub(self.weight, Ordering::SeqCst);
+        if self.copied {
+            self.held.copied_bytes.fetch_sub(self.weight, Ordering::Relaxed);
+        }
         if self.in_total {
             self.held.total.give_back(self.weight);
         }

@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 use super::source::Source;
 use super::tally::{Failure, FailureKind, Tally};
+use super::wait::wait;
 use super::window::{Phase, Window};
 use super::worker::Worker;
 use crate::BenchError;
@@ -411,8 +412,7 @@ impl Engine {
         }
         let timeout = self.sleep_for(now);
         let mut events = Vec::with_capacity(1);
-        let waited =
-            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
+        let waited = wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), &timeout);
         if self.net.udp.blocked() {
             epoll::modify(&self.epoll, &self.net.udp, EventData::new_u64(0), EventFlags::IN)?;
         }

@@ -25,6 +25,9 @@ pub struct QuicSection {
     pub resets_per_second_max: u32,
     /// Memory of a shard for request bodies that come in. Default 64MiB.
     pub upload_memory: Size,
+    /// Memory of all shards together, in equal parts, that connections may hold beside the RAM arena.
+    /// Default 512MiB; 48KiB for each of `limits.connections` is a good measure.
+    pub memory: Size,
     /// Whether a client that was here before may send its first request at once (0-RTT). Only reads by
     /// digest are answered then. Default true.
     pub early_data: bool,
@@ -42,6 +45,7 @@ impl Default for QuicSection {
             retry_above: settings.retry_above,
             resets_per_second_max: settings.resets_per_second_max,
             upload_memory: Size(settings.upload_bytes_max as u64),
+            memory: Size(settings.memory_bytes_max as u64),
             early_data: settings.early_data,
             sessions_max: settings.sessions_max,
         }
@@ -55,12 +59,15 @@ impl QuicSection {
         bounded("quic.retry_above", self.retry_above, 0, 1_000_000)?;
         bounded("quic.resets_per_second_max", self.resets_per_second_max, 1, 1_000_000)?;
         bounded("quic.upload_memory", self.upload_memory, Size(0), Size::gib(64))?;
+        bounded("quic.memory", self.memory, Size::mib(1), Size::gib(1024))?;
         bounded("quic.sessions_max", self.sessions_max, 1, 10_000_000)
     }
 
-    /// As the transport takes it.
-    pub(crate) fn settings(&self) -> QuicSettings {
+    /// As the transport takes it, for one of so many shards.
+    pub(crate) fn settings(&self, shards: usize) -> QuicSettings {
+        let memory_bytes = usize::try_from(self.memory.0).unwrap_or(usize::MAX);
         QuicSettings {
+            memory_bytes_max: memory_bytes.div_ceil(shards),
             mtu_max: self.mtu_max,
             retry_above: self.retry_above,
             resets_per_second_max: self.resets_per_second_max,

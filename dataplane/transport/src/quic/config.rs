@@ -29,7 +29,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 
 /// Unidirectional streams of a client: control, two of QPACK, and one that is reserved or unknown.
-const UNI_STREAMS_MAX: u32 = 8;
+pub(crate) const UNI_STREAMS_MAX: u32 = 8;
 
 /// The bounds of QUIC, with defaults; what they have in common with TCP's is in [`Limits`].
 #[derive(Clone, Debug)]
@@ -46,6 +46,9 @@ pub struct QuicSettings {
     /// Bytes of request bodies that may wait on a shard for their handlers (64 MiB). Beyond it an
     /// upload goes on at 64 KiB for every round trip.
     pub upload_bytes_max: usize,
+    /// Bytes that all connections of a shard may hold (512 MiB), beside the slots of the cache. A connection
+    /// counts as 48 KiB, while it does nothing.
+    pub memory_bytes_max: usize,
     /// Whether a client that was here before may send its first request before the handshake is over
     /// (true).
     pub early_data: bool,
@@ -60,6 +63,7 @@ impl Default for QuicSettings {
             retry_above: 256,
             resets_per_second_max: 100,
             upload_bytes_max: 64 << 20,
+            memory_bytes_max: 512 << 20,
             early_data: true,
             sessions_max: 16_384,
         }
@@ -189,6 +193,11 @@ fn transport(settings: &QuicSettings, limits: &Limits) -> TransportConfig {
 
 /// What may be on its way to one client: at 40 ms, three Gbit/s. What counts is in the pins.
 const SEND_WINDOW_BYTES: u64 = 16 << 20;
+
+/// What the window of a connection is, in bytes.
+pub(crate) const fn window_bytes(uploads: bool) -> usize {
+    (if uploads { UPLOAD_WINDOW_BYTES } else { CONNECTION_WINDOW_BYTES }) as usize
+}
 
 /// The connection's window for a client that sends bodies.
 pub(crate) const UPLOAD_WINDOW_BYTES: u32 = 1 << 20;

@@ -10,10 +10,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{Event, StreamEvent};
 
-use super::config::{ALPN_NATIVE, QuicSettings};
+use super::config::{self, ALPN_NATIVE, QuicSettings, UNI_STREAMS_MAX, UPLOAD_WINDOW_BYTES};
 use super::http3::Http3;
 use super::line::{Ending, Line};
+use super::memory::{CONNECTION_BYTES, HANDSHAKE_BYTES, Memory, REQUEST_BYTES};
 use super::native::Native;
+use super::rate::Rate;
 use super::wake::Wakes;
 use crate::drain::Connected;
 use crate::limits::Limits;
@@ -22,6 +24,10 @@ use crate::peer::Protocol;
 use crate::pins::PinBudget;
 use crate::server::Handler;
 use crate::watch::{Observation, Verdict, Watch};
+
+/// Addresses that a client may come from a second, averaged over five. Each is validated, and gets the whole
+/// state of a path.
+const MIGRATIONS_PER_SECOND_MAX: u32 = 4;
 
 /// What all connections of one endpoint share.
 pub(crate) struct Shared<H> {
@@ -32,12 +38,25 @@ pub(crate) struct Shared<H> {
     pub(crate) metrics: TransportMetrics,
     pub(crate) open: Gauge,
     pub(crate) wakes: Arc<Wakes>,
+    pub(crate) memory: Rc<Memory>,
     /// Handshakes under way.
     pub(crate) handshaking: Cell<usize>,
     /// Windows that are given to uploads, in bytes.
     pub(crate) upload_bytes: Cell<usize>,
     /// Requests of HTTP/3 that come again in the same words.
     pub(crate) heads: HeadMemo,
+}
+
+/// What the requests of a connection hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) requests: usize,
+    /// Bytes of requests that are not whole.
+    pub(crate) partial_bytes: usize,
+    /// What waits for handlers.
+    pub(crate) uploaded_bytes: usize,
+    /// The window for uploads was given.
+    pub(crate) uploads_window: bool,
 }
 
 /// The protocol on a connection: what its streams mean. Once the line is closed, nothing but
@@ -64,6 +83,9 @@ pub(crate) trait Session<H: Handler> {
     /// Whether the client has all of the answers. `O(n)`.
     fn has_answered_all(&self) -> bool;
 
+    /// What its requests hold.
+    fn held(&self) -> Held;
+
     /// Drops all that it has of others.
     fn let_go(&mut self, line: &mut Line<H>);
 }
@@ -74,6 +96,9 @@ pub(crate) struct Connection<H: Handler> {
     /// `None` until the client has said what it speaks, and when all is over.
     session: Option<Box<dyn Session<H>>>,
     watch: Watch,
+    migrations: Rate,
+    /// What it has sent and nobody could read yet.
+    unreadable_bytes: usize,
     accepted_at: Instant,
     retired: Option<(Instant, Ending)>,
     woken: Vec<usize>,
@@ -96,6 +121,8 @@ impl<H: Handler> Connection<H> {
             line: Line::new(quic, shared, place, now, connected),
             session: None,
             watch: Watch::new(now),
+            migrations: Rate::new(now),
+            unreadable_bytes: 0,
             accepted_at: now,
             retired: None,
             woken: Vec::new(),
@@ -111,6 +138,11 @@ impl<H: Handler> Connection<H> {
     /// Which of the connections with its index it is.
     pub(crate) fn generation(&self) -> u64 {
         self.line.place.1
+    }
+
+    /// Notes that a datagram has come for it.
+    pub(crate) fn note_datagram(&mut self, bytes: usize) {
+        self.line.unread.note_datagram(bytes);
     }
 
     /// Notes that a slot was woken.
@@ -137,9 +169,43 @@ impl<H: Handler> Connection<H> {
             }
             self.wants_turn_at = self.check(now);
         }
+        self.count(now);
         if self.line.closed {
             self.let_go();
         }
+    }
+
+    /// Counts what it holds, and ends it when it sends more of what cannot be read while there is no room.
+    fn count(&mut self, now: Instant) {
+        let held = match &self.session {
+            Some(session) if !self.line.closed => session.held(),
+            _ => Held::default(),
+        };
+        let before = self.unreadable_bytes;
+        self.unreadable_bytes = if self.line.closed { 0 } else { self.unreadable_bytes(&held) };
+        if self.unreadable_bytes > before && self.line.shared.memory.is_full() {
+            self.line.close(now, Ending::Overload, "memory", Reason::Memory);
+            self.unreadable_bytes = 0;
+        }
+        let handshake = if self.line.handshaking { HANDSHAKE_BYTES } else { 0 };
+        let window = if held.uploads_window { UPLOAD_WINDOW_BYTES as usize } else { 0 };
+        self.line.charge.set(
+            CONNECTION_BYTES
+                + handshake
+                + window
+                + held.requests * REQUEST_BYTES
+                + held.uploaded_bytes
+                + self.line.pins.copied_bytes()
+                + self.unreadable_bytes,
+        );
+    }
+
+    /// Requests that are not whole, and what lies behind gaps.
+    fn unreadable_bytes(&mut self, held: &Held) -> usize {
+        let streams = held.requests + UNI_STREAMS_MAX as usize;
+        let window = config::window_bytes(held.uploads_window);
+        let Line { quic, unread, .. } = &mut self.line;
+        held.partial_bytes + unread.bound(|| quic.stats().frame_rx.stream, streams, window)
     }
 
     fn on_event(&mut self, now: Instant, event: Event) {
@@ -215,6 +281,10 @@ impl<H: Handler> Connection<H> {
         if line.quic.remote_address() != line.address {
             line.address = line.quic.remote_address();
             line.shared.metrics.quic.migrations.inc();
+            if self.migrations.note(now, MIGRATIONS_PER_SECOND_MAX) {
+                line.close(now, Ending::Overload, "too many migrations", Reason::Migrations);
+                return None;
+            }
         }
         if let Some((retired_at, why)) = self.retired
             && session.has_answered_all()
@@ -236,7 +306,7 @@ impl<H: Handler> Connection<H> {
             output_waits: held,
             sent_bytes: line.activity.sent_bytes.get(),
             closing: false,
-            pressed: held && line.pins.is_under_pressure(),
+            pressed: held && (line.pins.is_under_pressure() || line.shared.memory.is_full()),
         };
         match self.watch.check(now, &line.shared.limits, seen) {
             Verdict::Keep(until) => until,

@@ -18,6 +18,7 @@ use super::connection::{Connection, Shared};
 use super::endpoint::{Forward, Misrouted};
 use super::metrics::QuicMetrics;
 use super::socket::Received;
+use super::strangers::{self, Strangers};
 use super::timeouts::Timeouts;
 use crate::drain::{Drain, Watcher};
 use crate::metrics::Reason;
@@ -28,6 +29,13 @@ const SENDS_IN_A_ROW_MAX: usize = 4;
 
 /// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
 const ANSWERS_MAX: usize = 256;
+
+/// Datagrams of clients without a connection that are looked at in a turn; fewer when one of them is a part
+/// of a handshake, which costs as much as fifty requests.
+const STRANGERS_PER_TURN: usize = 4;
+
+/// Handshakes under way on a shard, of clients that have shown their addresses; more are refused.
+const HANDSHAKES_MAX: usize = 1024;
 
 /// Stands for the endpoint itself where a waker names a connection.
 const NOBODY: usize = usize::MAX;
@@ -58,6 +66,7 @@ pub(crate) struct Core<H: Handler> {
     drain: Drain,
     drained: Option<Watcher>,
     accepted: Counter,
+    strangers: Strangers<Misrouted>,
     /// Answers to datagrams that belong to no connection.
     answers: VecDeque<(Transmit, Vec<u8>)>,
     answer: Vec<u8>,
@@ -83,6 +92,7 @@ impl<H: Handler> Core<H> {
             drained: Some(drain.watch()),
             drain,
             accepted,
+            strangers: Strangers::default(),
             answers: VecDeque::new(),
             answer: Vec::new(),
             shared,
@@ -130,6 +140,11 @@ impl<H: Handler> Core<H> {
         let Received { remote, local_ip, ecn, .. } = *datagram;
         // A copy: what is kept of a datagram must not keep the room for a whole batch.
         let bytes = BytesMut::from(datagram.bytes);
+        if strangers::has_long_header(&bytes) && !self.is_ours(&bytes) {
+            let ecn = ecn.map_or(0, |ecn| ecn as u8);
+            self.keep_stranger(Misrouted { remote, local_ip, ecn, bytes });
+            return;
+        }
         if let Some(shard) = self.shard_of(&bytes) {
             self.counters().misrouted_datagrams.inc();
             if let Some(forward) = &self.route.forward {
@@ -139,6 +154,31 @@ impl<H: Handler> Core<H> {
             return;
         }
         self.handle(now, remote, local_ip, ecn, bytes);
+    }
+
+    /// Whether the destination of a datagram is an ID that some shard of this process has made.
+    fn is_ours(&self, datagram: &[u8]) -> bool {
+        cid::destination(datagram).is_some_and(|cid| self.route.key.shard_of(cid).is_some())
+    }
+
+    fn keep_stranger(&mut self, datagram: Misrouted) {
+        let bytes = datagram.bytes.len();
+        if strangers::may_begin(&datagram.bytes) && !self.strangers.push(bytes, datagram) {
+            self.counters().strangers_dropped.inc();
+        }
+    }
+
+    /// Looks at some of the datagrams that belong to no connection; true when there were any.
+    pub(crate) fn meet_strangers(&mut self, now: Instant) -> bool {
+        for met in 0..STRANGERS_PER_TURN {
+            let Some(Misrouted { remote, local_ip, ecn, bytes }) = self.strangers.pop() else {
+                return met > 0;
+            };
+            if self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes) {
+                break;
+            }
+        }
+        true
     }
 
     /// The shard that a datagram belongs to, if it is another one.
@@ -151,6 +191,7 @@ impl<H: Handler> Core<H> {
         Some(usize::from(shard))
     }
 
+    /// Has a datagram handled; true when it came to a connection, be it a new one.
     pub(crate) fn handle(
         &mut self,
         now: Instant,
@@ -158,41 +199,55 @@ impl<H: Handler> Core<H> {
         local_ip: Option<IpAddr>,
         ecn: Option<EcnCodepoint>,
         bytes: BytesMut,
-    ) {
+    ) -> bool {
         self.answer.clear();
+        let len = bytes.len();
         match self.proto.handle(now, remote, local_ip, ecn, bytes, &mut self.answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.connection(handle.0) {
+                    connection.note_datagram(len);
                     connection.quic().handle_event(event);
                     self.enqueue(handle.0);
                 }
+                true
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.decide(now, incoming),
-            Some(DatagramEvent::Response(transmit)) => self.queue_answer(transmit),
-            None => {}
+            Some(DatagramEvent::Response(transmit)) => {
+                self.queue_answer(transmit);
+                false
+            }
+            None => false,
         }
     }
 
-    /// Takes a connection, has it show its address, or refuses it.
-    fn decide(&mut self, now: Instant, incoming: Incoming) {
+    /// Takes a connection, which is true, has it show its address, or refuses it.
+    fn decide(&mut self, now: Instant, incoming: Incoming) -> bool {
         self.answer.clear();
-        if self.count >= self.shared.limits.connections_max {
-            self.shared.metrics.count_closed(Reason::TooMany);
-            let transmit = self.proto.refuse(incoming, &mut self.answer);
-            return self.queue_answer(transmit);
+        let handshakes = self.shared.handshaking.get();
+        let handshakes_max = HANDSHAKES_MAX.max(self.shared.settings.retry_above);
+        let refused =
+            if self.count >= self.shared.limits.connections_max || handshakes >= handshakes_max {
+                Some(Reason::TooMany)
+            } else {
+                self.shared.memory.is_full().then_some(Reason::Memory)
+            };
+        if let Some(reason) = refused {
+            self.shared.metrics.count_closed(reason);
         }
-        if self.drain.is_started() {
+        if refused.is_some() || self.drain.is_started() {
             let transmit = self.proto.refuse(incoming, &mut self.answer);
-            return self.queue_answer(transmit);
+            self.queue_answer(transmit);
+            return false;
         }
-        let crowded = self.shared.handshaking.get() >= self.shared.settings.retry_above;
+        let crowded =
+            handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
         if crowded && !incoming.remote_address_validated() {
             self.counters().retries.inc();
             // It fails only for one that has been asked already, which is validated.
             if let Ok(transmit) = self.proto.retry(incoming, &mut self.answer) {
                 self.queue_answer(transmit);
             }
-            return;
+            return false;
         }
         match self.proto.accept(incoming, now, &mut self.answer, None) {
             Ok((handle, quic)) => self.add(now, handle, quic),
@@ -204,6 +259,7 @@ impl<H: Handler> Core<H> {
                 }
             }
         }
+        true
     }
 
     fn add(&mut self, now: Instant, handle: ConnectionHandle, quic: quinn_proto::Connection) {

@@ -14,12 +14,16 @@ use quinn_proto::{EcnCodepoint, Transmit};
 use super::config::QuicServer;
 use super::connection::Shared;
 use super::core::{Core, Route};
+use super::memory::Memory;
 use super::socket::{QuicSocket, Udp};
 use super::wake::Wakes;
 use crate::drain::Drain;
 use crate::metrics::TransportMetrics;
 use crate::pins::PinBudget;
 use crate::server::Handler;
+
+/// Datagrams that are received in a turn, up to the end of a batch.
+const DATAGRAMS_PER_TURN: usize = 1024;
 
 /// Batches received in a turn, and sent in one.
 const RECEIVES_MAX: usize = 4;
@@ -150,6 +154,8 @@ impl<H: Handler> Endpoint<H> {
         let proto = quinn_proto::Endpoint::new(config, Some(crypto), !udp.may_fragment(), None);
         metrics.watch_pins(&pins);
         let (accepted, open) = metrics.of_quic();
+        let memory = Rc::new(Memory::new(server.settings.memory_bytes_max));
+        metrics.watch_memory(memory.watched());
         let shared = Rc::new(Shared {
             handler,
             limits: server.limits.clone(),
@@ -158,6 +164,7 @@ impl<H: Handler> Endpoint<H> {
             metrics,
             open,
             wakes: Wakes::new(handle),
+            memory,
             handshaking: Cell::new(0),
             upload_bytes: Cell::new(0),
             heads: HeadMemo::new(HEADS_KEPT),
@@ -171,14 +178,16 @@ impl<H: Handler> Endpoint<H> {
     fn receive(&mut self) -> bool {
         let now = Instant::now();
         let Self { udp, core, .. } = self;
-        let mut received = false;
+        let mut received = 0;
         for _ in 0..RECEIVES_MAX {
-            if udp.receive(|datagram| core.take(now, &datagram)) == 0 {
+            let datagrams = udp.receive(|datagram| core.take(now, &datagram));
+            received += datagrams;
+            if datagrams == 0 || received >= DATAGRAMS_PER_TURN {
                 break;
             }
-            received = true;
         }
-        core.fire_timeouts(now) || received
+        let met = core.meet_strangers(now);
+        core.fire_timeouts(now) || met || received > 0
     }
 
     /// The second half.

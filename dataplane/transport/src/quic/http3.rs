@@ -1,5 +1,6 @@
 //! HTTP/3 on a connection: its state machine, its requests, its uploads.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use outrider_http3::{self as http3, Code, ConnectionError};
 use quinn_proto::{Dir, StreamEvent, StreamId, VarInt};
 
 use super::config::{self, UPLOAD_WINDOW_BYTES};
-use super::connection::{Session, Shared};
+use super::connection::{Held, Session, Shared};
 use super::line::{End, Line, code, id_of, number};
 use super::request::{Request, Step};
 use super::slots::Slots;
@@ -34,6 +35,8 @@ pub(crate) struct Http3<H: Handler> {
     untold: usize,
     uploads: usize,
     uploads_window: bool,
+    /// What waits for handlers, of all requests.
+    uploaded_bytes: Rc<Cell<usize>>,
     chunks: Vec<Bytes>,
 }
 
@@ -116,6 +119,15 @@ impl<H: Handler> Session<H> for Http3<H> {
         self.requests.all(Request::has_arrived)
     }
 
+    fn held(&self) -> Held {
+        Held {
+            requests: self.requests.len(),
+            partial_bytes: self.http.load().1,
+            uploaded_bytes: self.uploaded_bytes.get(),
+            uploads_window: self.uploads_window,
+        }
+    }
+
     fn let_go(&mut self, line: &mut Line<H>) {
         for request in self.requests.clear() {
             if let Some(pipe) = &request.upload {
@@ -144,6 +156,7 @@ impl<H: Handler> Http3<H> {
             untold: 0,
             uploads: 0,
             uploads_window: false,
+            uploaded_bytes: Rc::default(),
             chunks: Vec::new(),
         }
     }
@@ -197,7 +210,8 @@ impl<H: Handler> Http3<H> {
             }
             return;
         }
-        let room = request.upload.as_ref().map_or(usize::MAX, Pipe::room);
+        let short = line.shared.memory.is_full();
+        let room = request.upload.as_ref().map_or(usize::MAX, |pipe| pipe.room(short));
         if room == 0 {
             return;
         }
@@ -329,10 +343,15 @@ impl<H: Handler> Http3<H> {
             request.answer(immediate, hold, in_flight, id_of(stream), &mut line.quic);
             return;
         }
+        if shared.memory.is_full() {
+            shared.metrics.quic.requests_refused.inc();
+            request.refuse(overloaded());
+            return;
+        }
         let body = if body_follows {
             let announced = head.headers.get(http::header::CONTENT_LENGTH);
             let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
-            let pipe = Pipe::new(announced, waker.clone());
+            let pipe = Pipe::new(announced, waker.clone(), self.uploaded_bytes.clone());
             request.upload = Some(pipe.clone());
             RequestBody::quic(pipe, &shared.limits)
         } else {
@@ -351,7 +370,10 @@ impl<H: Handler> Http3<H> {
     fn widen(&mut self, line: &mut Line<H>) {
         let more = UPLOAD_WINDOW_BYTES as usize;
         let given = line.shared.upload_bytes.get();
-        if !self.uploads_window && given + more <= line.shared.settings.upload_bytes_max {
+        if !self.uploads_window
+            && !line.shared.memory.is_crowded()
+            && given + more <= line.shared.settings.upload_bytes_max
+        {
             self.uploads_window = true;
             line.shared.upload_bytes.set(given + more);
             line.quic.set_receive_window(UPLOAD_WINDOW_BYTES.into());
@@ -419,6 +441,10 @@ impl<H: Handler> Http3<H> {
 
     /// The client does not want a request any more.
     fn give_up(&mut self, line: &mut Line<H>, now: Instant, stream: u64) {
+        if self.requests.get(stream).is_none() {
+            // Its other side was given up before, or all of it was over.
+            return;
+        }
         self.stop_receiving(line, stream);
         self.end_upload(line, stream, Err(BodyError::Cut("the client gave it up".into())));
         self.remove(line, stream);
@@ -442,4 +468,15 @@ impl<H: Handler> Http3<H> {
             }
         }
     }
+}
+
+/// The head of an answer for which there is no memory.
+fn overloaded() -> Bytes {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    let one = http::HeaderValue::from_static("1");
+    response.headers_mut().insert(http::header::RETRY_AFTER, one);
+    let zero = http::HeaderValue::from_static("0");
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, zero);
+    http3::response::encode_head(&response.into_parts().0, Some(0))
 }

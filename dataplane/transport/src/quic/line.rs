@@ -10,7 +10,8 @@ use outrider_http3::Code;
 use quinn_proto::{ReadError, StreamId, VarInt};
 
 use super::connection::Shared;
-use super::resets::Resets;
+use super::memory::{CONNECTION_BYTES, Charge, HANDSHAKE_BYTES, Unread};
+use super::rate::Rate;
 use crate::activity::Activity;
 use crate::drain::Connected;
 use crate::metrics::Reason;
@@ -32,7 +33,10 @@ pub(crate) struct Line<H: Handler> {
     pub(crate) handshaking: bool,
     /// It is closed, by either side: what is left is to tell the client so.
     pub(crate) closed: bool,
-    resets: Resets,
+    resets: Rate,
+    /// What it holds, as it is counted.
+    pub(crate) charge: Charge,
+    pub(crate) unread: Unread,
     connected: Option<Connected>,
 }
 
@@ -69,6 +73,7 @@ impl<H: Handler> Line<H> {
         activity.head_started.set(false);
         shared.handshaking.set(shared.handshaking.get() + 1);
         shared.open.inc();
+        let charge = Charge::new(&shared.memory, CONNECTION_BYTES + HANDSHAKE_BYTES);
         Self {
             address: quic.remote_address(),
             pins: shared.pins.connection(),
@@ -79,7 +84,9 @@ impl<H: Handler> Line<H> {
             protocol: None,
             handshaking: true,
             closed: false,
-            resets: Resets::new(now),
+            resets: Rate::new(now),
+            charge,
+            unread: Unread::default(),
             connected: Some(connected),
         }
     }
@@ -105,12 +112,15 @@ impl<H: Handler> Line<H> {
         let mut receiving = self.quic.recv_stream(id);
         let mut reading = receiving.read(true).ok()?;
         let mut left = room;
+        let mut frames = 0;
         let end = loop {
             if left == 0 {
                 break End::Open;
             }
             match reading.next(left) {
                 Ok(Some(chunk)) => {
+                    // Where there is no room for all of a frame, its rest is read later.
+                    frames += usize::from(chunk.bytes.len() < left);
                     left -= chunk.bytes.len();
                     chunks.push(chunk.bytes);
                 }
@@ -121,6 +131,9 @@ impl<H: Handler> Line<H> {
         };
         // Whether a window is to be told is seen when the connection is asked what to send.
         let _ = reading.finalize();
+        // The end of a stream often comes in a frame of its own.
+        frames += usize::from(frames == 0 && matches!(end, End::Finished));
+        self.unread.note_read(frames, room - left);
         Some(end)
     }
 

@@ -53,4 +53,8 @@ counters! {
     native_wants,
     /// Requests of the native protocol that were refused
     native_refusals,
+    /// Datagrams of clients without a connection that were dropped, since too many waited
+    strangers_dropped,
+    /// Requests that were answered 503, since connections hold as much memory as they may
+    requests_refused,
 }

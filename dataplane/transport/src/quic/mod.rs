@@ -11,7 +11,8 @@
 //! - [`Forward`], [`Misrouted`]: datagrams that come to the wrong shard.
 //!
 //! It never copies a body (but short ones, see [`PinBudget`](crate::PinBudget)), and bounds what a
-//! client can have it keep: connections, handshakes, streams, windows, what waits to be acknowledged.
+//! client can have it keep: connections, handshakes, streams, windows, what waits to be acknowledged, and
+//! the memory of all of them.
 
 mod cid;
 mod config;
@@ -20,22 +21,25 @@ mod core;
 mod endpoint;
 mod http3;
 mod line;
+mod memory;
 mod metrics;
 mod native;
+mod rate;
 mod request;
-mod resets;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod simulation;
 mod slots;
 mod socket;
 mod steer;
+mod strangers;
 mod timeouts;
 mod upload;
 mod wake;
 
 pub use config::{QuicServer, QuicSettings};
 pub use endpoint::{Forward, Misrouted, QuicEndpoint, QuicParts, serve};
+pub(crate) use memory::Watched as WatchedMemory;
 pub(crate) use metrics::QuicMetrics;
 pub use socket::QuicSocket;
 pub(crate) use upload::Pipe;

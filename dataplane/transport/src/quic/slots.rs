@@ -65,6 +65,10 @@ impl<T> Slots<T> {
         self.slots[slot].value.take()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.by_stream.len()
+    }
+
     /// Whether there is none for which `condition` does not hold. `O(n)`.
     pub(crate) fn all(&self, condition: impl Fn(&T) -> bool) -> bool {
         self.slots.iter().filter_map(|slot| slot.value.as_ref()).all(condition)

@@ -1,6 +1,6 @@
 //! The body of a request, between the connection that receives it and the handler that reads it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -11,6 +11,9 @@ use crate::body::BodyError;
 
 /// What may wait for the handler; beyond it the stream is not read, and the client's window closes.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
+
+/// The same while connections hold as much memory as they may.
+const WAITING_BYTES_FULL_MAX: usize = 16 * 1024;
 
 /// Both ends of it.
 #[derive(Clone)]
@@ -30,11 +33,18 @@ struct State {
     left: bool,
     /// Bytes were announced, or came.
     expected: bool,
+    /// What waits in all pipes of the connection.
+    held_bytes: Rc<Cell<usize>>,
 }
 
 impl Pipe {
-    /// `announced`: the content-length, if there is one.
-    pub(crate) fn new(announced: Option<u64>, connection: Waker) -> Self {
+    /// `announced`: the content-length, if there is one. `held_bytes`: where all pipes of a connection
+    /// count what waits in them.
+    pub(crate) fn new(
+        announced: Option<u64>,
+        connection: Waker,
+        held_bytes: Rc<Cell<usize>>,
+    ) -> Self {
         Self(Rc::new(RefCell::new(State {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -45,13 +55,15 @@ impl Pipe {
             full: false,
             left: false,
             expected: announced.is_some_and(|bytes| bytes > 0),
+            held_bytes,
         })))
     }
 
-    /// For the connection: how much it may read now.
-    pub(crate) fn room(&self) -> usize {
+    /// For the connection: how much it may read now; less where memory is short.
+    pub(crate) fn room(&self, short: bool) -> usize {
         let mut state = self.0.borrow_mut();
-        let room = WAITING_BYTES_MAX.saturating_sub(state.waiting_bytes);
+        let most = if short { WAITING_BYTES_FULL_MAX } else { WAITING_BYTES_MAX };
+        let room = most.saturating_sub(state.waiting_bytes);
         state.full = room == 0;
         room
     }
@@ -63,7 +75,8 @@ impl Pipe {
         if state.left || state.end.is_some() {
             return;
         }
-        state.waiting_bytes += bytes.len();
+        let waiting_bytes = state.waiting_bytes + bytes.len();
+        state.count(waiting_bytes);
         state.waiting.push_back(bytes);
         state.wake_handler();
     }
@@ -96,7 +109,8 @@ impl Pipe {
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut state = self.0.borrow_mut();
         if let Some(bytes) = state.waiting.pop_front() {
-            state.waiting_bytes -= bytes.len();
+            let waiting_bytes = state.waiting_bytes - bytes.len();
+            state.count(waiting_bytes);
             if let Some(announced) = &mut state.announced {
                 *announced = announced.saturating_sub(bytes.len() as u64);
             }
@@ -130,15 +144,27 @@ impl Pipe {
         let mut state = self.0.borrow_mut();
         state.left = true;
         state.waiting.clear();
-        state.waiting_bytes = 0;
+        state.count(0);
         state.connection.wake_by_ref();
     }
 }
 
 impl State {
+    fn count(&mut self, waiting_bytes: usize) {
+        let held = self.held_bytes.get() - self.waiting_bytes + waiting_bytes;
+        self.held_bytes.set(held);
+        self.waiting_bytes = waiting_bytes;
+    }
+
     fn wake_handler(&mut self) {
         if let Some(waker) = self.handler.take() {
             waker.wake();
         }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.count(0);
     }
 }

@@ -14,7 +14,7 @@ use outrider_artifact::native::{NativeError, Refusal, RefusalCode, Request};
 use quinn_proto::{Dir, StreamEvent, VarInt};
 
 use self::exchange::{Exchange, Heard, Step};
-use super::connection::Session;
+use super::connection::{Held, Session};
 use super::line::{End, Line, id_of, number, refusal};
 use super::slots::Slots;
 use crate::metrics::Reason;
@@ -108,6 +108,14 @@ impl<H: Handler> Session<H> for Native<H> {
         self.exchanges.all(Exchange::has_arrived)
     }
 
+    fn held(&self) -> Held {
+        Held {
+            requests: self.exchanges.len() + self.load.handlers,
+            partial_bytes: self.load.partial_bytes,
+            ..Held::default()
+        }
+    }
+
     fn let_go(&mut self, _line: &mut Line<H>) {
         drop(self.exchanges.clear());
         self.load = Load::default();
@@ -184,6 +192,10 @@ impl<H: Handler> Native<H> {
         if self.retired {
             return refused(RefusalCode::GOING_AWAY, "this server goes away");
         }
+        if line.shared.memory.is_full() {
+            line.shared.metrics.quic.requests_refused.inc();
+            return refused(RefusalCode::BUSY, "connections hold as much memory as they may");
+        }
         if self.load.wants + request.wants.len() > WANTS_MAX {
             return refused(
                 RefusalCode::BUSY,
@@ -243,6 +255,10 @@ impl<H: Handler> Native<H> {
 
     /// The client does not want an answer any more, or is not to have it.
     fn give_up(&mut self, line: &mut Line<H>, now: Instant, stream: u64) {
+        if self.exchanges.get(stream).is_none() {
+            // Its other side was given up before, or all of it was over.
+            return;
+        }
         self.remove(line, stream);
         line.note_given_up(now);
     }

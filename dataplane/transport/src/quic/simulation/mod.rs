@@ -24,6 +24,7 @@ use self::store::Store;
 use super::config::{QuicServer, QuicSettings};
 use super::connection::Shared;
 use super::core::{Core, Route};
+use super::memory::Memory;
 use super::socket::Received;
 use super::wake::Wakes;
 use crate::{Drain, Limits, PinBudget, TransportMetrics};
@@ -95,6 +96,7 @@ impl Server {
             metrics: metrics.clone(),
             open,
             wakes: Wakes::new(detached_handle()),
+            memory: Rc::new(Memory::new(1 << 30)),
             handshaking: Cell::new(0),
             upload_bytes: Cell::new(0),
             heads: HeadMemo::new(1),
@@ -120,6 +122,7 @@ impl Server {
             self.drain.start();
         }
         let mut busy = self.store.turn(now) | self.core.fire_timeouts(now);
+        busy |= self.core.meet_strangers(now);
         busy |= self.core.has_work();
         self.core.take_wakes(now);
         let mut contents = Vec::new();

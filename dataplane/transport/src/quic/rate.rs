@@ -1,7 +1,8 @@
-//! How many requests a client gives up. Pure: the time comes in as an argument.
+//! How often a client does what is allowed now and then. Pure: the time comes in as an argument.
 //!
-//! A client that opens streams and resets them at once keeps below every limit of streams and costs as
-//! much as one that waits for its answers (CVE-2023-44487, there for HTTP/2).
+//! One that opens streams and rate them at once keeps below every limit of streams and costs as much as
+//! one that waits for its answers (CVE-2023-44487, there for HTTP/2). One that comes from another address
+//! with every packet has a path validated for each.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,12 @@ const WINDOW: Duration = Duration::from_secs(5);
 
 /// Counts in windows.
 #[derive(Debug)]
-pub(crate) struct Resets {
+pub(crate) struct Rate {
     window_since: Instant,
     count: u32,
 }
 
-impl Resets {
+impl Rate {
     pub(crate) fn new(now: Instant) -> Self {
         Self { window_since: now, count: 0 }
     }
@@ -37,10 +38,10 @@ mod tests {
     #[test]
     fn a_burst_is_forgiven_and_a_stream_of_them_is_not() {
         let start = Instant::now();
-        let mut resets = Resets::new(start);
-        assert!(!(0..500).any(|_| resets.note(start, 100)));
-        assert!(resets.note(start, 100));
+        let mut rate = Rate::new(start);
+        assert!(!(0..500).any(|_| rate.note(start, 100)));
+        assert!(rate.note(start, 100));
         let later = start + WINDOW;
-        assert!(!(0..500).any(|_| resets.note(later, 100)));
+        assert!(!(0..500).any(|_| rate.note(later, 100)));
     }
 }
