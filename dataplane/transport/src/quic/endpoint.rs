@@ -16,7 +16,7 @@ use outrider_shard::{ShardContext, Source};
 use prometheus_client::metrics::counter::Counter;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
 
-use super::cid;
+use super::cid::{self, ForRetry};
 use super::config::QuicServer;
 use super::connection::{Connection, Shared};
 use super::memory::Memory;
@@ -41,6 +41,10 @@ const ANSWERS_MAX: usize = 256;
 /// Datagrams of clients without a connection that are looked at in a turn; fewer when one of them is a part
 /// of a handshake, which costs as much as fifty requests.
 const STRANGERS_PER_TURN: usize = 4;
+
+/// Timeouts that fire in a turn: a thousand connections that began together are not to stand before one whose
+/// client asks for something.
+const TIMEOUTS_PER_TURN: usize = 16;
 
 /// Datagrams that are received in a turn, up to the end of a batch.
 const DATAGRAMS_PER_TURN: usize = 1024;
@@ -94,9 +98,13 @@ pub struct QuicEndpoint<H: Handler>(Rc<RefCell<Endpoint<H>>>);
 impl<H: Handler> QuicEndpoint<H> {
     /// Takes a datagram that came to another shard.
     pub fn deliver(&self, datagram: Misrouted) {
+        let mut endpoint = self.0.borrow_mut();
+        if endpoint.core.is_strange(&datagram.bytes) {
+            return endpoint.core.keep_stranger(datagram);
+        }
         let Misrouted { remote, local_ip, ecn, bytes } = datagram;
         let ecn = EcnCodepoint::from_bits(ecn);
-        self.0.borrow_mut().core.handle(Instant::now(), remote, local_ip, ecn, bytes);
+        endpoint.core.handle(Instant::now(), remote, local_ip, ecn, bytes);
     }
 }
 
@@ -171,7 +179,8 @@ impl<H: Handler> Endpoint<H> {
         let udp = Udp::new(socket)?;
         let handle = context.handle();
         let shard = u8::try_from(handle.id()).expect("a shard's number fits into a byte");
-        let (config, crypto) = (server.endpoint(shard), server.server.clone());
+        let for_retry = ForRetry::default();
+        let (config, crypto) = (server.endpoint(shard, &for_retry), server.server.clone());
         let proto = quinn_proto::Endpoint::new(config, Some(crypto), !udp.may_fragment(), None);
         let memory = Rc::new(Memory::new(server.settings.memory_bytes_max));
         metrics.watch_memory(memory.watched());
@@ -202,6 +211,7 @@ impl<H: Handler> Endpoint<H> {
             accepted,
             forward,
             strangers: Strangers::default(),
+            for_retry,
             answers: VecDeque::new(),
             answer: Vec::new(),
             shared,
@@ -293,6 +303,7 @@ struct Core<H: Handler> {
     drained: Option<Watcher>,
     accepted: Counter,
     strangers: Strangers<Misrouted>,
+    for_retry: ForRetry,
     /// Answers to datagrams that belong to no connection.
     answers: VecDeque<(Transmit, Vec<u8>)>,
     answer: Vec<u8>,
@@ -317,11 +328,6 @@ impl<H: Handler> Core<H> {
         let Received { remote, local_ip, ecn, .. } = *datagram;
         // A copy: what is kept of a datagram must not keep the room for a whole batch.
         let bytes = BytesMut::from(datagram.bytes);
-        if strangers::has_long_header(&bytes) && !self.is_ours(&bytes) {
-            let ecn = ecn.map_or(0, |ecn| ecn as u8);
-            self.keep_stranger(Misrouted { remote, local_ip, ecn, bytes });
-            return;
-        }
         if let Some(shard) = self.shard_of(&bytes) {
             self.counters().misrouted_datagrams.inc();
             if let Some(forward) = &self.forward {
@@ -330,13 +336,20 @@ impl<H: Handler> Core<H> {
             }
             return;
         }
+        if self.is_strange(&bytes) {
+            let ecn = ecn.map_or(0, |ecn| ecn as u8);
+            return self.keep_stranger(Misrouted { remote, local_ip, ecn, bytes });
+        }
         self.handle(now, remote, local_ip, ecn, bytes);
     }
 
-    /// Whether the destination of a datagram is an ID that some shard of this process has made.
-    fn is_ours(&self, datagram: &[u8]) -> bool {
-        let destination = cid::destination(datagram);
-        destination.is_some_and(|cid| self.server.cid_key().shard_of(cid).is_some())
+    /// Whether a datagram goes to no connection: its destination is not an ID that this process has made, or
+    /// one that it has made for a Retry.
+    fn is_strange(&self, datagram: &[u8]) -> bool {
+        strangers::has_long_header(datagram)
+            && cid::destination(datagram).is_none_or(|cid| {
+                cid::is_of_retry(cid) || self.server.cid_key().shard_of(cid).is_none()
+            })
     }
 
     fn keep_stranger(&mut self, datagram: Misrouted) {
@@ -424,8 +437,11 @@ impl<H: Handler> Core<H> {
             handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
         if crowded && !incoming.remote_address_validated() {
             self.counters().retries.inc();
+            self.for_retry.set(true);
+            let retry = self.proto.retry(incoming, &mut self.answer);
+            self.for_retry.set(false);
             // It fails only for one that has been asked already, which is validated.
-            if let Ok(transmit) = self.proto.retry(incoming, &mut self.answer) {
+            if let Ok(transmit) = retry {
                 self.queue_answer(transmit);
             }
             return false;
@@ -480,12 +496,11 @@ impl<H: Handler> Core<H> {
     }
 
     fn fire_timeouts(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        while let Some(index) = self.timeouts.pop_due(now) {
-            any = true;
+        for fired in 0..TIMEOUTS_PER_TURN {
+            let Some(index) = self.timeouts.pop_due(now) else { return fired > 0 };
             self.enqueue(index);
         }
-        any
+        true
     }
 
     /// Passes on what was woken.
