@@ -2,10 +2,12 @@
 //!
 //! Eight bytes: the shard, four random ones, and a tag over both that only this process can make. The
 //! first byte steers datagrams in the kernel (see [`super::steer`]); the tag tells an ID of another
-//! shard from one that a client has made up, so that no shard answers for the connections of others.
+//! shard from one that a client has made up, so that no shard answers for the connections of others. One
+//! bit tells the IDs in Retry packets from those of connections: who sends to one has no connection yet.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
@@ -14,6 +16,9 @@ use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 pub(crate) const CID_BYTES: usize = 8;
 
 const NONCE: std::ops::Range<usize> = 1..5;
+
+/// The bit of a Retry, in the first byte of the nonce.
+const RETRY: u8 = 0x80;
 const TAG: std::ops::Range<usize> = 5..CID_BYTES;
 
 /// What the tags are made with: one for all shards of a process.
@@ -33,11 +38,27 @@ impl CidKey {
     }
 }
 
+/// Whether an ID that was made here was made for a Retry.
+pub(crate) fn is_of_retry(cid: &[u8]) -> bool {
+    cid.get(NONCE.start).is_some_and(|byte| byte & RETRY != 0)
+}
+
+/// What the IDs are made for that are made next: set while a Retry is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ForRetry(Arc<AtomicBool>);
+
+impl ForRetry {
+    pub(crate) fn set(&self, retry: bool) {
+        self.0.store(retry, Ordering::Relaxed);
+    }
+}
+
 /// Makes the IDs of one shard, and knows them again.
 #[derive(Debug)]
 pub(crate) struct ShardCids {
     pub(crate) shard: u8,
     pub(crate) key: CidKey,
+    pub(crate) for_retry: ForRetry,
 }
 
 impl ConnectionIdGenerator for ShardCids {
@@ -46,6 +67,10 @@ impl ConnectionIdGenerator for ShardCids {
         cid[0] = self.shard;
         // Without randomness IDs would say who is who: better none at all.
         getrandom::fill(&mut cid[NONCE]).expect("the system has randomness");
+        cid[NONCE.start] &= !RETRY;
+        if self.for_retry.0.load(Ordering::Relaxed) {
+            cid[NONCE.start] |= RETRY;
+        }
         let tag = self.key.tag(&cid[..TAG.start]);
         cid[TAG].copy_from_slice(&tag);
         ConnectionId::new(&cid)
@@ -86,11 +111,15 @@ mod tests {
     #[test]
     fn a_shard_knows_its_own_ids_and_refuses_those_of_others_and_made_up_ones() {
         let key = CidKey::default();
-        let [mut first, second] = [0, 1].map(|shard| ShardCids { shard, key: key.clone() });
-        let mut stranger = ShardCids { shard: 0, key: CidKey::default() };
+        let for_retry = ForRetry::default();
+        let cids = |shard, key| ShardCids { shard, key, for_retry: for_retry.clone() };
+        let [mut first, second] = [0, 1].map(|shard| cids(shard, key.clone()));
+        let mut stranger = cids(0, CidKey::default());
         let mut foreign = 0;
-        for _ in 0..1000 {
+        for n in 0..1000 {
+            for_retry.set(n % 2 == 0);
             let cid = first.generate_cid();
+            assert_eq!(is_of_retry(&cid), n % 2 == 0);
             assert!(first.validate(&cid).is_ok());
             assert!(second.validate(&cid).is_err());
             assert_eq!((cid[0], key.shard_of(&cid)), (0, Some(0)));

@@ -10,7 +10,7 @@ use quinn_proto::{
 };
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 
-use super::cid::{CidKey, ShardCids};
+use super::cid::{CidKey, ForRetry, ShardCids};
 use crate::{Limits, TransportError};
 
 /// HTTP/3.
@@ -116,10 +116,13 @@ impl QuicServer {
     }
 
     /// The configuration of one shard's endpoint.
-    pub(crate) fn endpoint(&self, shard: u8) -> Arc<EndpointConfig> {
+    pub(crate) fn endpoint(&self, shard: u8, for_retry: &ForRetry) -> Arc<EndpointConfig> {
         let mut endpoint = self.endpoint.clone();
-        let key = self.cid_key.clone();
-        endpoint.cid_generator(move || Box::new(ShardCids { shard, key: key.clone() }));
+        let (key, for_retry) = (self.cid_key.clone(), for_retry.clone());
+        endpoint.cid_generator(move || {
+            let (key, for_retry) = (key.clone(), for_retry.clone());
+            Box::new(ShardCids { shard, key, for_retry })
+        });
         Arc::new(endpoint)
     }
 

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use outrider_metrics::Counter;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
 
-use super::cid::{self, CidKey};
+use super::cid::{self, CidKey, ForRetry};
 use super::connection::{Connection, Shared};
 use super::endpoint::{Forward, Misrouted};
 use super::metrics::QuicMetrics;
@@ -34,6 +34,10 @@ const ANSWERS_MAX: usize = 256;
 /// of a handshake, which costs as much as fifty requests.
 const STRANGERS_PER_TURN: usize = 4;
 
+/// Timeouts that fire in a turn: a thousand connections that began together are not to stand before one whose
+/// client asks for something.
+const TIMEOUTS_PER_TURN: usize = 16;
+
 /// Handshakes under way on a shard, of clients that have shown their addresses; more are refused.
 const HANDSHAKES_MAX: usize = 1024;
 
@@ -44,6 +48,7 @@ const NOBODY: usize = usize::MAX;
 pub(crate) struct Route {
     pub(crate) shard: u8,
     pub(crate) key: CidKey,
+    pub(crate) for_retry: ForRetry,
     /// They are dropped where there is none.
     pub(crate) forward: Option<Box<dyn Forward>>,
 }
@@ -140,11 +145,6 @@ impl<H: Handler> Core<H> {
         let Received { remote, local_ip, ecn, .. } = *datagram;
         // A copy: what is kept of a datagram must not keep the room for a whole batch.
         let bytes = BytesMut::from(datagram.bytes);
-        if strangers::has_long_header(&bytes) && !self.is_ours(&bytes) {
-            let ecn = ecn.map_or(0, |ecn| ecn as u8);
-            self.keep_stranger(Misrouted { remote, local_ip, ecn, bytes });
-            return;
-        }
         if let Some(shard) = self.shard_of(&bytes) {
             self.counters().misrouted_datagrams.inc();
             if let Some(forward) = &self.route.forward {
@@ -153,12 +153,25 @@ impl<H: Handler> Core<H> {
             }
             return;
         }
-        self.handle(now, remote, local_ip, ecn, bytes);
+        let ecn = ecn.map_or(0, |ecn| ecn as u8);
+        self.deliver(now, Misrouted { remote, local_ip, ecn, bytes });
     }
 
-    /// Whether the destination of a datagram is an ID that some shard of this process has made.
-    fn is_ours(&self, datagram: &[u8]) -> bool {
-        cid::destination(datagram).is_some_and(|cid| self.route.key.shard_of(cid).is_some())
+    /// A datagram for this shard.
+    pub(crate) fn deliver(&mut self, now: Instant, datagram: Misrouted) {
+        if self.is_strange(&datagram.bytes) {
+            return self.keep_stranger(datagram);
+        }
+        let Misrouted { remote, local_ip, ecn, bytes } = datagram;
+        self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes);
+    }
+
+    /// Whether a datagram goes to no connection: its destination is not an ID that this process has made, or
+    /// one that it has made for a Retry.
+    fn is_strange(&self, datagram: &[u8]) -> bool {
+        strangers::has_long_header(datagram)
+            && cid::destination(datagram)
+                .is_none_or(|cid| cid::is_of_retry(cid) || self.route.key.shard_of(cid).is_none())
     }
 
     fn keep_stranger(&mut self, datagram: Misrouted) {
@@ -192,7 +205,7 @@ impl<H: Handler> Core<H> {
     }
 
     /// Has a datagram handled; true when it came to a connection, be it a new one.
-    pub(crate) fn handle(
+    fn handle(
         &mut self,
         now: Instant,
         remote: SocketAddr,
@@ -243,8 +256,11 @@ impl<H: Handler> Core<H> {
             handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
         if crowded && !incoming.remote_address_validated() {
             self.counters().retries.inc();
+            self.route.for_retry.set(true);
+            let retry = self.proto.retry(incoming, &mut self.answer);
+            self.route.for_retry.set(false);
             // It fails only for one that has been asked already, which is validated.
-            if let Ok(transmit) = self.proto.retry(incoming, &mut self.answer) {
+            if let Ok(transmit) = retry {
                 self.queue_answer(transmit);
             }
             return false;
@@ -299,12 +315,11 @@ impl<H: Handler> Core<H> {
     }
 
     pub(crate) fn fire_timeouts(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        while let Some(index) = self.timeouts.pop_due(now) {
-            any = true;
+        for fired in 0..TIMEOUTS_PER_TURN {
+            let Some(index) = self.timeouts.pop_due(now) else { return fired > 0 };
             self.enqueue(index);
         }
-        any
+        true
     }
 
     /// Passes on what was woken.

@@ -9,8 +9,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use outrider_http3::HeadMemo;
 use outrider_shard::{ShardContext, Source};
-use quinn_proto::{EcnCodepoint, Transmit};
+use quinn_proto::Transmit;
 
+use super::cid::ForRetry;
 use super::config::QuicServer;
 use super::connection::Shared;
 use super::core::{Core, Route};
@@ -75,9 +76,7 @@ pub struct QuicEndpoint<H: Handler>(Rc<RefCell<Endpoint<H>>>);
 impl<H: Handler> QuicEndpoint<H> {
     /// Takes a datagram that came to another shard.
     pub fn deliver(&self, datagram: Misrouted) {
-        let Misrouted { remote, local_ip, ecn, bytes } = datagram;
-        let ecn = EcnCodepoint::from_bits(ecn);
-        self.0.borrow_mut().core.handle(Instant::now(), remote, local_ip, ecn, bytes);
+        self.0.borrow_mut().core.deliver(Instant::now(), datagram);
     }
 }
 
@@ -150,7 +149,8 @@ impl<H: Handler> Endpoint<H> {
         let udp = Udp::new(socket)?;
         let handle = context.handle();
         let shard = u8::try_from(handle.id()).expect("a shard's number fits into a byte");
-        let (config, crypto) = (server.endpoint(shard), server.server.clone());
+        let for_retry = ForRetry::default();
+        let (config, crypto) = (server.endpoint(shard, &for_retry), server.server.clone());
         let proto = quinn_proto::Endpoint::new(config, Some(crypto), !udp.may_fragment(), None);
         metrics.watch_pins(&pins);
         let (accepted, open) = metrics.of_quic();
@@ -170,7 +170,8 @@ impl<H: Handler> Endpoint<H> {
             heads: HeadMemo::new(HEADS_KEPT),
         });
         let key = server.cid_key().clone();
-        let core = Core::new(Route { shard, key, forward }, proto, shared, drain, accepted);
+        let route = Route { shard, key, for_retry, forward };
+        let core = Core::new(route, proto, shared, drain, accepted);
         Ok(Self { udp, core, contents: Vec::with_capacity(1 << 17), blocked: None })
     }
 

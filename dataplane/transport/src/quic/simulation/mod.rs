@@ -21,6 +21,7 @@ use outrider_shard::testing::detached_handle;
 use self::client::Client;
 use self::network::{CLIENT, Conditions, Network};
 use self::store::Store;
+use super::cid::ForRetry;
 use super::config::{QuicServer, QuicSettings};
 use super::connection::Shared;
 use super::core::{Core, Route};
@@ -86,7 +87,8 @@ impl Server {
         let store = Rc::new(Store::new(random.u64(..), now));
         let mut bytes = [0; 32];
         random.fill(&mut bytes);
-        let (config, crypto) = (server.endpoint(0), server.server.clone());
+        let for_retry = ForRetry::default();
+        let (config, crypto) = (server.endpoint(0, &for_retry), server.server.clone());
         let proto = quinn_proto::Endpoint::new(config, Some(crypto), true, Some(bytes));
         let shared = Rc::new(Shared {
             handler: store.clone(),
@@ -102,7 +104,7 @@ impl Server {
             heads: HeadMemo::new(1),
         });
         let drain = Drain::new();
-        let route = Route { shard: 0, key: server.cid_key().clone(), forward: None };
+        let route = Route { shard: 0, key: server.cid_key().clone(), for_retry, forward: None };
         let core = Core::new(route, proto, shared, drain.clone(), accepted);
         let goes_away_after = if random.u32(..3) == 0 { random.u64(5..30) } else { u64::MAX };
         Self { core, store, pins, drain, metrics, goes_away_after }
