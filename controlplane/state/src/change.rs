@@ -111,6 +111,11 @@ impl History {
         Self { limits, updates: VecDeque::new(), bytes: 0, floor: version }
     }
 
+    /// Its bounds.
+    pub fn limits(&self) -> HistoryLimits {
+        self.limits
+    }
+
     /// The version of the last update.
     pub fn version(&self) -> u64 {
         self.floor + self.updates.len() as u64
