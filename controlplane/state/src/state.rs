@@ -88,9 +88,21 @@ impl State {
         &'a self,
         prefix: &'a str,
     ) -> impl Iterator<Item = (&'a str, &'a Fragment)> + 'a {
-        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        self.fragments_after(prefix, "")
+    }
+
+    /// The same, beginning behind the key `after`.
+    pub fn fragments_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Fragment)> + 'a {
+        let from = match after >= prefix && !after.is_empty() {
+            true => std::ops::Bound::Excluded(after),
+            false => std::ops::Bound::Included(prefix),
+        };
         self.fragments
-            .range::<str, _>(from)
+            .range::<str, _>((from, std::ops::Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
             .map(|(key, fragment)| (key.as_str(), fragment))
     }

@@ -55,8 +55,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Between two signs of life of the leader; also the longest that one append may take.
     pub heartbeat: Duration,
-    /// Without a sign of life for this long, up to twice as long, a node wants to lead. At least four times
-    /// the heartbeat.
+    /// Without a sign of life for three to four times this, a node wants to lead. At least four times the
+    /// heartbeat.
     pub election: Duration,
     /// For one write or read, however often it must be tried.
     pub request_time: Duration,
