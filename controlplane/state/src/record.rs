@@ -35,6 +35,10 @@ pub enum Kind {
     Requests = 3,
     /// Their outcomes.
     Outcomes = 4,
+    /// What an edge says to a node that it follows.
+    FromEdge = 5,
+    /// What that node says.
+    ToEdge = 6,
 }
 
 /// Why bytes are not a record.

@@ -330,28 +330,29 @@ impl State {
         Outcome::Done { version: 0 }
     }
 
-    /// Every change that makes this state out of an empty one, in a fixed order. What was invalidated in the
-    /// past is not among them: who starts empty has nothing to forget.
-    pub fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        let fragments = self.fragments.iter().map(|(key, fragment)| Change::Fragment {
-            key: key.clone(),
-            value: Some(fragment.value.clone()),
+    /// Every change that makes this state out of an empty one, with the version of what it is about (0 where it
+    /// has none), in a fixed order. What was invalidated in the past is not among them.
+    pub fn versioned_changes(&self) -> impl Iterator<Item = (u64, Change)> + '_ {
+        let fragments = self.fragments.iter().map(|(key, fragment)| {
+            let value = Some(fragment.value.clone());
+            (fragment.version, Change::Fragment { key: key.clone(), value })
         });
-        let tags = self.tags.iter().map(|((repository, tag), state)| Change::Tag {
-            repository: repository.clone(),
-            tag: tag.clone(),
-            record: Some(state.record.clone()),
-            replaced: None,
+        let tags = self.tags.iter().map(|((repository, tag), state)| {
+            let change = Change::Tag {
+                repository: repository.clone(),
+                tag: tag.clone(),
+                record: Some(state.record.clone()),
+                replaced: None,
+            };
+            (state.version, change)
         });
-        let customers = self.customers.iter().map(|(name, customer)| Change::Customer {
-            name: name.clone(),
-            customer: Some(customer.clone()),
+        let customers = self.customers.iter().map(|(name, customer)| {
+            (0, Change::Customer { name: name.clone(), customer: Some(customer.clone()) })
         });
-        let members = self
-            .members
-            .iter()
-            .map(|(number, member)| Change::Member { number, member: member.clone() });
-        let weights = std::iter::once(Change::Weights(self.weights));
+        let members = self.members.iter();
+        let members =
+            members.map(|(number, member)| (0, Change::Member { number, member: member.clone() }));
+        let weights = std::iter::once((0, Change::Weights(self.weights)));
         fragments.chain(tags).chain(customers).chain(members).chain(weights)
     }
 }
