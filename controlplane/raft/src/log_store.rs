@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::codec::{Put, Take};
-use crate::types::{Entry, LogId, StorageError, Types, Vote};
+use crate::types::{Entry, LogId, NodeId, StorageError, Types, Vote};
 
 /// Version of the tables.
 const FORMAT_VERSION: u8 = 1;
@@ -83,6 +83,7 @@ type Done = oneshot::Sender<Result<(), String>>;
 /// The log of one node. Clones are the same log.
 #[derive(Clone)]
 pub struct LogStore {
+    node: NodeId,
     database: Arc<Database>,
     recent: Arc<RwLock<Recent>>,
     jobs: mpsc::Sender<Job>,
@@ -95,11 +96,11 @@ impl Debug for LogStore {
 }
 
 impl LogStore {
-    /// Opens the log, or makes an empty one. Blocks.
+    /// Opens the log of this node, or makes an empty one. Blocks.
     ///
     /// # Errors
     /// [`OpenError`]
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, node: NodeId) -> Result<Self, OpenError> {
         let shown = path.display().to_string();
         let failed = |reason: redb::Error| OpenError::Database {
             path: shown.clone(),
@@ -116,7 +117,7 @@ impl LogStore {
             .name("raft-log".to_owned())
             .spawn(move || write_until_the_end(&owned, waiting))
             .map_err(OpenError::Thread)?;
-        Ok(Self { database, recent: Arc::new(RwLock::new(recent)), jobs })
+        Ok(Self { node, database, recent: Arc::new(RwLock::new(recent)), jobs })
     }
 
     fn recent(&self) -> std::sync::RwLockReadGuard<'_, Recent> {
@@ -243,17 +244,26 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        let node = self.node;
         let read = || -> Result<Option<Vote>, redb::Error> {
             let transaction = self.database.begin_read()?;
             let meta = transaction.open_table(META)?;
             let bytes = meta.get("vote")?.map(|vote| Bytes::copy_from_slice(vote.value()));
             Ok(match bytes {
                 None => None,
-                Some(bytes) => Some(
-                    Take::new(bytes)
+                Some(bytes) => {
+                    let mut vote = Take::new(bytes)
                         .vote()
-                        .map_err(|error| redb::Error::Corrupted(error.to_string()))?,
-                ),
+                        .map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+                    // With a vote that a majority had granted to it, openraft would go on as leader of that
+                    // term at once, and take the term's first entry for what reads have to wait for; but
+                    // more was acknowledged since, which it has not applied again yet. As a vote of its own
+                    // that is not granted yet it promises the same to others, and a new term is begun.
+                    if vote.leader_id.node_id == node {
+                        vote.committed = false;
+                    }
+                    Some(vote)
+                }
             })
         };
         read().map_err(|error| {

@@ -13,12 +13,15 @@ use outrider_state::change::HistoryLimits;
 use outrider_state::{Batch, Expect, Operation, Request, RequestId, Write};
 use tempfile::TempDir;
 
+/// None of those in openraft's suite.
+const NODE: u64 = 77;
+
 struct Builder;
 
 impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let dir = tempfile::tempdir().unwrap();
-        let log = LogStore::open(&dir.path().join("log.redb")).unwrap();
+        let log = LogStore::open(&dir.path().join("log.redb"), NODE).unwrap();
         let machine = Machine::open(dir.path(), HistoryLimits::default()).unwrap();
         Ok((dir, log, machine))
     }
@@ -49,7 +52,7 @@ fn a_log_that_is_opened_again_has_what_was_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("log.redb");
     run(async {
-        let mut log = LogStore::open(&file).unwrap();
+        let mut log = LogStore::open(&file, NODE).unwrap();
         log.save_vote(&Vote::new_committed(4, 2)).await.unwrap();
         log.blocking_append((1..=20).map(|index| entry(index, "x"))).await.unwrap();
         log.truncate(entry(18, "x").log_id).await.unwrap();
@@ -57,7 +60,7 @@ fn a_log_that_is_opened_again_has_what_was_acknowledged() {
     });
     // The thread lets go of the file when the last handle is gone.
     let mut log = loop {
-        match LogStore::open(&file) {
+        match LogStore::open(&file, NODE) {
             Ok(log) => break log,
             Err(_) => std::thread::yield_now(),
         }
@@ -73,10 +76,22 @@ fn a_log_that_is_opened_again_has_what_was_acknowledged() {
 }
 
 #[test]
+fn a_node_that_led_has_to_be_elected_again() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let mut log = LogStore::open(&dir.path().join("log.redb"), NODE).unwrap();
+        log.save_vote(&Vote::new_committed(4, NODE)).await.unwrap();
+        assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(4, NODE)));
+        log.save_vote(&Vote::new_committed(5, 2)).await.unwrap();
+        assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(5, 2)));
+    });
+}
+
+#[test]
 fn what_is_sent_at_once_is_bounded_and_never_nothing() {
     let dir = tempfile::tempdir().unwrap();
     run(async {
-        let mut log = LogStore::open(&dir.path().join("log.redb")).unwrap();
+        let mut log = LogStore::open(&dir.path().join("log.redb"), NODE).unwrap();
         let large = "x".repeat(1 << 20);
         log.blocking_append((1..=12).map(|index| entry(index, &large))).await.unwrap();
         let sent = log.limited_get_log_entries(2, 13).await.unwrap();

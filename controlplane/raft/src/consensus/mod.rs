@@ -146,11 +146,11 @@ impl Consensus {
     /// [`StartError`]
     pub async fn start(settings: Settings, pool: Arc<Pool>) -> Result<Arc<Self>, StartError> {
         let dir = settings.dir.clone();
-        let limits = settings.history;
+        let (limits, id) = (settings.history, settings.id);
         let open = move || -> Result<(LogStore, Machine), StartError> {
             std::fs::create_dir_all(&dir).map_err(StartError::Snapshot)?;
             let machine = Machine::open(&dir, limits).map_err(StartError::Snapshot)?;
-            Ok((LogStore::open(&dir.join("log.redb"))?, machine))
+            Ok((LogStore::open(&dir.join("log.redb"), id)?, machine))
         };
         let opened = tokio::task::spawn_blocking(open).await;
         let (log, machine) = opened.map_err(|error| StartError::Raft(error.to_string()))??;

@@ -87,6 +87,28 @@ fn a_node_that_was_away_catches_up_from_the_disk_and_from_the_others() {
 }
 
 #[test]
+fn a_leader_that_comes_back_leads_only_in_a_new_term_and_reads_nothing_of_the_past() {
+    run(async {
+        let mut cluster = Cluster::of(3).await;
+        for value in 0..50 {
+            let leader = cluster.leader().await;
+            let term = cluster.node(leader).status().term;
+            let write = put("a", &value.to_string(), Expect::Any);
+            assert!(cluster.node(leader).operate(write).await.unwrap().is_done());
+            if value % 10 == 9 {
+                cluster.stop(leader).await;
+                cluster.start(leader).await;
+                let back = cluster.node(leader);
+                back.read_barrier().await.unwrap();
+                let read = back.shared().look(|k| k.state.fragment("a").unwrap().value.clone());
+                assert_eq!(read, value.to_string());
+                assert!(back.status().term > term, "it was leader of term {term}");
+            }
+        }
+    });
+}
+
+#[test]
 fn without_a_majority_nothing_is_acknowledged_and_nothing_is_read() {
     run(async {
         let mut cluster = Cluster::of(3).await;
