@@ -42,6 +42,9 @@ pub enum SenderError {
     /// A message at the wrong time.
     #[error("the edge says hello again")]
     HelloAgain,
+    /// Another message than a hello at first.
+    #[error("the edge does not say hello")]
+    NoHello,
     /// It knows of versions that this node has not seen for a long time.
     #[error("the edge is at version {position}, and this node only at {version}")]
     Ahead {
@@ -173,6 +176,23 @@ impl Sender {
             sender.phase = Phase::Ahead(now_ms);
         }
         sender
+    }
+
+    /// Begins with an edge's first message.
+    ///
+    /// # Errors
+    /// [`SenderError::NoHello`]
+    pub fn from_hello(
+        hello: FromEdge,
+        now_ms: u64,
+        source: &impl Source,
+    ) -> Result<Self, SenderError> {
+        match hello {
+            FromEdge::Hello { cluster, position, interest } => {
+                Ok(Self::new((cluster, position), interest, now_ms, source))
+            }
+            FromEdge::Applied { .. } => Err(SenderError::NoHello),
+        }
     }
 
     fn begin_snapshot(&mut self, source: &impl Source) {
