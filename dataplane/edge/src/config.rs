@@ -18,18 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Size, Span};
 
-pub mod error;
-mod listen;
 mod quic;
 mod upstream;
 
-pub use error::{ConfigError, Invalid};
-pub use listen::Listen;
+pub(crate) use outrider_settings::bounded;
+pub use outrider_settings::{CONFIG_BYTES_MAX, ConfigError, Invalid, Listen, Log, LogFormat};
 pub use quic::QuicSection;
 pub use upstream::{Breaker, Upstream, UpstreamArgument};
 
-/// The largest configuration file that is read.
-pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// The most upstreams that one edge has.
 pub const UPSTREAMS_MAX: usize = 64;
 /// The most shards.
@@ -346,33 +342,6 @@ impl Default for DrainSection {
     }
 }
 
-/// What is logged to stderr.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,outrider_uplink=debug`.
-    /// Default `info`. The environment variable `OUTRIDER_LOG` wins over it.
-    pub level: String,
-    /// `text` or `json`, one line an event. Default `text`.
-    pub format: LogFormat,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Log { level: "info".to_owned(), format: LogFormat::Text }
-    }
-}
-
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// What `outrider up` lets its user say; all the rest is default.
 #[derive(Debug, Clone, Default)]
 pub struct UpOptions {
@@ -404,19 +373,8 @@ impl Config {
     /// line), or a value outside its bounds (with key, value, why and what to do, and the line where
     /// the key stands in the file).
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        use std::io::Read;
         let shown = path.display().to_string();
-        let read = |source| ConfigError::Read { file: shown.clone(), source };
-        let mut text = String::new();
-        std::fs::File::open(path)
-            .map_err(read)?
-            .take(CONFIG_BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(read)?;
-        if text.len() as u64 > CONFIG_BYTES_MAX {
-            return Err(ConfigError::TooLarge { file: shown, bytes_max: CONFIG_BYTES_MAX });
-        }
-        Config::parse(&text, &shown)
+        Config::parse(&outrider_settings::read(path)?, &shown)
     }
 
     /// Like [`Config::load`], from a text; `file` is what messages call it.
@@ -449,7 +407,7 @@ impl Config {
         config.tls.names = options.tls_names;
         config.log.level = "warn".to_owned();
         config.upstream = options.upstreams.into_iter().map(Upstream::from).collect();
-        config.check().map_err(Invalid::for_command_line)?;
+        config.check().map_err(for_command_line)?;
         Ok(config)
     }
 
@@ -486,7 +444,7 @@ impl Config {
                 "name the directory in which the edge keeps its data",
             ));
         }
-        crate::logging::check_filter(&self.log.level).map_err(|why| {
+        outrider_settings::logging::check_filter(&self.log.level).map_err(|why| {
             Invalid::new(
                 "log.level",
                 &self.log.level,
@@ -703,19 +661,31 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// Checks that a value lies between two bounds, both allowed.
-pub(crate) fn bounded<T: PartialOrd + std::fmt::Display>(
-    key: &str,
-    value: T,
-    min: T,
-    max: T,
-) -> Result<(), Invalid> {
-    // Written so that NaN is refused too.
-    if !(value >= min && value <= max) {
-        let why = format!("it must be {min} to {max}");
-        return Err(Invalid::new(key, value, why, "write a value between these"));
+/// The same, with the key named as the option of `outrider up` that sets it.
+fn for_command_line(mut invalid: Invalid) -> Invalid {
+    let option = match invalid.key.as_str() {
+        "data.dir" => "--data",
+        "listen.https" => "--https",
+        "listen.http" => "--http",
+        "listen.admin" => "--admin",
+        "shards.count" => "--shards",
+        "cache.ram" => "--ram",
+        "cache.ssd" => "--ssd",
+        "tls.names" => "--tls-name",
+        key if key.starts_with("upstream") => "--upstream",
+        _ => return invalid,
+    };
+    invalid.key = option.to_owned();
+    for (key, option) in [
+        ("listen.https = \"", "--https \""),
+        ("listen.https", "--https"),
+        ("listen.http", "--http"),
+        ("listen.admin", "--admin"),
+    ] {
+        invalid.why = invalid.why.replace(key, option);
+        invalid.remedy = invalid.remedy.replace(key, option);
     }
-    Ok(())
+    invalid
 }
 
 #[cfg(test)]

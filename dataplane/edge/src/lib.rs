@@ -13,18 +13,17 @@ pub mod admin;
 pub mod config;
 pub mod data_dir;
 pub mod defaults;
-pub mod logging;
 pub mod run;
 pub mod shard_main;
 pub mod sizes;
 pub mod sockets;
-pub mod units;
 
 mod crossing;
 mod metrics;
-mod notify;
 mod process;
 mod state;
+
+pub use outrider_settings::{logging, units};
 
 pub use config::{Config, ConfigError};
 pub use data_dir::{DataDir, DataDirError};

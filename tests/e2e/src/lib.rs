@@ -27,6 +27,10 @@ pub mod clients {
 }
 /// Reproducible bytes and their digests.
 pub mod content;
+/// Nodes of the control plane.
+pub mod control;
+/// Wires between them that can be cut.
+pub mod cut;
 /// Debian's `docker-registry` as an upstream.
 pub mod docker_registry;
 /// An upstream that does what a test tells it, right or wrong.
@@ -39,6 +43,8 @@ pub mod http;
 pub mod image;
 /// OCI image layouts on disk, checked byte by byte.
 pub mod layout;
+/// Whether what clients saw could have happened in one order.
+pub mod linear;
 /// The Prometheus text format, as far as the tests read it.
 pub mod metrics;
 /// The product under test.

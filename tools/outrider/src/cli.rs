@@ -8,6 +8,7 @@ use outrider_edge::Config;
 use outrider_edge::config::{Listen, UpOptions, UpstreamArgument};
 use outrider_edge::units::Size;
 
+use crate::cluster::ClusterCommand;
 use crate::get::GetArguments;
 
 /// An edge cache for container images and other content-addressed artifacts.
@@ -24,6 +25,11 @@ pub(crate) enum Command {
     Up(UpArguments),
     /// Run the daemon from a configuration file
     Edge(EdgeArguments),
+    /// Run a node of the control plane
+    Control(ControlArguments),
+    /// Make, join and look at a cluster of the control plane
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Fetch an image or an artifact from an edge
     Get(Box<GetArguments>),
     /// Print the version
@@ -63,6 +69,16 @@ pub(crate) struct UpArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct EdgeArguments {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Only say whether the configuration is valid
+    #[arg(long)]
+    pub(crate) check_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControlArguments {
     /// The configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,

@@ -6,6 +6,7 @@
 
 mod banner;
 mod cli;
+mod cluster;
 mod get;
 mod progress;
 
@@ -17,7 +18,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use outrider_edge::{Config, Ready};
 
-use cli::{Cli, Command, EdgeArguments};
+use cli::{Cli, Command, ControlArguments, EdgeArguments};
 
 /// Many small allocations of many threads: it is what mimalloc is for.
 #[global_allocator]
@@ -39,6 +40,17 @@ fn main() -> ExitCode {
             Err(error) => fail(error, ASKED_WRONGLY),
         },
         Command::Edge(arguments) => edge(&arguments),
+        Command::Control(arguments) => control(&arguments),
+        Command::Cluster(command) => match cluster::run(command) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
+                fail(error, code)
+            }
+        },
         Command::Get(arguments) => {
             let data = cli::data_default(|name| std::env::var_os(name));
             match get::run(&arguments, data.map(|data| data.join("tls/ca.pem"))) {
@@ -71,6 +83,22 @@ fn edge(arguments: &EdgeArguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     run(&config, |_| ())
+}
+
+fn control(arguments: &ControlArguments) -> ExitCode {
+    let config = match outrider_node::Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return fail(error, ASKED_WRONGLY),
+    };
+    if arguments.check_config {
+        say(&format!("{}: the configuration is valid\n", arguments.config.display()));
+        return ExitCode::SUCCESS;
+    }
+    outrider_settings::logging::start(&config.log);
+    match outrider_node::run(&config, |_| ()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error, FAILED),
+    }
 }
 
 fn run(config: &Config, ready: impl FnOnce(&Ready)) -> ExitCode {

@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// What is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub enum State {
     /// Requests are answered.
     Ready,
     /// The drain has begun.
@@ -17,7 +17,7 @@ pub(crate) enum State {
 }
 
 /// Tells it; a failure is logged and otherwise ignored, since nobody may be listening.
-pub(crate) fn notify(state: State) {
+pub fn notify(state: State) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&socket, state) {
         tracing::warn!(%error, "the service manager cannot be told that this is {state:?}");

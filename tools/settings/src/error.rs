@@ -1,6 +1,10 @@
 //! What is wrong with a configuration, said so that it can be mended: where, what, why, what to do.
 
 use std::fmt;
+use std::path::Path;
+
+/// The largest configuration file that is read.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// A value that is outside its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,34 +33,6 @@ impl Invalid {
             why: why.into(),
             remedy: remedy.into(),
         }
-    }
-
-    /// The same, with the key named as the option of `outrider up` that sets it.
-    #[must_use]
-    pub fn for_command_line(mut self) -> Invalid {
-        let option = match self.key.as_str() {
-            "data.dir" => "--data",
-            "listen.https" => "--https",
-            "listen.http" => "--http",
-            "listen.admin" => "--admin",
-            "shards.count" => "--shards",
-            "cache.ram" => "--ram",
-            "cache.ssd" => "--ssd",
-            "tls.names" => "--tls-name",
-            key if key.starts_with("upstream") => "--upstream",
-            _ => return self,
-        };
-        self.key = option.to_owned();
-        for (key, option) in [
-            ("listen.https = \"", "--https \""),
-            ("listen.https", "--https"),
-            ("listen.http", "--http"),
-            ("listen.admin", "--admin"),
-        ] {
-            self.why = self.why.replace(key, option);
-            self.remedy = self.remedy.replace(key, option);
-        }
-        self
     }
 }
 
@@ -121,7 +97,7 @@ fn at(file: &str, line: Option<usize>) -> String {
 
 impl ConfigError {
     /// Takes over what the TOML reader found, in one line and in the words of this page.
-    pub(super) fn from_toml(error: &toml::de::Error, text: &str, file: &str) -> ConfigError {
+    pub fn from_toml(error: &toml::de::Error, text: &str, file: &str) -> ConfigError {
         let offset = error.span().map_or(0, |span| span.start);
         let (line, column) = position(text, offset);
         let message = error.message().trim().replace('\n', ", ");
@@ -132,11 +108,49 @@ impl ConfigError {
         ConfigError::Syntax { file: file.to_owned(), line, column, message }
     }
 
-    /// Adds the place in the file to what [`super::Config::check`] found.
-    pub(super) fn from_invalid(invalid: Invalid, text: &str, file: &str) -> ConfigError {
+    /// Adds the place in the file to what a check found.
+    pub fn from_invalid(invalid: Invalid, text: &str, file: &str) -> ConfigError {
         let line = line_of(text, &invalid.key);
         ConfigError::Invalid { file: file.to_owned(), line, invalid: Box::new(invalid) }
     }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it cannot be read or is too large.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    use std::io::Read;
+    let shown = path.display().to_string();
+    let read = |source| ConfigError::Read { file: shown.clone(), source };
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .map_err(read)?
+        .take(CONFIG_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(read)?;
+    if text.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(ConfigError::TooLarge { file: shown, bytes_max: CONFIG_BYTES_MAX });
+    }
+    Ok(text)
+}
+
+/// Checks that a value lies between two bounds, both allowed.
+///
+/// # Errors
+/// With the bounds, when it does not.
+pub fn bounded<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), Invalid> {
+    // Written so that NaN is refused too.
+    if !(value >= min && value <= max) {
+        let why = format!("it must be {min} to {max}");
+        return Err(Invalid::new(key, value, why, "write a value between these"));
+    }
+    Ok(())
 }
 
 /// The line and column, both from 1, of a byte offset.

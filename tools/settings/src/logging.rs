@@ -1,9 +1,35 @@
 //! Logs go to stderr, so that what `outrider up` prints for its user stays alone on stdout.
 
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
-use crate::config::{Log, LogFormat};
+/// What is logged to stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,outrider_uplink=debug`.
+    /// Default `info`. The environment variable `OUTRIDER_LOG` wins over it.
+    pub level: String,
+    /// `text` or `json`, one line an event. Default `text`.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// The environment variable that wins over `log.level`.
 pub const LOG_VARIABLE: &str = "OUTRIDER_LOG";
@@ -24,7 +50,10 @@ pub fn start(log: &Log) {
 }
 
 /// Says why a filter cannot be used.
-pub(crate) fn check_filter(level: &str) -> Result<(), String> {
+///
+/// # Errors
+/// The reason.
+pub fn check_filter(level: &str) -> Result<(), String> {
     match EnvFilter::try_new(level) {
         Ok(_) if !level.trim().is_empty() => Ok(()),
         Ok(_) => Err("it is empty".to_owned()),

@@ -1,0 +1,133 @@
+//! An edge's end: one connection, from its hello to its end. Who calls it does so again, with the replica as
+//! it then is, at the same node or another one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use outrider_push::message::TO_EDGE_BYTES_MAX;
+use outrider_push::replica::Consequence;
+use outrider_push::{Interest, Receiver, ReceiverError, Replica, ToEdge};
+use quinn::Endpoint;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::frames;
+
+/// A node that says nothing for so long is given up: it says something every second.
+pub const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Messages of the node that wait.
+const WAITING_MAX: usize = 16;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// It was not made.
+    #[error("the node cannot be reached: {0}")]
+    Connect(String),
+    /// It broke.
+    #[error("the connection: {0}")]
+    Stream(#[from] io::Error),
+    /// The node's messages contradict what this edge has.
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
+    /// The node's messages cannot be read.
+    #[error("a message cannot be read: {0}")]
+    Record(#[from] outrider_state::RecordError),
+    /// The node says nothing.
+    #[error("the node said nothing for {SILENCE_MAX:?}")]
+    Silence,
+    /// The node has ended it.
+    #[error("the node ended it")]
+    Ended,
+    /// It said why.
+    #[error("the node says: {0}")]
+    Refused(String),
+}
+
+/// Follows one node until the connection ends. `taken` is called after each message that changed the replica,
+/// with what the caches have to do about it, and must not block.
+///
+/// # Errors
+/// Always: why it ended. The replica is whole all the same.
+pub async fn follow(
+    endpoint: &Endpoint,
+    (address, name): (SocketAddr, &str),
+    interest: Interest,
+    replica: &mut Replica,
+    mut taken: impl FnMut(&Replica, Vec<Consequence>),
+) -> FollowError {
+    match run(endpoint, (address, name), interest, replica, &mut taken).await {
+        Ok(()) => FollowError::Ended,
+        Err(error) => error,
+    }
+}
+
+async fn run(
+    endpoint: &Endpoint,
+    (address, name): (SocketAddr, &str),
+    interest: Interest,
+    replica: &mut Replica,
+    taken: &mut impl FnMut(&Replica, Vec<Consequence>),
+) -> Result<(), FollowError> {
+    let connecting = endpoint.connect(address, name).map_err(text)?;
+    let connection = connecting.await.map_err(text)?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(text)?;
+    let started = Instant::now();
+    let (mut receiver, hello) = Receiver::new(replica, interest, 0);
+    let hello = hello.to_record()?;
+    let (messages, mut waiting) = mpsc::channel(WAITING_MAX);
+    let reader = tokio::spawn(async move {
+        loop {
+            let record = frames::read(&mut receive, TO_EDGE_BYTES_MAX).await;
+            let ended = !matches!(record, Ok(Some(_)));
+            if messages.send(record).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    let result = async {
+        frames::write(&mut send, &hello).await?;
+        loop {
+            let now_ms = |at: Instant| {
+                u64::try_from(at.duration_since(started).as_millis()).unwrap_or(u64::MAX)
+            };
+            if let Some(message) = receiver.poll(now_ms(Instant::now()), replica) {
+                frames::write(&mut send, &message.to_record()?).await?;
+            }
+            let heard = started + Duration::from_millis(receiver.heard_at_ms());
+            let acknowledge = receiver.deadline_ms(replica).map(Duration::from_millis);
+            let wake = acknowledge.map_or(heard + SILENCE_MAX, |at| started + at);
+            tokio::select! {
+                record = waiting.recv() => {
+                    let Some(record) = record else { return Ok(()) };
+                    let Some(record) = record? else { return Ok(()) };
+                    let message = ToEdge::from_record(&record)?;
+                    let position = replica.position;
+                    let at = now_ms(Instant::now());
+                    let consequences = receiver.receive(message, at, replica)?;
+                    if replica.position != position || !consequences.is_empty() {
+                        taken(replica, consequences);
+                    }
+                }
+                () = tokio::time::sleep_until(wake) => {
+                    if heard.elapsed() >= SILENCE_MAX {
+                        return Err(FollowError::Silence);
+                    }
+                }
+            }
+        }
+    }
+    .await;
+    reader.abort();
+    match (result, connection.close_reason()) {
+        (Err(FollowError::Stream(_)), Some(quinn::ConnectionError::ApplicationClosed(close))) => {
+            Err(FollowError::Refused(String::from_utf8_lossy(&close.reason).into_owned()))
+        }
+        (result, _) => result,
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> FollowError {
+    FollowError::Connect(error.to_string())
+}

@@ -1,0 +1,18 @@
+//! The push stream over QUIC. An edge opens one stream of one connection, both ends of which speak the records
+//! of `outrider-push` behind their length (4 bytes).
+//!
+//! - [`serve`]: a node's end.
+//! - [`follow`]: an edge's end.
+//! - [`frames`]: records on a stream.
+
+#![forbid(unsafe_code)]
+
+pub mod follow;
+pub mod frames;
+pub mod serve;
+
+pub use follow::{FollowError, follow};
+pub use serve::{Feed, Gate, Served, serve};
+
+/// The protocol of the stream.
+pub const ALPN: &[u8] = b"outrider-push/1";

@@ -1,0 +1,204 @@
+//! A node's end. A connection holds a position and what QUIC has not sent yet, and no queue: an edge that is
+//! slow is given what the history has when it comes to it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outrider_push::message::FROM_EDGE_BYTES_MAX;
+use outrider_push::{FromEdge, Sender, SenderError, ToEdge};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::frames;
+
+/// Connections at a time; more are refused.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// For the handshake and the hello.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// Messages of an edge that wait.
+const WAITING_MAX: usize = 16;
+/// Messages that are sent before the edge is listened to again.
+const BURST: usize = 64;
+
+/// What is served: the state of a node.
+pub trait Feed: Send + Sync + 'static {
+    /// Makes a sender for an edge's hello.
+    fn sender(&self, hello: FromEdge, now_ms: u64) -> Result<Sender, SenderError>;
+    /// Lets it say the next thing.
+    fn poll(&self, sender: &mut Sender, now_ms: u64) -> Result<Option<ToEdge>, SenderError>;
+    /// Tells each time that there is something new.
+    fn changed(&self) -> watch::Receiver<u64>;
+}
+
+/// Says which edge shows this certificate, and whether it is let in (now, and each time that it is asked).
+pub trait Gate: Send + Sync + 'static {
+    /// Its number; nothing when it is not let in.
+    fn edge(&self, certificate: &CertificateDer<'_>) -> Option<u64>;
+}
+
+/// How edges stand: by number, up to which version each has applied.
+#[derive(Debug, Default)]
+pub struct Served(Mutex<BTreeMap<u64, u64>>);
+
+impl Served {
+    /// Edges that are connected, and up to which version each has applied.
+    pub fn edges(&self) -> BTreeMap<u64, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, edge: u64, applied: Option<u64>) {
+        let mut edges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match applied {
+            Some(applied) => drop(edges.insert(edge, applied)),
+            None => drop(edges.remove(&edge)),
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("the connection: {0}")]
+    Stream(#[from] io::Error),
+    #[error("{0}")]
+    Sender(#[from] SenderError),
+    #[error("a message cannot be read: {0}")]
+    Record(#[from] outrider_state::RecordError),
+    #[error("no hello came in time")]
+    Hello,
+    #[error("its certificate is not that of an edge that is let in")]
+    Certificate,
+}
+
+/// Serves until the endpoint is closed.
+pub async fn serve<F: Feed, G: Gate>(
+    endpoint: Endpoint,
+    feed: Arc<F>,
+    gate: Arc<G>,
+    served: Arc<Served>,
+) {
+    // Dropped with this future, and the connections with it.
+    let mut connections = tokio::task::JoinSet::new();
+    while let Some(incoming) = endpoint.accept().await {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS_MAX {
+            incoming.refuse();
+            continue;
+        }
+        let (feed, gate, served) = (Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served));
+        connections.spawn(async move {
+            let connection = match tokio::time::timeout(HELLO_TIME_MAX, incoming).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a handshake of an edge failed");
+                    return;
+                }
+                Err(_) => return,
+            };
+            let from = connection.remote_address();
+            if let Err(error) = connected(&connection, &*feed, &*gate, &served).await {
+                tracing::info!(%from, %error, "the push stream to an edge ended");
+                connection.close(VarInt::from_u32(1), error.to_string().as_bytes());
+            }
+        });
+    }
+}
+
+async fn connected<F: Feed, G: Gate>(
+    connection: &Connection,
+    feed: &F,
+    gate: &G,
+    served: &Served,
+) -> Result<(), ServeError> {
+    let edge = edge_of(connection, gate).ok_or(ServeError::Certificate)?;
+    let opening = async {
+        let (send, mut receive) = connection.accept_bi().await.map_err(io::Error::other)?;
+        let hello =
+            frames::read(&mut receive, FROM_EDGE_BYTES_MAX).await?.ok_or(ServeError::Hello)?;
+        Ok::<_, ServeError>((send, receive, FromEdge::from_record(&hello)?))
+    };
+    let (send, receive, hello) =
+        tokio::time::timeout(HELLO_TIME_MAX, opening).await.map_err(|_| ServeError::Hello)??;
+    let started = Instant::now();
+    let sender = feed.sender(hello, 0)?;
+    served.set(edge, Some(sender.applied()));
+    tracing::info!(edge, from = %connection.remote_address(), "an edge follows");
+    let stream = Stream { connection, edge, started, sender, send };
+    let result = stream.run(receive, feed, gate, served).await;
+    served.set(edge, None);
+    result
+}
+
+fn edge_of<G: Gate>(connection: &Connection, gate: &G) -> Option<u64> {
+    let identity = connection.peer_identity()?;
+    let certificates = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    gate.edge(certificates.first()?)
+}
+
+struct Stream<'a> {
+    connection: &'a Connection,
+    edge: u64,
+    started: Instant,
+    sender: Sender,
+    send: SendStream,
+}
+
+impl Stream<'_> {
+    async fn run<F: Feed, G: Gate>(
+        mut self,
+        mut receive: RecvStream,
+        feed: &F,
+        gate: &G,
+        served: &Served,
+    ) -> Result<(), ServeError> {
+        let (messages, mut waiting) = mpsc::channel(WAITING_MAX);
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(record)) = frames::read(&mut receive, FROM_EDGE_BYTES_MAX).await {
+                if messages.send(record).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let _reader = AbortOnDrop(reader.abort_handle());
+        let mut changed = feed.changed();
+        loop {
+            let more = self.say_all(feed).await?;
+            let deadline = self.started + Duration::from_millis(self.sender.deadline_ms());
+            tokio::select! {
+                record = waiting.recv() => {
+                    let Some(record) = record else { return Ok(()) };
+                    self.sender.receive(&FromEdge::from_record(&record)?)?;
+                    served.set(self.edge, Some(self.sender.applied()));
+                }
+                result = changed.changed() => if result.is_err() { return Ok(()) },
+                () = tokio::time::sleep_until(deadline) => {
+                    // It may have been revoked since.
+                    edge_of(self.connection, gate).ok_or(ServeError::Certificate)?;
+                }
+                () = std::future::ready(()), if more => {}
+            }
+        }
+    }
+
+    /// Sends what there is. True when there may be more.
+    async fn say_all<F: Feed>(&mut self, feed: &F) -> Result<bool, ServeError> {
+        for _ in 0..BURST {
+            let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let Some(message) = feed.poll(&mut self.sender, now_ms)? else { return Ok(false) };
+            frames::write(&mut self.send, &message.to_record()?).await?;
+        }
+        Ok(true)
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

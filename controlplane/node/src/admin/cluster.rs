@@ -1,0 +1,180 @@
+//! `GET /v1/cluster`, and `POST /v1/cluster/token`, `/leave`, `/remove`.
+
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use outrider_raft::Unavailable;
+use outrider_raft::rpc::tls::Role;
+use outrider_state::request::TOKEN_TTL_MS_MAX;
+use outrider_state::{Operation, Outcome};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Admin;
+use super::answer::{Answer, failure, json_answer, method_not_allowed, unavailable};
+use crate::token::Token;
+
+/// The largest body.
+const BODY_BYTES_MAX: usize = 16 << 10;
+/// The most addresses that a token carries.
+const ADDRESSES_MAX: usize = 5;
+/// How long a node that left goes on, so that it learns of it and can answer.
+const LEAVE_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenWanted {
+    role: String,
+    #[serde(default)]
+    region: String,
+    ttl_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Removal {
+    node: u64,
+}
+
+pub(crate) async fn answer(admin: &Admin, rest: &str, request: Request<Incoming>) -> Answer {
+    match (request.method(), rest) {
+        (&Method::GET | &Method::HEAD, "" | "/") => json_answer(StatusCode::OK, &status(admin)),
+        (&Method::POST, "/token") => match body(admin, request).await {
+            Ok(wanted) => token(admin, wanted).await,
+            Err(answer) => answer,
+        },
+        (&Method::POST, "/leave") => leave(admin).await,
+        (&Method::POST, "/remove") => match body(admin, request).await {
+            Ok(Removal { node }) => remove(admin, node).await,
+            Err(answer) => answer,
+        },
+        (_, "" | "/") => method_not_allowed("GET, HEAD"),
+        (_, "/token" | "/leave" | "/remove") => method_not_allowed("POST"),
+        _ => failure(StatusCode::NOT_FOUND, "there is nothing here"),
+    }
+}
+
+async fn body<T: DeserializeOwned>(admin: &Admin, request: Request<Incoming>) -> Result<T, Answer> {
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let bad = |why: String| failure(StatusCode::BAD_REQUEST, why);
+    match tokio::time::timeout(admin.body_time_max, body).await {
+        Ok(Ok(body)) => {
+            serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(error.to_string()))
+        }
+        Ok(Err(error)) => Err(bad(error.to_string())),
+        Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+    }
+}
+
+fn status(admin: &Admin) -> Value {
+    let status = admin.consensus.status();
+    let nodes = status.nodes.iter().map(|(id, (peer, votes))| {
+        json!({
+            "node": id,
+            "name": peer.name,
+            "address": peer.address,
+            "admin": peer.admin,
+            "voter": votes,
+            "leader": status.leader == Some(*id),
+            "matched": status.matched.get(id),
+        })
+    });
+    let members = admin.consensus.shared().look(|known| {
+        let members = known.state.members().iter().map(|(number, member)| {
+            json!({
+                "member": number,
+                "role": member.role.as_str(),
+                "name": member.name,
+                "region": member.region,
+                "revoked": member.revoked,
+            })
+        });
+        members.collect::<Vec<_>>()
+    });
+    json!({
+        "node": status.id,
+        "state": status.state,
+        "leader": status.leader,
+        "term": status.term,
+        "log": status.last_log,
+        "applied": status.progress.applied,
+        "version": status.progress.version,
+        "failure": status.failure,
+        "nodes": nodes.collect::<Vec<_>>(),
+        "members": members,
+    })
+}
+
+async fn token(admin: &Admin, wanted: TokenWanted) -> Answer {
+    let role = match wanted.role.as_str() {
+        "node" => Role::Node,
+        "edge" => Role::Edge,
+        _ => return failure(StatusCode::BAD_REQUEST, "role is node or edge"),
+    };
+    if wanted.ttl_ms == 0 || wanted.ttl_ms > TOKEN_TTL_MS_MAX {
+        let why = format!("ttl_ms is 1 to {TOKEN_TTL_MS_MAX}");
+        return failure(StatusCode::BAD_REQUEST, why);
+    }
+    let nodes = admin.consensus.status().nodes;
+    let addresses = nodes.into_values().map(|(peer, _)| peer.address).take(ADDRESSES_MAX);
+    let token = match Token::new(addresses.collect(), admin.authority_sha256, role) {
+        Ok(token) => token,
+        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, error),
+    };
+    let issue = Operation::IssueToken {
+        secret_sha256: token.secret_sha256(),
+        role,
+        region: wanted.region,
+        ttl_ms: wanted.ttl_ms,
+    };
+    match admin.consensus.operate(issue).await {
+        Ok(Outcome::Done { .. }) => {
+            json_answer(StatusCode::OK, &json!({ "token": token.to_string() }))
+        }
+        Ok(_) => failure(StatusCode::INSUFFICIENT_STORAGE, "there are too many tokens"),
+        Err(error) => unavailable(&error),
+    }
+}
+
+async fn leave(admin: &Admin) -> Answer {
+    let node = admin.consensus.id();
+    let answer = remove(admin, node).await;
+    if answer.status() == StatusCode::OK {
+        if let Err(error) = admin.folder.leave() {
+            return failure(StatusCode::INTERNAL_SERVER_ERROR, error);
+        }
+        tokio::time::sleep(LEAVE_PAUSE).await;
+    }
+    answer
+}
+
+async fn remove(admin: &Admin, node: u64) -> Answer {
+    let nodes = admin.consensus.status().nodes;
+    let voters = nodes.values().filter(|(_, votes)| *votes).count();
+    match nodes.get(&node) {
+        None => return failure(StatusCode::NOT_FOUND, "there is no such node in the cluster"),
+        Some((_, true)) if voters == 1 => {
+            return failure(
+                StatusCode::CONFLICT,
+                "it is the last voter; the cluster would be gone",
+            );
+        }
+        Some(_) => {}
+    }
+    // Once it is out of the membership it may no longer speak either. A node that removes itself cannot say
+    // so afterwards: nobody listens to it any more.
+    let result = async {
+        admin.consensus.remove(node).await?;
+        if node != admin.consensus.id() {
+            admin.consensus.operate(Operation::Revoke { member: node }).await?;
+        }
+        Ok::<_, Unavailable>(())
+    };
+    match result.await {
+        Ok(()) => json_answer(StatusCode::OK, &json!({ "removed": node })),
+        Err(error) => unavailable(&error),
+    }
+}

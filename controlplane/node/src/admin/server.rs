@@ -1,0 +1,92 @@
+//! Connections of the admin API, their bounds, and how the server ends.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::Admin;
+
+/// The head of one request; a longer one is answered 431.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// After an error of accept (no more file descriptors), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bounds of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at a time; more wait in the listener's backlog.
+    pub connections: usize,
+    /// For the head of one request, and so also how long a connection may idle between two.
+    pub idle_time: Duration,
+}
+
+/// Serves until `stop` is true, and then until what is being answered is answered.
+///
+/// # Errors
+/// When the listener cannot be handed to the runtime.
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    bounds: Bounds,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(bounds.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            biased;
+            () = told(&mut stop) => break,
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => (place, stream),
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true);
+        let (admin, mut stop) = (Arc::clone(&admin), stop.clone());
+        connections.spawn(async move {
+            let _place = place;
+            let service = service_fn(move |request| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(request).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(bounds.idle_time)
+                .max_buf_size(HEADER_BYTES_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            // How a client's connection ends is the client's business.
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = told(&mut stop) => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could tell.
+    drop(stop.wait_for(|stop| *stop).await);
+}

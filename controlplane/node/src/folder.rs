@@ -1,0 +1,365 @@
+//! The node's folder: who it is, its certificate, and the lock that keeps a second process out.
+//!
+//! ```text
+//! DIR/                0700
+//!   node.json         number and name in the cluster, and where it found the others
+//!   lock              held while a process uses the folder
+//!   tls/ca.pem        the cluster's authority, ca-key.pem its key
+//!   tls/node.pem      this node's certificate, node-key.pem its key
+//!   raft/             the log and the snapshot
+//! ```
+//!
+//! `node.json` is written last: a folder without it belongs to no cluster.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use outrider_raft::rpc::tls::{Role, TlsError};
+use outrider_raft::rpc::{Identity, TlsContext};
+use rustix::fs::{FlockOperation, flock};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+
+use crate::pki::{self, Authority, PkiError, SigningRequest};
+
+/// The layout that this program reads and writes.
+const FORMAT: u32 = 1;
+/// The number of the node that made the cluster.
+pub const FOUNDER: u64 = 1;
+
+/// What is wrong with the folder.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// A file or the folder.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error(
+        "{0} is in use by another process; stop that one, or give this node a folder of its own"
+    )]
+    Locked(String),
+    /// It belongs to no cluster yet.
+    #[error(
+        "{0} belongs to no cluster: run `outrider cluster init --config FILE` for the first node of a new \
+         one, or `outrider cluster join --config FILE TOKEN`"
+    )]
+    NoCluster(String),
+    /// It belongs to one already.
+    #[error("{0} belongs to a cluster already; name another folder, or remove this one")]
+    Taken(String),
+    /// It has left its cluster.
+    #[error("this node has left its cluster; remove {0} before it joins one again")]
+    Left(String),
+    /// Written by another version, or damaged.
+    #[error("{path} cannot be read: {reason}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The same, as TLS sees them.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeFile {
+    format: u32,
+    /// Its number.
+    pub number: u64,
+    /// It is no part of its cluster any more.
+    pub left: bool,
+    /// Nodes that it found when it joined: number and address.
+    pub found: Vec<(u64, String)>,
+}
+
+/// The folder, locked.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What a newcomer was given.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// Its number.
+    pub number: u64,
+    /// Other nodes.
+    pub found: Vec<(u64, String)>,
+    /// Its key and certificate.
+    pub key_pem: &'a str,
+    /// The certificate.
+    pub certificate_pem: &'a str,
+    /// The authority.
+    pub authority_pem: &'a str,
+    /// Its key.
+    pub authority_key_pem: &'a str,
+}
+
+impl Folder {
+    /// Makes the folder where it is missing, and locks it.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(file_error("make", path))?;
+        let lock = path.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock)
+            .map_err(file_error("open", &lock))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(FolderError::Locked(path.display().to_string()))
+            }
+            Err(errno) => Err(file_error("lock", &lock)(errno.into())),
+        }
+    }
+
+    /// The place of log and snapshot.
+    pub fn raft(&self) -> PathBuf {
+        self.path.join("raft")
+    }
+
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn tls(&self, name: &str) -> PathBuf {
+        self.path.join("tls").join(name)
+    }
+
+    fn node_file(&self) -> PathBuf {
+        self.path.join("node.json")
+    }
+
+    /// Refuses a folder that belongs to a cluster.
+    ///
+    /// # Errors
+    /// [`FolderError::Taken`]
+    pub fn check_free(&self) -> Result<(), FolderError> {
+        match self.node_file().try_exists() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(FolderError::Taken(self.shown())),
+            Err(source) => Err(file_error("look for", &self.node_file())(source)),
+        }
+    }
+
+    /// A newcomer's key. It is kept, so that asking again with the same token asks for the same key.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn own_key(&self) -> Result<String, FolderError> {
+        let path = self.tls("node-key.pem");
+        match fs::read_to_string(&path) {
+            Ok(pem) => Ok(pem),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (pem, _) = pki::new_key()?;
+                self.write("node-key.pem", &pem, 0o600)?;
+                Ok(pem)
+            }
+            Err(source) => Err(file_error("read", &path)(source)),
+        }
+    }
+
+    /// Makes a new cluster with this node as its first.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn found(&self, now: SystemTime) -> Result<Authority, FolderError> {
+        self.check_free()?;
+        let authority = Authority::create(now)?;
+        let key_pem = self.own_key()?;
+        let request = SigningRequest::from_pem(&pki::request_for(&key_pem)?)?;
+        let certificate_pem = authority.sign(&request, Role::Node, FOUNDER, now)?;
+        self.take_over(&Given {
+            number: FOUNDER,
+            found: Vec::new(),
+            key_pem: &key_pem,
+            certificate_pem: &certificate_pem,
+            authority_pem: authority.pem(),
+            authority_key_pem: &authority.key_pem(),
+        })?;
+        Ok(authority)
+    }
+
+    /// Writes what a newcomer was given.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn take_over(&self, given: &Given<'_>) -> Result<(), FolderError> {
+        self.check_free()?;
+        self.write("ca-key.pem", given.authority_key_pem, 0o600)?;
+        self.write("ca.pem", given.authority_pem, 0o644)?;
+        self.write("node-key.pem", given.key_pem, 0o600)?;
+        self.write("node.pem", given.certificate_pem, 0o644)?;
+        let found = given.found.clone();
+        self.write_node(&NodeFile { format: FORMAT, number: given.number, left: false, found })
+    }
+
+    /// Notes that this node is no part of its cluster any more.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn leave(&self) -> Result<(), FolderError> {
+        let node = self.node()?;
+        self.write_node(&NodeFile { left: true, ..node })
+    }
+
+    fn write_node(&self, node: &NodeFile) -> Result<(), FolderError> {
+        let text = serde_json::to_string_pretty(node).map_err(|error| FolderError::Unreadable {
+            path: self.node_file().display().to_string(),
+            reason: error.to_string(),
+        })?;
+        write_file(&self.node_file(), &text, 0o600)
+    }
+
+    /// Who this node is.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn node(&self) -> Result<NodeFile, FolderError> {
+        let path = self.node_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(FolderError::NoCluster(self.shown()));
+            }
+            Err(source) => return Err(file_error("read", &path)(source)),
+        };
+        let unreadable =
+            |reason: String| FolderError::Unreadable { path: path.display().to_string(), reason };
+        let node: NodeFile =
+            serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        match node.format {
+            FORMAT if node.left => Err(FolderError::Left(self.shown())),
+            FORMAT => Ok(node),
+            other => {
+                Err(unreadable(format!("it has format {other}, this software reads {FORMAT}")))
+            }
+        }
+    }
+
+    /// The authority.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn authority(&self) -> Result<Authority, FolderError> {
+        Ok(Authority::load(&self.read("ca.pem")?, &self.read("ca-key.pem")?)?)
+    }
+
+    /// The node's certificate as TLS wants it; renewed before if it is due.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn tls_context(&self, node: &NodeFile, now: SystemTime) -> Result<TlsContext, FolderError> {
+        let authority = self.authority()?;
+        let key_pem = self.read("node-key.pem")?;
+        let mut pem = self.read("node.pem")?;
+        if pki::is_due(&pem, now)? {
+            let request = SigningRequest::from_pem(&pki::request_for(&key_pem)?)?;
+            pem = authority.sign(&request, Role::Node, node.number, now)?;
+            self.write("node.pem", &pem, 0o644)?;
+        }
+        let der = |pem: &str| {
+            CertificateDer::from_pem_slice(pem.as_bytes())
+                .map_err(|error| TlsError::Certificate(error.to_string()))
+        };
+        let authority = der(authority.pem())?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+            .map_err(|error| TlsError::Certificate(error.to_string()))?;
+        let chain = vec![der(&pem)?, authority.clone()];
+        Ok(TlsContext::new(&Identity { chain, key, authority })?)
+    }
+
+    fn read(&self, name: &str) -> Result<String, FolderError> {
+        let path = self.tls(name);
+        fs::read_to_string(&path).map_err(file_error("read", &path))
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), FolderError> {
+        let dir = self.path.join("tls");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(file_error("make", &dir))?;
+        write_file(&dir.join(name), text, mode)
+    }
+}
+
+/// Writes all of it or nothing: a crash leaves the old file, or none.
+fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), FolderError> {
+    let new = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    };
+    write().map_err(file_error("write", path))
+}
+
+fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.display().to_string();
+    move |source| FolderError::File { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_belongs_to_one_cluster_and_one_process_and_keeps_its_keys_to_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let folder = Folder::open(&path).unwrap();
+        assert!(matches!(Folder::open(&path), Err(FolderError::Locked(_))));
+        assert!(matches!(folder.node(), Err(FolderError::NoCluster(_))));
+        folder.found(SystemTime::now()).unwrap();
+        assert!(matches!(folder.found(SystemTime::now()), Err(FolderError::Taken(_))));
+        let node = folder.node().unwrap();
+        assert_eq!(node.number, FOUNDER);
+        folder.tls_context(&node, SystemTime::now()).unwrap();
+        let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(""), 0o700);
+        assert_eq!(mode("tls"), 0o700);
+        assert_eq!(mode("tls/ca-key.pem"), 0o600);
+        assert_eq!(mode("tls/node-key.pem"), 0o600);
+        folder.leave().unwrap();
+        assert!(matches!(folder.node(), Err(FolderError::Left(_))));
+    }
+}

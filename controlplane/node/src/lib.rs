@@ -1,0 +1,27 @@
+//! One node of the control plane, as a process.
+//!
+//! - [`config`]: the configuration, every key with its default and bounds.
+//! - [`folder`]: the data directory: who this node is.
+//! - [`pki`]: the cluster's own authority and the certificates that it signs.
+//! - [`token`]: what an operator carries from the cluster to a newcomer.
+//! - [`join`]: how a newcomer gets its number and its certificate.
+//! - [`admin`]: the HTTP API.
+//! - [`run`]: starts everything, serves until told to stop.
+//! - [`command`]: what the command line does with a running node.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod command;
+pub mod config;
+pub mod folder;
+pub mod join;
+pub mod pki;
+pub mod run;
+pub mod token;
+
+mod metrics;
+mod service;
+
+pub use config::Config;
+pub use run::{Ready, RunError, run};

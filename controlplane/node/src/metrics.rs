@@ -1,0 +1,169 @@
+//! What is counted, and how the node stands when it is asked.
+
+use std::time::Duration;
+
+use outrider_raft::{Consensus, Status};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Node {
+    node: u64,
+}
+
+/// All metrics of one node.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Answered, Counter>,
+    seconds: Family<Route, Histogram>,
+    leader: Gauge,
+    has_leader: Gauge,
+    voter: Gauge,
+    term: Gauge,
+    last_log: Gauge,
+    applied: Gauge,
+    version: Gauge,
+    lag: Family<Node, Gauge>,
+    fragments: Gauge,
+    fragment_bytes: Gauge,
+    tags: Gauge,
+    members: Gauge,
+    keys: Gauge,
+    sessions: Gauge,
+    history: Gauge,
+    log_bytes: Gauge,
+    snapshot_bytes: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        // 0.1 ms to 13 s.
+        let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 18));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("outrider_control"),
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+            leader: Gauge::default(),
+            has_leader: Gauge::default(),
+            voter: Gauge::default(),
+            term: Gauge::default(),
+            last_log: Gauge::default(),
+            applied: Gauge::default(),
+            version: Gauge::default(),
+            lag: Family::default(),
+            fragments: Gauge::default(),
+            fragment_bytes: Gauge::default(),
+            tags: Gauge::default(),
+            members: Gauge::default(),
+            keys: Gauge::default(),
+            sessions: Gauge::default(),
+            history: Gauge::default(),
+            log_bytes: Gauge::default(),
+            snapshot_bytes: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests of the admin API", self.requests.clone());
+        registry.register_with_unit(
+            "request",
+            "How long requests of the admin API took",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
+        for (name, help, gauge) in [
+            ("leader", "Whether this node leads", &self.leader),
+            ("has_leader", "Whether this node knows a leader", &self.has_leader),
+            ("voter", "Whether this node votes", &self.voter),
+            ("term", "The term of the last vote", &self.term),
+            ("log_index", "Index of the last entry of the log", &self.last_log),
+            ("applied_index", "Index of the last entry that was applied", &self.applied),
+            ("version", "Version of the state", &self.version),
+            ("fragments", "State fragments", &self.fragments),
+            ("fragment_bytes", "Bytes of keys and values of state fragments", &self.fragment_bytes),
+            ("tags", "Tags", &self.tags),
+            ("members", "Nodes and edges that were let in and not revoked", &self.members),
+            ("idempotency_keys", "Idempotency keys that are kept", &self.keys),
+            ("sessions", "Sessions of applied requests that are kept", &self.sessions),
+            ("history_updates", "Updates that are kept for those who follow", &self.history),
+            ("log_bytes_since_snapshot", "Bytes of log since the last snapshot", &self.log_bytes),
+            ("snapshot_bytes", "Bytes of the last snapshot", &self.snapshot_bytes),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register(
+            "replication_lag_entries",
+            "Of the leader: entries that another node does not have yet",
+            self.lag.clone(),
+        );
+    }
+
+    pub(crate) fn answered(&self, route: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&Answered { route, status }).inc();
+        self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub(crate) fn text(&self, consensus: &Consensus) -> String {
+        let status = consensus.status();
+        self.set_status(&status);
+        let shared = consensus.shared();
+        shared.look(|known| {
+            let (fragments, bytes) = known.state.fragment_totals();
+            set(&self.fragments, fragments as u64);
+            set(&self.fragment_bytes, bytes);
+            set(&self.tags, known.state.tags().count() as u64);
+            let members = known.state.members().iter().filter(|(_, member)| !member.revoked);
+            set(&self.members, members.count() as u64);
+            set(&self.keys, known.state.applied().keys() as u64);
+            set(&self.sessions, known.state.applied().sessions() as u64);
+            set(&self.history, known.history.len() as u64);
+        });
+        let (log, snapshot) = shared.log_and_snapshot_bytes();
+        set(&self.log_bytes, log);
+        set(&self.snapshot_bytes, snapshot);
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    fn set_status(&self, status: &Status) {
+        set(&self.leader, u64::from(status.leader == Some(status.id)));
+        set(&self.has_leader, u64::from(status.leader.is_some()));
+        let votes = status.nodes.get(&status.id).is_some_and(|(_, votes)| *votes);
+        set(&self.voter, u64::from(votes));
+        set(&self.term, status.term);
+        set(&self.last_log, status.last_log);
+        set(&self.applied, status.progress.applied);
+        set(&self.version, status.progress.version);
+        self.lag.clear();
+        for (node, matched) in status.matched.iter().filter(|(node, _)| **node != status.id) {
+            let lag = status.last_log.saturating_sub(*matched);
+            set(&self.lag.get_or_create(&Node { node: *node }), lag);
+        }
+    }
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}

@@ -1,0 +1,24 @@
+//! The stream of state updates to an edge: in log order, filtered to what the edge uses, resumed where it
+//! stopped, nothing missing and nothing applied twice. Both ends are state machines without I/O: messages and
+//! the time come in as arguments, messages go out.
+//!
+//! - [`message`]: what both say, as records.
+//! - [`interest`]: what an edge uses.
+//! - [`sender`]: the end at a node. It holds a position, never a queue: what an edge has not taken yet lies in
+//!   the node's history, or is made up for by a snapshot.
+//! - [`receiver`]: the end at an edge.
+//! - [`replica`]: what an edge knows.
+
+#![forbid(unsafe_code)]
+
+pub mod interest;
+pub mod message;
+pub mod receiver;
+pub mod replica;
+pub mod sender;
+
+pub use interest::Interest;
+pub use message::{FromEdge, Item, ToEdge};
+pub use receiver::{Receiver, ReceiverError};
+pub use replica::Replica;
+pub use sender::{Sender, SenderError, Source};

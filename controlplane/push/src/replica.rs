@@ -1,0 +1,90 @@
+//! What an edge knows: a plain copy of what it uses, and its position.
+
+use std::collections::BTreeMap;
+
+use outrider_state::request::{Customer, Invalidation, TagRecord, Weights};
+
+use crate::message::{Item, MemberRole};
+
+/// A copy. To be stored together with its position, or not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Replica {
+    /// The cluster that it is of; 0 for none yet.
+    pub cluster: [u8; 16],
+    /// Everything up to this version is in it.
+    pub position: u64,
+    /// Fragments: version and value.
+    pub fragments: BTreeMap<String, (u64, Vec<u8>)>,
+    /// Repository and tag: version and what it stands for.
+    pub tags: BTreeMap<(String, String), (u64, TagRecord)>,
+    /// Customers.
+    pub customers: BTreeMap<String, Customer>,
+    /// The weights of the importance score.
+    pub weights: Weights,
+    /// Members: role, region, and whether they are revoked.
+    pub members: BTreeMap<u64, (MemberRole, String, bool)>,
+}
+
+/// What the caches have to do about an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// A tag stands for something else.
+    Replaced {
+        /// The repository.
+        repository: String,
+        /// The tag.
+        tag: String,
+        /// The digest that it stood for.
+        digest: String,
+    },
+    /// Something is no longer true.
+    Invalidated(Invalidation),
+    /// Invalidations may have been missed: what upstreams said has to be asked again.
+    Missed,
+}
+
+impl Replica {
+    /// Takes one item in.
+    pub(crate) fn take(&mut self, item: Item, consequences: &mut Vec<Consequence>) {
+        match item {
+            Item::Fragment { key, version, value: Some(value) } => {
+                self.fragments.insert(key, (version, value));
+            }
+            Item::Fragment { key, value: None, .. } => drop(self.fragments.remove(&key)),
+            Item::Tag { repository, tag, version, record, replaced } => {
+                if let Some(digest) = replaced {
+                    let (repository, tag) = (repository.clone(), tag.clone());
+                    consequences.push(Consequence::Replaced { repository, tag, digest });
+                }
+                match record {
+                    Some(record) => drop(self.tags.insert((repository, tag), (version, record))),
+                    None => drop(self.tags.remove(&(repository, tag))),
+                }
+            }
+            Item::Invalidated(what) => consequences.push(Consequence::Invalidated(what)),
+            Item::Customer { name, customer: Some(customer) } => {
+                self.customers.insert(name, customer);
+            }
+            Item::Customer { name, customer: None } => drop(self.customers.remove(&name)),
+            Item::Weights(weights) => self.weights = weights,
+            Item::Member { number, role, region, revoked } => {
+                self.members.insert(number, (role, region, revoked));
+            }
+        }
+    }
+
+    /// What changes when this one is replaced by another: tags that stood for something else, and what may
+    /// have been missed in between.
+    pub(crate) fn consequences_of(&self, next: &Self) -> Vec<Consequence> {
+        let gone = self.tags.iter().filter_map(|((repository, tag), (_, record))| {
+            let now = next.tags.get(&(repository.clone(), tag.clone()));
+            let same = now.is_some_and(|(_, now)| now.digest == record.digest);
+            (!same).then(|| Consequence::Replaced {
+                repository: repository.clone(),
+                tag: tag.clone(),
+                digest: record.digest.clone(),
+            })
+        });
+        gone.chain([Consequence::Missed]).collect()
+    }
+}

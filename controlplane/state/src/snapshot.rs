@@ -1,0 +1,124 @@
+//! All of a state as one record, and back. Two equal states give equal bytes: everything is written in the
+//! order of its keys, or of the log.
+
+use bytes::Bytes;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::applied::{Applied, KeyEntry, Session};
+use crate::members::{Member, Members, Token};
+use crate::record::{Kind, RecordError, decode, encode};
+use crate::request::{Customer, TagRecord, Weights};
+use crate::state::{Fragment, State, TagState};
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Stored {
+    version: u64,
+    time_ms: u64,
+    fragments: Vec<StoredFragment>,
+    tags: Vec<StoredTag>,
+    customers: Vec<(String, Customer)>,
+    weights: Weights,
+    tokens: Vec<([u8; 32], Token)>,
+    members: Vec<(u64, Member)>,
+    last_member: u64,
+    keys: Vec<KeyEntry>,
+    sessions: Vec<([u8; 16], Session)>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredFragment {
+    key: String,
+    version: u64,
+    value: Vec<u8>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredTag {
+    repository: String,
+    tag: String,
+    version: u64,
+    record: TagRecord,
+}
+
+impl State {
+    /// All of it as bytes. O(state), and holds it up to three times while it works.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn to_snapshot(&self) -> Result<Vec<u8>, RecordError> {
+        let fragments = self.fragments.iter().map(|(key, fragment)| StoredFragment {
+            key: key.clone(),
+            version: fragment.version,
+            value: fragment.value.to_vec(),
+        });
+        let tags = self.tags.iter().map(|((repository, tag), state)| StoredTag {
+            repository: repository.clone(),
+            tag: tag.clone(),
+            version: state.version,
+            record: state.record.clone(),
+        });
+        let tokens = self.members.tokens.iter().map(|(hash, token)| (*hash, token.clone()));
+        let members = self.members.members.iter().map(|(number, m)| (*number, m.clone()));
+        let sessions = self.applied.session_entries();
+        let stored = Stored {
+            version: self.version,
+            time_ms: self.time_ms,
+            fragments: fragments.collect(),
+            tags: tags.collect(),
+            customers: self.customers.clone().into_iter().collect(),
+            weights: self.weights,
+            tokens: tokens.collect(),
+            members: members.collect(),
+            last_member: self.members.last,
+            keys: self.applied.entries().cloned().collect(),
+            sessions: sessions.map(|(id, session)| (*id, session.clone())).collect(),
+        };
+        encode(Kind::Snapshot, &stored)
+    }
+
+    /// The state that these bytes were made of.
+    ///
+    /// # Errors
+    /// [`RecordError`] for anything that [`State::to_snapshot`] has not written.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, RecordError> {
+        let stored: Stored = decode(Kind::Snapshot, bytes)?;
+        let mut state = Self {
+            version: stored.version,
+            time_ms: stored.time_ms,
+            weights: stored.weights,
+            customers: stored.customers.into_iter().collect(),
+            members: Members {
+                tokens: stored.tokens.into_iter().collect(),
+                members: stored.members.into_iter().collect(),
+                last: stored.last_member,
+            },
+            applied: Applied::restore(stored.keys, stored.sessions),
+            ..Self::default()
+        };
+        let mut newest = 0;
+        for StoredFragment { key, version, value } in stored.fragments {
+            newest = newest.max(version);
+            state.fragment_bytes += (key.len() + value.len()) as u64;
+            let fragment = Fragment { version, value: Bytes::from(value) };
+            if version == 0 || state.fragments.insert(key, fragment).is_some() {
+                return Err(RecordError::Contradiction(
+                    "a fragment is there twice, or has no version",
+                ));
+            }
+        }
+        for StoredTag { repository, tag, version, record } in stored.tags {
+            newest = newest.max(version);
+            let tag = state.tags.insert((repository, tag), TagState { version, record });
+            if version == 0 || tag.is_some() {
+                return Err(RecordError::Contradiction("a tag is there twice, or has no version"));
+            }
+        }
+        if newest > state.version {
+            return Err(RecordError::Contradiction("a part is newer than the whole"));
+        }
+        if state.members.members.keys().next_back().is_some_and(|&last| last > state.members.last) {
+            return Err(RecordError::Contradiction("a member's number was not given yet"));
+        }
+        Ok(state)
+    }
+}

@@ -1,0 +1,159 @@
+//! `outrider cluster`: what an operator does with a cluster of the control plane.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use outrider_node::command::{AdminClient, CommandError, status_text};
+use outrider_node::folder::{Folder, FolderError};
+use outrider_node::join::{JoinError, join};
+use outrider_node::token::{Token, TokenError};
+use outrider_node::{Config, run as node};
+use outrider_settings::ConfigError;
+use outrider_settings::units::Span;
+
+/// Where a node's admin API is when its configuration does not say otherwise.
+const ADMIN_DEFAULT: &str = "http://127.0.0.1:9190";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Make a new cluster; the node of this configuration is its first
+    Init {
+        /// The node's configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print a token that lets one newcomer in
+    Token {
+        /// The admin API of a node
+        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
+        admin: String,
+        /// What may join with it: node or edge
+        #[arg(long, value_name = "ROLE", default_value = "node", value_parser = ["node", "edge"])]
+        role: String,
+        /// The region of an edge
+        #[arg(long, value_name = "REGION", default_value = "")]
+        region: String,
+        /// For how long it is good, at most 7d
+        #[arg(long, value_name = "TIME", default_value = "15m")]
+        ttl: Span,
+    },
+    /// Join the cluster that the token is from; then start the node
+    Join {
+        /// The node's configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// What `outrider cluster token` printed
+        #[arg(value_name = "TOKEN")]
+        token: String,
+    },
+    /// Show who is in the cluster and how far each is
+    Status {
+        /// The admin API of a node
+        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
+        admin: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a running node out of its cluster, for good
+    Leave {
+        /// The admin API of that node
+        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
+        admin: String,
+    },
+    /// Take a dead node out of the cluster, and print a token for the one that replaces it
+    Replace {
+        /// The admin API of another node
+        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
+        admin: String,
+        /// The number of the dead node
+        #[arg(value_name = "NODE")]
+        node: u64,
+        /// For how long the token is good, at most 7d
+        #[arg(long, value_name = "TIME", default_value = "15m")]
+        ttl: Span,
+    },
+}
+
+/// Why it was not done.
+#[derive(Debug)]
+pub(crate) enum ClusterError {
+    Config(ConfigError),
+    Folder(FolderError),
+    Token(TokenError),
+    Join(JoinError),
+    Command(CommandError),
+    Runtime(std::io::Error),
+}
+
+impl ClusterError {
+    /// Whether the user asked wrongly.
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Token(_) | Self::Command(CommandError::Url { .. }))
+    }
+}
+
+impl std::fmt::Display for ClusterError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Folder(error) => error.fmt(f),
+            Self::Token(error) => error.fmt(f),
+            Self::Join(error) => error.fmt(f),
+            Self::Command(error) => error.fmt(f),
+            Self::Runtime(error) => write!(f, "the system gives no event queue: {error}"),
+        }
+    }
+}
+
+/// Does it; gives what to print.
+pub(crate) fn run(command: ClusterCommand) -> Result<String, ClusterError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ClusterError::Runtime)?;
+    runtime.block_on(carry_out(command))
+}
+
+async fn carry_out(command: ClusterCommand) -> Result<String, ClusterError> {
+    let client = |url: &str| AdminClient::new(url).map_err(ClusterError::Command);
+    match command {
+        ClusterCommand::Init { config: file } => {
+            let config = Config::load(&file).map_err(ClusterError::Config)?;
+            node::init(&config).map_err(ClusterError::Folder)?;
+            Ok(format!(
+                "a new cluster with node 1 in {}\nstart it: outrider control --config {}\n",
+                config.data.dir.display(),
+                file.display()
+            ))
+        }
+        ClusterCommand::Token { admin, role, region, ttl } => {
+            let token = client(&admin)?.token(&role, &region, ttl.0).await;
+            Ok(format!("{}\n", token.map_err(ClusterError::Command)?))
+        }
+        ClusterCommand::Join { config: file, token } => {
+            let config = Config::load(&file).map_err(ClusterError::Config)?;
+            let token: Token = token.parse().map_err(ClusterError::Token)?;
+            let folder = Folder::open(&config.data.dir).map_err(ClusterError::Folder)?;
+            let number = join(&folder, &token, &config.name()).await.map_err(ClusterError::Join)?;
+            Ok(format!(
+                "joined as node {number}\nstart it: outrider control --config {}\n",
+                file.display()
+            ))
+        }
+        ClusterCommand::Status { admin, json } => {
+            let status = client(&admin)?.status().await.map_err(ClusterError::Command)?;
+            Ok(if json { format!("{status:#}\n") } else { status_text(&status) })
+        }
+        ClusterCommand::Leave { admin } => {
+            client(&admin)?.leave().await.map_err(ClusterError::Command)?;
+            Ok("the node has left its cluster; stop it, and remove its folder\n".to_owned())
+        }
+        ClusterCommand::Replace { admin, node, ttl } => {
+            let client = client(&admin)?;
+            client.remove(node).await.map_err(ClusterError::Command)?;
+            let token = client.token("node", "", ttl.0).await.map_err(ClusterError::Command)?;
+            Ok(format!("{token}\n"))
+        }
+    }
+}

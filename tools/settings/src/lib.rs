@@ -1,0 +1,19 @@
+//! What the edge and the control plane have in common before they serve.
+//!
+//! - [`units`]: sizes and durations as people write them.
+//! - [`error`]: what is wrong with a configuration, said so that it can be mended.
+//! - [`listen`]: addresses to listen on.
+//! - [`logging`]: logs to stderr.
+//! - [`notify`]: how far this service is, for systemd.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod listen;
+pub mod logging;
+pub mod notify;
+pub mod units;
+
+pub use error::{CONFIG_BYTES_MAX, ConfigError, Invalid, bounded, read};
+pub use listen::Listen;
+pub use logging::{Log, LogFormat};
