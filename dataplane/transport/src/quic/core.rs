@@ -34,9 +34,9 @@ const ANSWERS_MAX: usize = 256;
 /// of a handshake, which costs as much as fifty requests.
 const STRANGERS_PER_TURN: usize = 4;
 
-/// Timeouts that fire in a turn: a thousand connections that began together are not to stand before one whose
-/// client asks for something.
-const TIMEOUTS_PER_TURN: usize = 16;
+/// Timeouts that fire in a turn, and fewer while so many connections have something to do: a thousand that
+/// began together are not to stand before one whose client asks for something.
+const TIMEOUTS_PER_TURN: usize = 8;
 
 /// Handshakes under way on a shard, of clients that have shown their addresses; more are refused.
 const HANDSHAKES_MAX: usize = 1024;
@@ -316,6 +316,10 @@ impl<H: Handler> Core<H> {
 
     pub(crate) fn fire_timeouts(&mut self, now: Instant) -> bool {
         for fired in 0..TIMEOUTS_PER_TURN {
+            // One in any case: losses are found by timeouts.
+            if fired > 0 && self.queue.len() >= TIMEOUTS_PER_TURN {
+                break;
+            }
             let Some(index) = self.timeouts.pop_due(now) else { return fired > 0 };
             self.enqueue(index);
         }
