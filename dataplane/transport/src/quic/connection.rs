@@ -154,6 +154,11 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Whether the handshake is under way.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.handshaking
+    }
+
     /// Notes that a datagram has come for it.
     pub(crate) fn note_datagram(&mut self, bytes: usize) {
         self.unread.note_datagram(bytes);

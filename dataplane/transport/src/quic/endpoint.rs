@@ -8,13 +8,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use outrider_http3::Code;
 use outrider_shard::{ShardContext, Source};
 use prometheus_client::metrics::counter::Counter;
-use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
+use quinn_proto::{
+    ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit,
+};
 
 use super::cid::{self, ForRetry};
 use super::config::QuicServer;
@@ -38,9 +40,9 @@ const SENDS_IN_A_ROW_MAX: usize = 4;
 /// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
 const ANSWERS_MAX: usize = 256;
 
-/// Datagrams of clients without a connection that are looked at in a turn; fewer when one of them is a part
-/// of a handshake, which costs as much as fifty requests.
-const STRANGERS_PER_TURN: usize = 4;
+/// How long a turn is given to clients without a connection; one datagram of theirs in any case. The steps of a
+/// handshake take up to 0.2 ms, all else some microseconds.
+const STRANGERS_TIME: Duration = Duration::from_micros(150);
 
 /// Timeouts that fire in a turn, and fewer while so many connections have something to do: a thousand that
 /// began together are not to stand before one whose client asks for something.
@@ -282,6 +284,17 @@ impl<H: Handler> Drop for Endpoint<H> {
     }
 }
 
+/// What a client has sent that has no connection yet.
+enum Waiting {
+    Datagram(Misrouted),
+    /// For the handshake of the connection in this place.
+    Step {
+        place: (usize, u64),
+        bytes: usize,
+        event: ConnectionEvent,
+    },
+}
+
 /// Connections, and what comes of datagrams: everything but the socket.
 struct Core<H: Handler> {
     shard: u8,
@@ -302,7 +315,7 @@ struct Core<H: Handler> {
     drain: Drain,
     drained: Option<Watcher>,
     accepted: Counter,
-    strangers: Strangers<Misrouted>,
+    strangers: Strangers<Waiting>,
     for_retry: ForRetry,
     /// Answers to datagrams that belong to no connection.
     answers: VecDeque<(Transmit, Vec<u8>)>,
@@ -354,22 +367,35 @@ impl<H: Handler> Core<H> {
 
     fn keep_stranger(&mut self, datagram: Misrouted) {
         let bytes = datagram.bytes.len();
-        if strangers::may_begin(&datagram.bytes) && !self.strangers.push(bytes, datagram) {
+        if strangers::may_begin(&datagram.bytes)
+            && !self.strangers.push(bytes, Waiting::Datagram(datagram))
+        {
             self.counters().strangers_dropped.inc();
         }
     }
 
-    /// Looks at some of the datagrams that belong to no connection; true when there were any.
+    /// Goes on with those that have no connection yet; true when there were any.
     fn meet_strangers(&mut self, now: Instant) -> bool {
-        for met in 0..STRANGERS_PER_TURN {
-            let Some(Misrouted { remote, local_ip, ecn, bytes }) = self.strangers.pop() else {
-                return met > 0;
-            };
-            if self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes) {
+        let mut met = false;
+        while let Some(waiting) = self.strangers.pop() {
+            met = true;
+            match waiting {
+                Waiting::Datagram(Misrouted { remote, local_ip, ecn, bytes }) => {
+                    let ecn = EcnCodepoint::from_bits(ecn);
+                    self.route(now, remote, local_ip, ecn, bytes, true);
+                }
+                Waiting::Step { place, bytes, event } => {
+                    let connection = self.connection(place.0);
+                    if connection.is_some_and(|connection| connection.place == place) {
+                        self.pass_on(place.0, bytes, event);
+                    }
+                }
+            }
+            if now.elapsed() >= STRANGERS_TIME {
                 break;
             }
         }
-        true
+        met
     }
 
     /// The shard that a datagram belongs to, if it is another one.
@@ -382,7 +408,6 @@ impl<H: Handler> Core<H> {
         Some(usize::from(shard))
     }
 
-    /// Has a datagram handled; true when it came to a connection, be it a new one.
     fn handle(
         &mut self,
         now: Instant,
@@ -390,29 +415,49 @@ impl<H: Handler> Core<H> {
         local_ip: Option<IpAddr>,
         ecn: Option<EcnCodepoint>,
         bytes: BytesMut,
-    ) -> bool {
+    ) {
+        self.route(now, remote, local_ip, ecn, bytes, false);
+    }
+
+    /// Has a datagram handled. What is a part of a handshake, and has not `waited` for that, waits.
+    fn route(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        ecn: Option<EcnCodepoint>,
+        bytes: BytesMut,
+        waited: bool,
+    ) {
         self.answer.clear();
         let len = bytes.len();
         match self.proto.handle(now, remote, local_ip, ecn, bytes, &mut self.answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(connection) = self.connection(handle.0) {
-                    connection.note_datagram(len);
-                    connection.quic.handle_event(event);
-                    self.enqueue(handle.0);
+                let Some(connection) = self.connection(handle.0) else { return };
+                if waited || !connection.is_handshaking() {
+                    return self.pass_on(handle.0, len, event);
                 }
-                true
+                let place = connection.place;
+                if !self.strangers.push(len, Waiting::Step { place, bytes: len, event }) {
+                    self.counters().strangers_dropped.inc();
+                }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.decide(now, incoming),
-            Some(DatagramEvent::Response(transmit)) => {
-                self.queue_answer(transmit);
-                false
-            }
-            None => false,
+            Some(DatagramEvent::Response(transmit)) => self.queue_answer(transmit),
+            None => {}
         }
     }
 
-    /// Takes a connection, which is true, has it show its address, or refuses it.
-    fn decide(&mut self, now: Instant, incoming: Incoming) -> bool {
+    fn pass_on(&mut self, index: usize, bytes: usize, event: ConnectionEvent) {
+        if let Some(connection) = self.connection(index) {
+            connection.note_datagram(bytes);
+            connection.quic.handle_event(event);
+            self.enqueue(index);
+        }
+    }
+
+    /// Takes a connection, has it show its address, or refuses it.
+    fn decide(&mut self, now: Instant, incoming: Incoming) {
         self.answer.clear();
         let handshakes = self.shared.handshaking.get();
         let handshakes_max = HANDSHAKES_MAX.max(self.shared.settings.retry_above);
@@ -425,13 +470,11 @@ impl<H: Handler> Core<H> {
         if let Some(reason) = refused {
             self.shared.metrics.count_closed(reason);
             let transmit = self.proto.refuse(incoming, &mut self.answer);
-            self.queue_answer(transmit);
-            return false;
+            return self.queue_answer(transmit);
         }
         if self.drain.is_started() {
             let transmit = self.proto.refuse(incoming, &mut self.answer);
-            self.queue_answer(transmit);
-            return false;
+            return self.queue_answer(transmit);
         }
         let crowded =
             handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
@@ -444,7 +487,7 @@ impl<H: Handler> Core<H> {
             if let Ok(transmit) = retry {
                 self.queue_answer(transmit);
             }
-            return false;
+            return;
         }
         match self.proto.accept(incoming, now, &mut self.answer, None) {
             Ok((handle, quic)) => self.add(now, handle, quic),
@@ -456,7 +499,6 @@ impl<H: Handler> Core<H> {
                 }
             }
         }
-        true
     }
 
     fn add(&mut self, now: Instant, handle: ConnectionHandle, quic: quinn_proto::Connection) {
