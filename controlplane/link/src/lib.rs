@@ -4,12 +4,14 @@
 //! - [`serve`]: a node's end.
 //! - [`follow`]: an edge's end.
 //! - [`frames`]: records on a stream.
+//! - [`tls`]: who may open it, and who answers.
 
 #![forbid(unsafe_code)]
 
 pub mod follow;
 pub mod frames;
 pub mod serve;
+pub mod tls;
 
 pub use follow::{FollowError, follow};
 pub use serve::{Feed, Gate, Served, serve};

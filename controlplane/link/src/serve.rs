@@ -30,8 +30,10 @@ pub trait Feed: Send + Sync + 'static {
     fn sender(&self, hello: FromEdge, now_ms: u64) -> Result<Sender, SenderError>;
     /// Lets it say the next thing.
     fn poll(&self, sender: &mut Sender, now_ms: u64) -> Result<Option<ToEdge>, SenderError>;
+    /// What is told when there is something new.
+    type New: Send + Sync;
     /// Tells each time that there is something new.
-    fn changed(&self) -> watch::Receiver<u64>;
+    fn changed(&self) -> watch::Receiver<Self::New>;
 }
 
 /// Says which edge shows this certificate, and whether it is let in (now, and each time that it is asked).
@@ -40,21 +42,34 @@ pub trait Gate: Send + Sync + 'static {
     fn edge(&self, certificate: &CertificateDer<'_>) -> Option<u64>;
 }
 
-/// How edges stand: by number, up to which version each has applied.
+/// How edges stand: by number, its last connection, and up to which version it has applied.
 #[derive(Debug, Default)]
-pub struct Served(Mutex<BTreeMap<u64, u64>>);
+pub struct Served(Mutex<BTreeMap<u64, (usize, u64)>>);
 
 impl Served {
     /// Edges that are connected, and up to which version each has applied.
     pub fn edges(&self) -> BTreeMap<u64, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let edges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        edges.iter().map(|(edge, (_, applied))| (*edge, *applied)).collect()
     }
 
-    fn set(&self, edge: u64, applied: Option<u64>) {
+    fn begin(&self, edge: u64, connection: usize, applied: u64) {
         let mut edges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match applied {
-            Some(applied) => drop(edges.insert(edge, applied)),
-            None => drop(edges.remove(&edge)),
+        edges.insert(edge, (connection, applied));
+    }
+
+    /// What an older connection of the edge says is of no matter.
+    fn set(&self, edge: u64, connection: usize, applied: u64) {
+        let mut edges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = edges.get_mut(&edge).filter(|entry| entry.0 == connection) {
+            entry.1 = applied;
+        }
+    }
+
+    fn end(&self, edge: u64, connection: usize) {
+        let mut edges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if edges.get(&edge).is_some_and(|entry| entry.0 == connection) {
+            edges.remove(&edge);
         }
     }
 }
@@ -125,11 +140,12 @@ async fn connected<F: Feed, G: Gate>(
         tokio::time::timeout(HELLO_TIME_MAX, opening).await.map_err(|_| ServeError::Hello)??;
     let started = Instant::now();
     let sender = feed.sender(hello, 0)?;
-    served.set(edge, Some(sender.applied()));
+    let id = connection.stable_id();
+    served.begin(edge, id, sender.applied());
     tracing::info!(edge, from = %connection.remote_address(), "an edge follows");
     let stream = Stream { connection, edge, started, sender, send };
     let result = stream.run(receive, feed, gate, served).await;
-    served.set(edge, None);
+    served.end(edge, id);
     result
 }
 
@@ -172,7 +188,7 @@ impl Stream<'_> {
                 record = waiting.recv() => {
                     let Some(record) = record else { return Ok(()) };
                     self.sender.receive(&FromEdge::from_record(&record)?)?;
-                    served.set(self.edge, Some(self.sender.applied()));
+                    served.set(self.edge, self.connection.stable_id(), self.sender.applied());
                 }
                 result = changed.changed() => if result.is_err() { return Ok(()) },
                 () = tokio::time::sleep_until(deadline) => {

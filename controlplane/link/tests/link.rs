@@ -56,6 +56,8 @@ impl Feed for State1 {
         sender.poll(now_ms, &Known { cluster: CLUSTER, state: &known.0, history: &known.1 })
     }
 
+    type New = u64;
+
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

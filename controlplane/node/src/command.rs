@@ -191,11 +191,19 @@ pub fn status_text(status: &Value) -> String {
         let state = if edge["revoked"] == true { "revoked" } else { "edge" };
         let _ = writeln!(
             out,
-            "  {:>4}  {:<8} {:<24} {}",
+            "  {:>4}  {:<8} {:<24} {:<24} {}",
             text(&edge["member"]),
             state,
             text(&edge["region"]),
-            text(&edge["name"])
+            text(&edge["name"]),
+            match edge["follows"].as_u64() {
+                Some(node) => format!(
+                    "follows {node}, applied {}, lag {}",
+                    text(&edge["applied"]),
+                    text(&edge["lag"])
+                ),
+                None => "does not follow".to_owned(),
+            }
         );
     }
     if let Some(failure) = status["failure"].as_str() {

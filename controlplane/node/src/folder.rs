@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use outrider_raft::rpc::Identity;
 use outrider_raft::rpc::tls::{Role, TlsError};
-use outrider_raft::rpc::{Identity, TlsContext};
 use rustix::fs::{FlockOperation, flock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -278,7 +278,7 @@ impl Folder {
     ///
     /// # Errors
     /// [`FolderError`]
-    pub fn tls_context(&self, node: &NodeFile, now: SystemTime) -> Result<TlsContext, FolderError> {
+    pub fn identity(&self, node: &NodeFile, now: SystemTime) -> Result<Identity, FolderError> {
         let authority = self.authority()?;
         let key_pem = self.read("node-key.pem")?;
         let mut pem = self.read("node.pem")?;
@@ -295,7 +295,7 @@ impl Folder {
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
             .map_err(|error| TlsError::Certificate(error.to_string()))?;
         let chain = vec![der(&pem)?, authority.clone()];
-        Ok(TlsContext::new(&Identity { chain, key, authority })?)
+        Ok(Identity { chain, key, authority })
     }
 
     fn read(&self, name: &str) -> Result<String, FolderError> {
@@ -353,7 +353,7 @@ mod tests {
         assert!(matches!(folder.found(SystemTime::now()), Err(FolderError::Taken(_))));
         let node = folder.node().unwrap();
         assert_eq!(node.number, FOUNDER);
-        folder.tls_context(&node, SystemTime::now()).unwrap();
+        folder.identity(&node, SystemTime::now()).unwrap();
         let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(""), 0o700);
         assert_eq!(mode("tls"), 0o700);

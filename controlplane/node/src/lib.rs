@@ -20,6 +20,7 @@ pub mod pki;
 pub mod run;
 pub mod token;
 
+mod edges;
 mod metrics;
 mod service;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrider_link::Served;
 use outrider_raft::{Consensus, Status};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +27,11 @@ struct Node {
     node: u64,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Edge {
+    edge: u64,
+}
+
 /// All metrics of one node.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -40,6 +46,8 @@ pub(crate) struct Metrics {
     applied: Gauge,
     version: Gauge,
     lag: Family<Node, Gauge>,
+    edge_applied: Family<Edge, Gauge>,
+    edge_lag: Family<Edge, Gauge>,
     fragments: Gauge,
     fragment_bytes: Gauge,
     tags: Gauge,
@@ -67,6 +75,8 @@ impl Metrics {
             applied: Gauge::default(),
             version: Gauge::default(),
             lag: Family::default(),
+            edge_applied: Family::default(),
+            edge_lag: Family::default(),
             fragments: Gauge::default(),
             fragment_bytes: Gauge::default(),
             tags: Gauge::default(),
@@ -115,6 +125,16 @@ impl Metrics {
             "Of the leader: entries that another node does not have yet",
             self.lag.clone(),
         );
+        registry.register(
+            "edge_applied_version",
+            "Version up to which an edge that follows this node has applied the state",
+            self.edge_applied.clone(),
+        );
+        registry.register(
+            "edge_lag_updates",
+            "Updates of the state that an edge which follows this node has not applied yet",
+            self.edge_lag.clone(),
+        );
     }
 
     pub(crate) fn answered(&self, route: &'static str, status: u16, took: Duration) {
@@ -123,9 +143,16 @@ impl Metrics {
     }
 
     /// Everything in the OpenMetrics text format.
-    pub(crate) fn text(&self, consensus: &Consensus) -> String {
+    pub(crate) fn text(&self, consensus: &Consensus, served: &Served) -> String {
         let status = consensus.status();
         self.set_status(&status);
+        self.edge_applied.clear();
+        self.edge_lag.clear();
+        for (edge, applied) in served.edges() {
+            set(&self.edge_applied.get_or_create(&Edge { edge }), applied);
+            let lag = status.progress.version.saturating_sub(applied);
+            set(&self.edge_lag.get_or_create(&Edge { edge }), lag);
+        }
         let shared = consensus.shared();
         shared.look(|known| {
             let (fragments, bytes) = known.state.fragment_totals();

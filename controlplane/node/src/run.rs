@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use outrider_raft::consensus::StartError;
-use outrider_raft::rpc::{Pool, Role, serve};
+use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::admin::{Admin, server};
 use crate::config::Config;
+use crate::edges::{self, Edges};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
 use crate::metrics::Metrics;
 use crate::pki::{Authority, PkiError, SigningRequest, request_for};
@@ -26,6 +27,8 @@ use crate::service::Members;
 const THREADS_MAX: usize = 4;
 /// Before a newcomer asks again to be taken in.
 const ENLIST_PAUSE: Duration = Duration::from_millis(500);
+/// For telling edges that the node stops.
+const CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
 /// How often it is looked whether consensus still runs.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the founder's own token is good.
@@ -40,6 +43,12 @@ pub enum RunError {
     /// A key or a certificate.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS for edges.
+    #[error("the push stream cannot be set up: {0}")]
+    Push(#[from] outrider_link::tls::TlsError),
     /// Log, snapshot or consensus.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -97,14 +106,16 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     let folder = Arc::new(Folder::open(&config.data.dir)?);
     let node = folder.node()?;
     let authority = Arc::new(folder.authority()?);
-    let tls = folder.tls_context(&node, SystemTime::now())?;
+    let identity = folder.identity(&node, SystemTime::now())?;
+    let tls = TlsContext::new(&identity)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::System)?;
     let (peers, peers_at) = listen("listen.peers", config.listen.peers)?;
+    let push = edges::endpoint(&identity, peers_at)?;
     let (admin_listener, admin_at) = listen("listen.admin", config.listen.admin)?;
     let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
     let pool = Arc::new(Pool::new(tls.clone(), source));
-    let consensus = Consensus::start(settings(config, &folder, &node), pool).await?;
+    let consensus = Consensus::start(settings(config, &folder, &node), Arc::clone(&pool)).await?;
     let own =
         Peer { name: config.name(), address: config.advertised(), admin: admin_at.to_string() };
     if node.number == FOUNDER && node.found.is_empty() {
@@ -113,16 +124,25 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
 
     peers.set_nonblocking(true).map_err(RunError::System)?;
     let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
-    let members = Members { consensus: Arc::clone(&consensus), authority: Arc::clone(&authority) };
+    let edges = Arc::new(Edges::new(Arc::clone(&consensus), pool, authority.key_sha256()?));
+    let members = Members {
+        consensus: Arc::clone(&consensus),
+        authority: Arc::clone(&authority),
+        edges: Arc::clone(&edges),
+    };
     let members = tokio::spawn(serve(peers, tls, Arc::new(members)));
     let admin = Arc::new(Admin {
         consensus: Arc::clone(&consensus),
+        edges: Arc::clone(&edges),
         folder: Arc::clone(&folder),
         authority_sha256: authority.key_sha256()?,
         metrics: Metrics::new(),
         body_time_max: config.limits.idle_time.0,
         draining: AtomicBool::new(false),
     });
+    let served = Arc::clone(edges.served());
+    let push_stream =
+        tokio::spawn(outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served));
     let (stop, stopping) = watch::channel(false);
     let bounds = server::Bounds {
         connections: config.limits.connections,
@@ -148,6 +168,10 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         stop.send_replace(true);
         let _ = tokio::time::timeout(config.drain.time.0, api).await;
     }
+    // Edges go to another node at once.
+    push.close(0_u32.into(), b"the node stops");
+    push_stream.abort();
+    let _ = tokio::time::timeout(CLOSE_TIME_MAX, push.wait_idle()).await;
     members.abort();
     consensus.stop().await;
     tracing::info!("stopped");

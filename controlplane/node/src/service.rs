@@ -7,6 +7,7 @@ use outrider_raft::Consensus;
 use outrider_raft::rpc::frame::Kind;
 use outrider_raft::rpc::{Caller, Service};
 
+use crate::edges::Edges;
 use crate::join;
 use crate::pki::Authority;
 
@@ -14,6 +15,7 @@ use crate::pki::Authority;
 pub(crate) struct Members {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) authority: Arc<Authority>,
+    pub(crate) edges: Arc<Edges>,
 }
 
 impl Service for Members {
@@ -25,6 +27,7 @@ impl Service for Members {
     ) -> Result<Bytes, String> {
         match kind {
             Kind::JOIN => join::answer(&self.consensus, &self.authority, body).await,
+            Kind::EDGES => self.edges.answer(caller),
             _ => self.consensus.answer(caller, kind, body).await,
         }
     }

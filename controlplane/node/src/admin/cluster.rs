@@ -41,7 +41,9 @@ struct Removal {
 
 pub(crate) async fn answer(admin: &Admin, rest: &str, request: Request<Incoming>) -> Answer {
     match (request.method(), rest) {
-        (&Method::GET | &Method::HEAD, "" | "/") => json_answer(StatusCode::OK, &status(admin)),
+        (&Method::GET | &Method::HEAD, "" | "/") => {
+            json_answer(StatusCode::OK, &status(admin).await)
+        }
         (&Method::POST, "/token") => match body(admin, request).await {
             Ok(wanted) => token(admin, wanted).await,
             Err(answer) => answer,
@@ -69,7 +71,8 @@ async fn body<T: DeserializeOwned>(admin: &Admin, request: Request<Incoming>) ->
     }
 }
 
-fn status(admin: &Admin) -> Value {
+async fn status(admin: &Admin) -> Value {
+    let following = admin.edges.everywhere().await;
     let status = admin.consensus.status();
     let nodes = status.nodes.iter().map(|(id, (peer, votes))| {
         json!({
@@ -82,15 +85,24 @@ fn status(admin: &Admin) -> Value {
             "matched": status.matched.get(id),
         })
     });
+    let version = status.progress.version;
     let members = admin.consensus.shared().look(|known| {
         let members = known.state.members().iter().map(|(number, member)| {
-            json!({
+            let mut row = json!({
                 "member": number,
                 "role": member.role.as_str(),
                 "name": member.name,
                 "region": member.region,
                 "revoked": member.revoked,
-            })
+            });
+            if member.role == Role::Edge {
+                let at = following.get(&number);
+                row["follows"] = json!(at.map(|at| at.node));
+                row["applied"] = json!(at.map(|at| at.applied));
+                // An edge of another node may be ahead of this one.
+                row["lag"] = json!(at.map(|at| version.saturating_sub(at.applied)));
+            }
+            row
         });
         members.collect::<Vec<_>>()
     });

@@ -19,14 +19,15 @@ use hyper::body::Incoming;
 use outrider_raft::Consensus;
 use serde_json::json;
 
+use crate::edges::Edges;
 use crate::folder::Folder;
 use crate::metrics::Metrics;
 use answer::{Answer, failure, json_answer, method_not_allowed, text_answer};
 
 /// What the API works on.
-#[derive(Debug)]
 pub struct Admin {
     pub(crate) consensus: Arc<Consensus>,
+    pub(crate) edges: Arc<Edges>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
     pub(crate) metrics: Metrics,
@@ -61,7 +62,7 @@ impl Admin {
         if !is_read(request.method()) {
             return method_not_allowed("GET, HEAD");
         }
-        let text = self.metrics.text(&self.consensus);
+        let text = self.metrics.text(&self.consensus, self.edges.served());
         text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
     }
 

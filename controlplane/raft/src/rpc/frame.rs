@@ -33,6 +33,8 @@ impl Kind {
     pub const REMOVE: Self = Self(7);
     /// A newcomer with a token. The only call of somebody without a certificate.
     pub const JOIN: Self = Self(8);
+    /// Which edges follow the node, and how far each is.
+    pub const EDGES: Self = Self(9);
     /// An answer.
     pub(crate) const OK: Self = Self(128);
     /// An answer that is a reason why there is none.

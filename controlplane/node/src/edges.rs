@@ -1,0 +1,165 @@
+//! The push stream to edges, on the UDP port of `listen.peers`: what a node serves, whom it lets in, and how
+//! far the edges are, here and at the other nodes.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrider_link::{Feed, Gate, Served, tls};
+use outrider_push::sender::Known;
+use outrider_push::{FromEdge, Sender, SenderError, ToEdge};
+use outrider_raft::rpc::frame::Kind;
+use outrider_raft::rpc::tls::{caller_of, public_key_sha256};
+use outrider_raft::rpc::{Caller, Identity, Lane, Pool, Role};
+use outrider_raft::{Consensus, machine};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+
+use crate::run::RunError;
+
+/// For asking another node which edges follow it.
+const ASK_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// The edges of this node.
+pub(crate) struct Edges {
+    consensus: Arc<Consensus>,
+    pool: Arc<Pool>,
+    cluster: [u8; 16],
+    served: Arc<Served>,
+}
+
+/// An edge that follows some node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Following {
+    /// The node.
+    pub(crate) node: u64,
+    /// Up to which version it has applied the state, as it said last.
+    pub(crate) applied: u64,
+}
+
+/// Binds the port of the push stream.
+pub(crate) fn endpoint(identity: &Identity, at: SocketAddr) -> Result<Endpoint, RunError> {
+    let Identity { chain, key, authority } = identity;
+    let (chain, key, authority) = (chain.clone(), key.clone_key(), authority.clone());
+    let config = tls::server(tls::Identity { chain, key, authority })?;
+    let bind = || {
+        let socket = UdpSocket::bind(at)?;
+        Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
+    };
+    bind().map_err(|source| RunError::Listen {
+        key: "listen.peers (UDP, for edges)",
+        address: at,
+        source,
+    })
+}
+
+impl Edges {
+    /// A cluster is known by its authority's key, the first half of whose hash is its number.
+    pub(crate) fn new(
+        consensus: Arc<Consensus>,
+        pool: Arc<Pool>,
+        authority_sha256: [u8; 32],
+    ) -> Self {
+        let mut cluster = [0; 16];
+        cluster.copy_from_slice(&authority_sha256[..16]);
+        Self { consensus, pool, cluster, served: Arc::default() }
+    }
+
+    /// Those that follow this node.
+    pub(crate) fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+
+    /// Answers another node that asks for them.
+    pub(crate) fn answer(&self, caller: Caller) -> Result<Bytes, String> {
+        let Caller::Member { role: Role::Node, .. } = caller else {
+            return Err("only nodes of the control plane may ask this".to_owned());
+        };
+        serde_json::to_vec(&self.served.edges()).map(Bytes::from).map_err(|e| e.to_string())
+    }
+
+    /// All edges that follow this node, or another one that answers in time.
+    pub(crate) async fn everywhere(&self) -> BTreeMap<u64, Following> {
+        let status = self.consensus.status();
+        let mut tasks = tokio::task::JoinSet::new();
+        for (node, (peer, _)) in status.nodes {
+            if node == status.id {
+                continue;
+            }
+            let pool = Arc::clone(&self.pool);
+            tasks.spawn(async move {
+                let (to, lane) = ((node, peer.address.as_str()), Lane::Forward);
+                let answer = pool.call(to, lane, Kind::EDGES, Bytes::new(), ASK_TIME_MAX).await;
+                let edges = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
+                (node, edges.unwrap_or_default())
+            });
+        }
+        let mut all = BTreeMap::new();
+        let mut take = |node, edges: BTreeMap<u64, u64>| {
+            for (edge, applied) in edges {
+                // An edge that has just changed its node is known to both for a moment.
+                let entry = all.entry(edge).or_insert(Following { node, applied });
+                if entry.applied < applied {
+                    *entry = Following { node, applied };
+                }
+            }
+        };
+        take(status.id, self.served.edges());
+        while let Some(answer) = tasks.join_next().await {
+            if let Ok((node, edges)) = answer {
+                take(node, edges);
+            }
+        }
+        all
+    }
+
+    fn look<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
+        self.consensus.shared().look(|known| {
+            look(&Known { cluster: self.cluster, state: &known.state, history: &known.history })
+        })
+    }
+}
+
+impl Feed for Edges {
+    type New = machine::Progress;
+
+    fn sender(&self, hello: FromEdge, now_ms: u64) -> Result<Sender, SenderError> {
+        self.look(|known| Sender::from_hello(hello, now_ms, known))
+    }
+
+    fn poll(&self, sender: &mut Sender, now_ms: u64) -> Result<Option<ToEdge>, SenderError> {
+        self.look(|known| sender.poll(now_ms, known))
+    }
+
+    fn changed(&self) -> watch::Receiver<machine::Progress> {
+        self.consensus.shared().watch()
+    }
+}
+
+impl Gate for Edges {
+    /// A member with the role of an edge, with the key that it joined with, that is not revoked.
+    fn edge(&self, certificate: &CertificateDer<'_>) -> Option<u64> {
+        let Ok(Caller::Member { role: Role::Edge, number }) = caller_of(certificate) else {
+            return None;
+        };
+        let key_sha256 = public_key_sha256(certificate).ok()?;
+        let let_in = self.look(|known| {
+            known.state.members().get(number).is_some_and(|member| {
+                member.role == Role::Edge && !member.revoked && member.key_sha256 == key_sha256
+            })
+        });
+        let_in.then_some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_node_has_the_name_that_edges_expect() {
+        let name = outrider_raft::rpc::tls::any_node_name();
+        assert_eq!(name, outrider_link::tls::NODE_NAME);
+    }
+}
