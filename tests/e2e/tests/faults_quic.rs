@@ -16,6 +16,9 @@ const H3_EXCESSIVE_LOAD: u64 = 0x107;
 /// CONNECTION_REFUSED of QUIC.
 const REFUSED: u64 = 0x2;
 
+/// How long a connection lasts whose client is gone without a word.
+const IDLE_TIME: &str = "25s";
+
 /// A server that is attacked, and somebody who means well.
 struct Scene {
     outrider: Outrider,
@@ -25,14 +28,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(config: &str) -> Self {
+    /// With more keys for `[limits]` and for `[quic]`.
+    fn new(limits: &str, quic: &str) -> Self {
         let upstream = FakeUpstream::start();
         let content = bytes(7, 3 * MIB);
         let path = blob_path("team/app", &upstream.blob(&content));
-        let mut options = Options::with_upstream(&upstream.url()).shards(2);
-        if !config.is_empty() {
-            options = options.config(config);
-        }
+        // The last word of a client can be lost, since the packets of an attack crowd it out of the server's
+        // socket: then its connection is there for the idle time, which is to end within what is waited for.
+        let config = format!("[limits]\nidle_time = \"{IDLE_TIME}\"\n{limits}\n[quic]\n{quic}\n");
+        let options = Options::with_upstream(&upstream.url()).shards(2).config(&config);
         let scene = Self { outrider: Outrider::start(options), content, path, _upstream: upstream };
         scene.is_served("before");
         scene
@@ -93,8 +97,9 @@ impl Scene {
     }
 }
 
-/// Strikes until the server has ended `wanted` connections of the attacker, and somebody is served between
-/// them; how it ended them.
+/// Strikes until the server has ended `wanted` connections of the attacker and could tell it why, and somebody
+/// is served between them; what it was told. A word that comes while the attacker's socket is full, or to an
+/// address that it has left, is lost: all that it hears then is that nobody knows its connection.
 fn until_closed(scene: &Scene, attack: Attack, wanted: u64) -> Vec<Closed> {
     let mut attacker = scene.attacker(attack);
     let mut served = 0;
@@ -102,12 +107,13 @@ fn until_closed(scene: &Scene, attack: Attack, wanted: u64) -> Vec<Closed> {
         for _ in 0..500 {
             attacker.strike().unwrap();
         }
-        let ended: u64 = attacker.closed.values().sum();
-        if ended > served {
-            served = ended;
+        attacker.closed.remove(&Closed::Lost("reset by peer".to_owned()));
+        let told: u64 = attacker.closed.values().sum();
+        if told > served {
+            served = told;
             scene.is_served(attack.name());
         }
-        ended >= wanted
+        told >= wanted
     });
     attacker.leave();
     attacker.closed.into_keys().collect()
@@ -127,7 +133,7 @@ fn code(closed: &[Closed]) -> Vec<u64> {
 
 #[test]
 fn first_packets_without_end_leave_nothing_behind() {
-    let scene = Scene::new("[limits]\nhandshake_time = \"1s\"\n[quic]\nretry_above = 16\n");
+    let scene = Scene::new("handshake_time = \"1s\"", "retry_above = 16");
     let mut garbage = scene.attacker(Attack::Garbage);
     let mut hellos = scene.attacker(Attack::Hellos);
     for _ in 0..20 {
@@ -145,7 +151,7 @@ fn first_packets_without_end_leave_nothing_behind() {
 
 #[test]
 fn handshakes_that_never_finish_are_bounded_and_given_up() {
-    let scene = Scene::new("[limits]\nhandshake_time = \"1s\"\n[quic]\nretry_above = 8\n");
+    let scene = Scene::new("handshake_time = \"1s\"", "retry_above = 8");
     let mut attacker = scene.attacker(Attack::Handshakes);
     while attacker.connections < 2000 {
         for _ in 0..500 {
@@ -161,16 +167,16 @@ fn handshakes_that_never_finish_are_bounded_and_given_up() {
 
 #[test]
 fn rapid_resets_end_the_connection() {
-    let scene = Scene::new("[quic]\nresets_per_second_max = 20\n");
+    let scene = Scene::new("", "resets_per_second_max = 20");
     let closed = until_closed(&scene, Attack::Resets, 3);
     assert_eq!(code(&closed), [H3_EXCESSIVE_LOAD], "{closed:?}");
-    assert_eq!(scene.closed("resets"), 3.0);
+    assert!(scene.closed("resets") >= 3.0);
     scene.nothing_is_left();
 }
 
 #[test]
 fn frames_that_are_of_no_use_end_the_connection() {
-    let scene = Scene::new("");
+    let scene = Scene::new("", "");
     for attack in [Attack::UnknownFrames, Attack::ControlFrames, Attack::GoAways] {
         let closed = until_closed(&scene, attack, 3);
         assert_eq!(code(&closed), [H3_EXCESSIVE_LOAD], "{}: {closed:?}", attack.name());
@@ -180,7 +186,7 @@ fn frames_that_are_of_no_use_end_the_connection() {
 
 #[test]
 fn a_second_control_stream_and_second_settings_end_the_connection() {
-    let scene = Scene::new("");
+    let scene = Scene::new("", "");
     let closed = until_closed(&scene, Attack::ControlTwice, 3);
     assert_eq!(code(&closed), [H3_STREAM_CREATION_ERROR], "{closed:?}");
     let closed = until_closed(&scene, Attack::SettingsTwice, 3);
@@ -190,7 +196,7 @@ fn a_second_control_stream_and_second_settings_end_the_connection() {
 
 #[test]
 fn heads_without_end_are_refused_and_heads_never_whole_end_the_connection() {
-    let scene = Scene::new("");
+    let scene = Scene::new("", "");
     let mut attacker = scene.attacker(Attack::EndlessHeads);
     let mut rounds = 0;
     until("kilobytes of heads were sent", || {
@@ -211,19 +217,17 @@ fn heads_without_end_are_refused_and_heads_never_whole_end_the_connection() {
 
 #[test]
 fn a_client_with_another_address_each_time_is_closed_and_one_that_moves_once_is_not() {
-    let scene = Scene::new("");
+    let scene = Scene::new("", "");
     let mut mover = scene.connect(Settings::default()).unwrap();
     for closed in until_closed(&scene, Attack::Migrations, 3) {
         match closed {
             Closed::Http(code, reason) => {
                 assert_eq!((code, reason.as_str()), (H3_EXCESSIVE_LOAD, "too many migrations"));
             }
-            // It was told so at an address that it had left.
-            Closed::Lost(why) => assert_eq!(why, "reset by peer"),
             other => panic!("{other}"),
         }
     }
-    assert_eq!(scene.closed("migrations"), 3.0);
+    assert!(scene.closed("migrations") >= 3.0);
     let before = scene.metric("quic_migrations_total", &[]);
     mover.rebind().unwrap();
     until("its new address is known", || {
@@ -239,7 +243,7 @@ fn a_client_with_another_address_each_time_is_closed_and_one_that_moves_once_is_
 #[test]
 fn what_lies_behind_gaps_is_counted_and_bounded_for_all_connections_together() {
     // Eight connections for each shard, or four with what they may have sent.
-    let scene = Scene::new("[limits]\nheader_time = \"10m\"\n[quic]\nmemory = \"4MiB\"\n");
+    let scene = Scene::new("header_time = \"10m\"", "memory = \"4MiB\"");
     let bound = scene.metric("quic_memory_bytes_max", &[]);
     assert_eq!(bound, (4 * MIB) as f64);
     let mut attackers: Vec<_> = (0..16).map(|_| scene.attacker(Attack::Gaps)).collect();
@@ -257,6 +261,8 @@ fn what_lies_behind_gaps_is_counted_and_bounded_for_all_connections_together() {
         match closed {
             Closed::Http(H3_EXCESSIVE_LOAD, reason) => assert_eq!(reason, "memory"),
             Closed::Quic(REFUSED) => {}
+            // The word was lost on the way to a full socket.
+            Closed::Lost(why) => assert_eq!(why, "reset by peer"),
             other => panic!("{other}"),
         }
     }
@@ -268,7 +274,7 @@ fn what_lies_behind_gaps_is_counted_and_bounded_for_all_connections_together() {
 #[test]
 fn where_there_is_no_memory_connections_are_refused_and_requests_are_answered_503() {
     // Room for some twenty connections of each shard.
-    let scene = Scene::new("[quic]\nmemory = \"2MiB\"\n");
+    let scene = Scene::new("", "memory = \"2MiB\"");
     let mut held = Vec::new();
     let mut refused = 0;
     while refused < 20 {
@@ -342,7 +348,7 @@ fn slow_readers_over_quic_stay_within_the_pins_and_a_fast_one_goes_on() {
 
 #[test]
 fn first_packets_that_say_they_are_of_another_version_are_bounded_too() {
-    let scene = Scene::new("");
+    let scene = Scene::new("", "");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(scene.target().server).unwrap();
     let mut random = fastrand::Rng::with_seed(11);
