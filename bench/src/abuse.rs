@@ -142,7 +142,7 @@ pub fn verb(arguments: &AbuseArguments) -> Result<(), BenchError> {
     }
     let program = find(&arguments.outrider, outrider::INSTALL)?;
     let heading = Heading::new(format!(
-        "abuse: Outrider on CPU {}; load and attacks on CPU {}, the attacks at nice 19; HTTP/3 at {}/s and \
+        "abuse: Outrider on CPU {}; load and attacks on CPU {}, the attacks with what that leaves; HTTP/3 at {}/s and \
          HTTPS at {}/s of 4 KiB, {} interleaved pairs of {:.1} s after {:.1} s of warm-up",
         arguments.server_cpu,
         arguments.load_cpu,

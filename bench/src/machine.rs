@@ -110,6 +110,22 @@ pub fn pin(cpu: usize) -> Result<(), BenchError> {
     })
 }
 
+/// Lets the calling thread run only while nothing else wants its CPU (SCHED_IDLE): a low priority would still
+/// keep others waiting for its slice of some milliseconds.
+///
+/// # Errors
+/// When the system refuses.
+#[allow(unsafe_code)]
+pub fn run_when_idle() -> Result<(), BenchError> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread, and the parameters live until the call returns.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(BenchError::io("giving way to others")(std::io::Error::last_os_error()))
+}
+
 /// The CPUs that the calling thread may use.
 pub fn usable() -> Vec<usize> {
     sched_getaffinity(None).map_or_else(

@@ -1,4 +1,4 @@
-//! The thread that attacks: at a rate, on the CPU of the load, with what that leaves of it.
+//! The thread that attacks: at a rate, on the CPU of the load, with what that leaves of it at any moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,8 +15,6 @@ use crate::{BenchError, machine};
 const BURST: u64 = 16;
 /// How long it sleeps when nothing is due.
 const NAP: Duration = Duration::from_micros(200);
-/// Whoever measures goes first.
-const NICE: i32 = 19;
 /// How long clients may take to be there.
 const GATHERING_MAX: Duration = Duration::from_secs(120);
 
@@ -55,7 +53,7 @@ impl Assailant {
                 .name("assailant".to_owned())
                 .spawn(move || {
                     machine::pin(cpu)?;
-                    let _ = rustix::process::nice(NICE);
+                    machine::run_when_idle()?;
                     run(attack, target, rate_per_s, &over, &open, &strikes)
                 })
                 .map_err(BenchError::io("starting a thread"))?

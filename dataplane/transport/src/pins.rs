@@ -7,10 +7,10 @@
 //! total:
 //!
 //! - **free** (below ¾ of the total): frames pass as they are, without a copy.
-//! - **pressed**: a connection gets its next frame when all that it got before is gone, as a copy of at
-//!   most 64 KiB. The copy holds no slot; what is left of a longer frame does, until it is copied as
-//!   well. So a body should give short frames then, see [`PinBudget::is_under_pressure`]. A connection
-//!   that takes too little is closed (see
+//! - **pressed**: a connection gets its next frame when what it got before is gone but for 32 KiB, as a copy
+//!   of what is left of 64 KiB: short answers do not wait for each other. The copy holds no slot; what is left
+//!   of a longer frame does, until it is copied as well. So a body should give short frames then, see
+//!   [`PinBudget::is_under_pressure`]. A connection that takes too little is closed (see
 //!   [`Limits::pressed_bytes_per_second_min`](crate::Limits)).
 //! - **full**: bodies that gave long frames nevertheless have filled the rest: nobody gets a frame
 //!   until some of them are gone.
@@ -234,7 +234,11 @@ pub(crate) struct Tickets {
 impl ConnectionPins {
     /// Whether any frame waits for the client to take it.
     pub(crate) fn any_held(&self) -> bool {
-        self.held.bytes.load(Ordering::SeqCst) > 0
+        self.held_bytes() > 0
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.bytes.load(Ordering::SeqCst)
     }
 
     /// Bytes of copies that wait for the client to take them.
@@ -309,7 +313,7 @@ impl Held {
         let bytes = self.bytes.load(Ordering::SeqCst);
         match self.total.level() {
             Level::Free => (bytes < self.total.connection_bytes_max).then_some(false),
-            Level::Pressed => (bytes == 0).then_some(true),
+            Level::Pressed => (bytes <= COPY_BYTES_MAX / 2).then_some(true),
             Level::Full => None,
         }
     }
@@ -487,7 +491,8 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Body for HeldBody<B> {
                 let short = bytes.len() <= *this.copy_bytes_max;
                 return if short { this.pins.copy(&bytes, true) } else { this.pins.pin(bytes) };
             }
-            let part = bytes.split_to(COPY_BYTES_MAX.min(bytes.len()));
+            let room = COPY_BYTES_MAX - this.pins.held_bytes().min(COPY_BYTES_MAX / 2);
+            let part = bytes.split_to(room.min(bytes.len()));
             let copied = this.pins.copy(&part, false);
             if !bytes.is_empty() {
                 *this.kept = Some(this.pins.keep(bytes));

@@ -140,6 +140,15 @@ impl<H: Handler> Connection<H> {
         self.line.place.1
     }
 
+    /// Whether the handshake is under way.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.line.handshaking
+    }
+
+    pub(crate) fn place(&self) -> (usize, u64) {
+        self.line.place
+    }
+
     /// Notes that a datagram has come for it.
     pub(crate) fn note_datagram(&mut self, bytes: usize) {
         self.line.unread.note_datagram(bytes);

@@ -3,15 +3,16 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use outrider_metrics::Counter;
-use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
+use quinn_proto::{
+    ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit,
+};
 
 use super::cid::{self, CidKey, ForRetry};
 use super::connection::{Connection, Shared};
@@ -30,9 +31,9 @@ const SENDS_IN_A_ROW_MAX: usize = 4;
 /// Answers to datagrams that belong to no connection, which wait for the socket; more are dropped.
 const ANSWERS_MAX: usize = 256;
 
-/// Datagrams of clients without a connection that are looked at in a turn; fewer when one of them is a part
-/// of a handshake, which costs as much as fifty requests.
-const STRANGERS_PER_TURN: usize = 4;
+/// How long a turn is given to clients without a connection; one datagram of theirs in any case. The steps of a
+/// handshake take up to 0.2 ms, all else some microseconds.
+const STRANGERS_TIME: Duration = Duration::from_micros(150);
 
 /// Timeouts that fire in a turn, and fewer while so many connections have something to do: a thousand that
 /// began together are not to stand before one whose client asks for something.
@@ -53,6 +54,17 @@ pub(crate) struct Route {
     pub(crate) forward: Option<Box<dyn Forward>>,
 }
 
+/// What a client has sent that has no connection yet.
+enum Waiting {
+    Datagram(Misrouted),
+    /// For the handshake of the connection in this place.
+    Step {
+        place: (usize, u64),
+        bytes: usize,
+        event: ConnectionEvent,
+    },
+}
+
 /// Connections, and what comes of datagrams: everything but the socket.
 pub(crate) struct Core<H: Handler> {
     route: Route,
@@ -71,7 +83,7 @@ pub(crate) struct Core<H: Handler> {
     drain: Drain,
     drained: Option<Watcher>,
     accepted: Counter,
-    strangers: Strangers<Misrouted>,
+    strangers: Strangers<Waiting>,
     /// Answers to datagrams that belong to no connection.
     answers: VecDeque<(Transmit, Vec<u8>)>,
     answer: Vec<u8>,
@@ -162,8 +174,7 @@ impl<H: Handler> Core<H> {
         if self.is_strange(&datagram.bytes) {
             return self.keep_stranger(datagram);
         }
-        let Misrouted { remote, local_ip, ecn, bytes } = datagram;
-        self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes);
+        self.handle(now, datagram, false);
     }
 
     /// Whether a datagram goes to no connection: its destination is not an ID that this process has made, or
@@ -176,22 +187,32 @@ impl<H: Handler> Core<H> {
 
     fn keep_stranger(&mut self, datagram: Misrouted) {
         let bytes = datagram.bytes.len();
-        if strangers::may_begin(&datagram.bytes) && !self.strangers.push(bytes, datagram) {
+        if strangers::may_begin(&datagram.bytes)
+            && !self.strangers.push(bytes, Waiting::Datagram(datagram))
+        {
             self.counters().strangers_dropped.inc();
         }
     }
 
-    /// Looks at some of the datagrams that belong to no connection; true when there were any.
+    /// Goes on with those that have no connection yet; true when there were any.
     pub(crate) fn meet_strangers(&mut self, now: Instant) -> bool {
-        for met in 0..STRANGERS_PER_TURN {
-            let Some(Misrouted { remote, local_ip, ecn, bytes }) = self.strangers.pop() else {
-                return met > 0;
-            };
-            if self.handle(now, remote, local_ip, EcnCodepoint::from_bits(ecn), bytes) {
+        let mut met = false;
+        while let Some(waiting) = self.strangers.pop() {
+            met = true;
+            match waiting {
+                Waiting::Datagram(datagram) => self.handle(now, datagram, true),
+                Waiting::Step { place, bytes, event } => {
+                    let connection = self.connection(place.0);
+                    if connection.is_some_and(|connection| connection.place() == place) {
+                        self.pass_on(place.0, bytes, event);
+                    }
+                }
+            }
+            if now.elapsed() >= STRANGERS_TIME {
                 break;
             }
         }
-        true
+        met
     }
 
     /// The shard that a datagram belongs to, if it is another one.
@@ -204,37 +225,38 @@ impl<H: Handler> Core<H> {
         Some(usize::from(shard))
     }
 
-    /// Has a datagram handled; true when it came to a connection, be it a new one.
-    fn handle(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        local_ip: Option<IpAddr>,
-        ecn: Option<EcnCodepoint>,
-        bytes: BytesMut,
-    ) -> bool {
+    /// Has a datagram handled. What is a part of a handshake, and has not `waited` for that, waits.
+    fn handle(&mut self, now: Instant, datagram: Misrouted, waited: bool) {
+        let Misrouted { remote, local_ip, ecn, bytes } = datagram;
+        let (ecn, len) = (EcnCodepoint::from_bits(ecn), bytes.len());
         self.answer.clear();
-        let len = bytes.len();
         match self.proto.handle(now, remote, local_ip, ecn, bytes, &mut self.answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(connection) = self.connection(handle.0) {
-                    connection.note_datagram(len);
-                    connection.quic().handle_event(event);
-                    self.enqueue(handle.0);
+                let Some(connection) = self.connection(handle.0) else { return };
+                if waited || !connection.is_handshaking() {
+                    return self.pass_on(handle.0, len, event);
                 }
-                true
+                let place = connection.place();
+                if !self.strangers.push(len, Waiting::Step { place, bytes: len, event }) {
+                    self.counters().strangers_dropped.inc();
+                }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.decide(now, incoming),
-            Some(DatagramEvent::Response(transmit)) => {
-                self.queue_answer(transmit);
-                false
-            }
-            None => false,
+            Some(DatagramEvent::Response(transmit)) => self.queue_answer(transmit),
+            None => {}
         }
     }
 
-    /// Takes a connection, which is true, has it show its address, or refuses it.
-    fn decide(&mut self, now: Instant, incoming: Incoming) -> bool {
+    fn pass_on(&mut self, index: usize, bytes: usize, event: ConnectionEvent) {
+        if let Some(connection) = self.connection(index) {
+            connection.note_datagram(bytes);
+            connection.quic().handle_event(event);
+            self.enqueue(index);
+        }
+    }
+
+    /// Takes a connection, has it show its address, or refuses it.
+    fn decide(&mut self, now: Instant, incoming: Incoming) {
         self.answer.clear();
         let handshakes = self.shared.handshaking.get();
         let handshakes_max = HANDSHAKES_MAX.max(self.shared.settings.retry_above);
@@ -249,8 +271,7 @@ impl<H: Handler> Core<H> {
         }
         if refused.is_some() || self.drain.is_started() {
             let transmit = self.proto.refuse(incoming, &mut self.answer);
-            self.queue_answer(transmit);
-            return false;
+            return self.queue_answer(transmit);
         }
         let crowded =
             handshakes >= self.shared.settings.retry_above || self.shared.memory.is_crowded();
@@ -263,7 +284,7 @@ impl<H: Handler> Core<H> {
             if let Ok(transmit) = retry {
                 self.queue_answer(transmit);
             }
-            return false;
+            return;
         }
         match self.proto.accept(incoming, now, &mut self.answer, None) {
             Ok((handle, quic)) => self.add(now, handle, quic),
@@ -275,7 +296,6 @@ impl<H: Handler> Core<H> {
                 }
             }
         }
-        true
     }
 
     fn add(&mut self, now: Instant, handle: ConnectionHandle, quic: quinn_proto::Connection) {

@@ -1,6 +1,6 @@
-//! Datagrams that belong to no connection yet: first packets, and what follows them before the client has
-//! an ID of ours. Each costs keys, or a whole handshake, which is a hundred times what a datagram of a
-//! connection costs. So they wait here, in the order in which they came, and a few are taken in a turn:
+//! Datagrams of clients without a connection: first packets, and all others until the handshake is over. Each
+//! costs keys, or a step of the handshake, which is a hundred times what a datagram of a connection costs. So
+//! they wait here, in the order in which they came, and as many are taken in a turn as there is time for:
 //! whoever has a connection does not wait for all who want one. What does not find room is dropped, and
 //! sent again by those that mean it.
 
