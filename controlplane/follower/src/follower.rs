@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use outrider_link::tls::{self, NODE_NAME, TlsError};
-use outrider_link::{Taken, follow};
-use outrider_push::{Interest, Replica};
+use outrider_link::{Asked, Taken, follow};
+use outrider_push::replica::Consequence;
+use outrider_push::{Interest, Item, Replica, Wish};
 use quinn::{ClientConfig, Endpoint};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::asks::{self, AskCounts, AskError, Asker, Asks};
 use crate::folder::{EdgeFolder, FolderError};
 use crate::keeper::Keeper;
 use crate::store::{Batch, Store, StoreError};
@@ -25,8 +27,20 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_secs(3);
 /// For telling a node that the edge goes.
 const CLOSE_TIME_MAX: Duration = Duration::from_millis(200);
 
+/// Wishes between the task that holds them and the connection.
+const WISHES_WAITING_MAX: usize = 64;
+/// Before it is said again where the edge is, when nobody took note of it.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is done with what the edge comes to know, in order, on the follower's thread. It must not block.
+pub trait Sink: Send + 'static {
+    /// All of it: at the start, and each time that it was replaced as a whole.
+    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]);
+    /// One update, which was taken in.
+    fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]);
+}
+
 /// What to follow.
-#[derive(Clone, Debug)]
 pub struct Settings {
     /// The edge's folder.
     pub folder: EdgeFolder,
@@ -34,6 +48,12 @@ pub struct Settings {
     pub nodes: Vec<String>,
     /// What the edge uses.
     pub interest: Interest,
+    /// Where other edges reach this one, `HOST:PORT`; empty for nowhere.
+    pub address: String,
+    /// Takes what it comes to know.
+    pub sink: Box<dyn Sink>,
+    /// The end of [`asks`](crate::asks::asks) that is listened to, and the other one.
+    pub asks: (Asker, Asks),
 }
 
 /// Why an edge cannot follow.
@@ -90,6 +110,8 @@ pub struct Status {
     pub fragments: usize,
     /// Tags in the replica.
     pub tags: usize,
+    /// What it wanted to have written.
+    pub asks: AskCounts,
 }
 
 impl Status {
@@ -129,7 +151,7 @@ impl Follower {
     /// # Errors
     /// [`StartError`]
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { folder, nodes, interest } = settings;
+        let Settings { folder, nodes, interest, address, mut sink, asks } = settings;
         let edge = folder.edge()?;
         let nodes = if nodes.is_empty() { edge.nodes } else { nodes };
         if nodes.is_empty() {
@@ -137,6 +159,7 @@ impl Follower {
         }
         let config = tls::client(folder.identity()?)?;
         let (store, replica) = open(&folder.replica(), &interest)?;
+        sink.whole(&replica, &[]);
         let keeper = Keeper::start(store, replica.position)?;
         let monitor = Monitor::default();
         {
@@ -150,6 +173,8 @@ impl Follower {
         let (stop, stopped) = watch::channel(false);
         // Edges begin at different nodes.
         let first = usize::try_from(edge.number % nodes.len() as u64).unwrap_or(0);
+        let (wishes, asked) = mpsc::channel(WISHES_WAITING_MAX);
+        let (position, positions) = watch::channel(replica.position);
         let following = Following {
             nodes,
             next: first,
@@ -157,10 +182,20 @@ impl Follower {
             interest,
             replica,
             keeper,
+            sink,
+            position,
+            asked,
             monitor: monitor.clone(),
         };
+        let counts = monitor.clone();
+        let count = move |change: &dyn Fn(&mut AskCounts)| change(&mut counts.lock().asks);
+        let (asker, asks) = asks;
         let thread = thread::Builder::new().name("follower".to_owned()).spawn(move || {
-            let keeper = runtime.block_on(following.run(stopped));
+            let keeper = runtime.block_on(async {
+                tokio::spawn(asks::run(asks, wishes, positions, count));
+                tokio::spawn(announce(asker, address));
+                following.run(stopped).await
+            });
             keeper.stop();
         })?;
         Ok(Self { monitor, stop, thread })
@@ -200,6 +235,25 @@ fn open(path: &Path, interest: &Interest) -> Result<(Store, Replica), StartError
     }
 }
 
+/// Says where the edge is until somebody took note of it.
+async fn announce(asker: Asker, address: String) {
+    loop {
+        let (sender, outcome) = tokio::sync::oneshot::channel();
+        let wish = Wish::Announce { address: address.clone() };
+        asker.ask(wish, |result| drop(sender.send(result)));
+        match outcome.await {
+            Ok(Ok(_)) | Err(_) => return,
+            Ok(Err(AskError::Unavailable(why))) => {
+                tracing::debug!(why, "nobody took note of where this edge is");
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, address, "others are not told where this edge is");
+            }
+        }
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
 struct Following {
     nodes: Vec<String>,
     next: usize,
@@ -207,6 +261,10 @@ struct Following {
     interest: Interest,
     replica: Replica,
     keeper: Keeper,
+    sink: Box<dyn Sink>,
+    /// Told after the sink.
+    position: watch::Sender<u64>,
+    asked: mpsc::Receiver<Asked>,
     monitor: Monitor,
 }
 
@@ -264,9 +322,18 @@ impl Following {
         };
         endpoint.set_default_client_config(self.config.clone());
         let (keeper, monitor) = (&self.keeper, &self.monitor);
+        let (sink, position_of) = (&mut self.sink, &self.position);
         let mut last = self.replica.position;
         let mut first = true;
         let taken = |replica: &Replica, taken: Taken| {
+            if taken.whole {
+                sink.whole(replica, &taken.consequences);
+            } else if !taken.items.is_empty() {
+                sink.update(replica, &taken.items, &taken.consequences);
+            }
+            if replica.position != *position_of.borrow() {
+                position_of.send_replace(replica.position);
+            }
             let items = if taken.whole { replica.items().collect() } else { taken.items };
             {
                 let mut status = monitor.lock();
@@ -295,7 +362,7 @@ impl Following {
         };
         let interest = self.interest.clone();
         let to = (address, NODE_NAME);
-        let error = follow(&endpoint, to, interest, &mut self.replica, taken).await;
+        let error = follow(&endpoint, to, interest, &mut self.replica, &mut self.asked, taken).await;
         endpoint.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;
         error.to_string()

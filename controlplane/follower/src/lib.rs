@@ -4,14 +4,17 @@
 //! - [`folder`]: who this edge is: its certificate, and where the nodes are.
 //! - [`store`]: the replica on disk.
 //! - [`keeper`]: writes it, behind the stream.
+//! - [`asks`]: what it wants to have written.
 //! - [`follower`]: the thread, and how it stands.
 
 #![forbid(unsafe_code)]
 
+pub mod asks;
 pub mod folder;
 pub mod follower;
 pub mod keeper;
 pub mod store;
 
+pub use asks::{AskCounts, AskError, Asker, Asks};
 pub use folder::{EdgeFolder, FolderError, Given};
-pub use follower::{Follower, Monitor, Settings, StartError, Status};
+pub use follower::{Follower, Monitor, Settings, Sink, StartError, Status};

@@ -123,6 +123,8 @@ pub enum Item {
         region: String,
         /// It is not let in any more.
         revoked: bool,
+        /// Where it is reached by edges, `HOST:PORT`, or empty.
+        address: String,
     },
 }
 
@@ -164,6 +166,7 @@ impl Item {
                 },
                 region: member.region.clone(),
                 revoked: member.revoked,
+                address: member.address.clone(),
             },
         }
     }

@@ -21,8 +21,21 @@ pub struct Replica {
     pub customers: BTreeMap<String, Customer>,
     /// The weights of the importance score.
     pub weights: Weights,
-    /// Members: role, region, and whether they are revoked.
-    pub members: BTreeMap<u64, (MemberRole, String, bool)>,
+    /// Members, by number.
+    pub members: BTreeMap<u64, Member>,
+}
+
+/// What an edge knows of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it is.
+    pub role: MemberRole,
+    /// Its region, or empty.
+    pub region: String,
+    /// It is not let in any more.
+    pub revoked: bool,
+    /// Where it is reached by edges, `HOST:PORT`, or empty.
+    pub address: String,
 }
 
 /// What the caches have to do about an update.
@@ -69,11 +82,12 @@ impl Replica {
             name: name.clone(),
             customer: Some(customer.clone()),
         });
-        let members = self.members.iter().map(|(number, (role, region, revoked))| Item::Member {
+        let members = self.members.iter().map(|(number, member)| Item::Member {
             number: *number,
-            role: *role,
-            region: region.clone(),
-            revoked: *revoked,
+            role: member.role,
+            region: member.region.clone(),
+            revoked: member.revoked,
+            address: member.address.clone(),
         });
         let weights = std::iter::once(Item::Weights(self.weights));
         fragments.chain(tags).chain(customers).chain(members).chain(weights)
@@ -102,8 +116,8 @@ impl Replica {
             }
             Item::Customer { name, customer: None } => drop(self.customers.remove(&name)),
             Item::Weights(weights) => self.weights = weights,
-            Item::Member { number, role, region, revoked } => {
-                self.members.insert(number, (role, region, revoked));
+            Item::Member { number, role, region, revoked, address } => {
+                self.members.insert(number, Member { role, region, revoked, address });
             }
         }
     }

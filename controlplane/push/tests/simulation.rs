@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use outrider_push::message::MemberRole;
+use outrider_push::replica::Member;
 use outrider_push::sender::{Known, MARK_INTERVAL_MS};
 use outrider_push::{FromEdge, Interest, Receiver, Replica, Sender, SenderError, ToEdge};
 use outrider_state::change::HistoryLimits;
@@ -100,7 +101,10 @@ impl Reference {
             customers: state.customers().map(|(n, c)| (n.to_owned(), c.clone())).collect(),
             weights: state.weights(),
             members: members
-                .map(|(n, m)| (n, (role(m.role), m.region.clone(), m.revoked)))
+                .map(|(n, m)| {
+                    let (role, region, revoked) = (role(m.role), m.region.clone(), m.revoked);
+                    (n, Member { role, region, revoked, address: m.address.clone() })
+                })
                 .collect(),
         }
     }
