@@ -225,7 +225,11 @@ mod tests {
             assert_eq!(first.await.unwrap(), Ok(5));
             let third = asked(&asker);
             let other = node.recv().await.unwrap();
-            assert_eq!((other.ask.sequence, other.ask.settled), (2, 2), "nothing else is under way");
+            assert_eq!(
+                (other.ask.sequence, other.ask.settled),
+                (2, 2),
+                "nothing else is under way"
+            );
             drop(other);
             // Nobody answers any more.
             let result = third.await.unwrap();

@@ -362,7 +362,8 @@ impl Following {
         };
         let interest = self.interest.clone();
         let to = (address, NODE_NAME);
-        let error = follow(&endpoint, to, interest, &mut self.replica, &mut self.asked, taken).await;
+        let error =
+            follow(&endpoint, to, interest, &mut self.replica, &mut self.asked, taken).await;
         endpoint.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;
         error.to_string()

@@ -6,8 +6,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outrider_push::message::FROM_EDGE_BYTES_MAX;
 use outrider_push::ask::ASK_BYTES_MAX;
+use outrider_push::message::FROM_EDGE_BYTES_MAX;
 use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -225,15 +225,11 @@ impl Stream<'_> {
 }
 
 /// One wish on a stream of its own. One that cannot be read ends the stream alone.
-async fn answer<F: Feed>(
-    feed: Arc<F>,
-    edge: u64,
-    mut send: SendStream,
-    mut receive: RecvStream,
-) {
+async fn answer<F: Feed>(feed: Arc<F>, edge: u64, mut send: SendStream, mut receive: RecvStream) {
     let result = async {
         let record = frames::read(&mut receive, ASK_BYTES_MAX);
-        let record = tokio::time::timeout(HELLO_TIME_MAX, record).await.map_err(io::Error::other)?;
+        let record =
+            tokio::time::timeout(HELLO_TIME_MAX, record).await.map_err(io::Error::other)?;
         let Some(record) = record? else { return Ok(()) };
         let reply = match Ask::from_record(&record) {
             Ok(ask) => feed.ask(edge, ask).await,

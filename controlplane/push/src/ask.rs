@@ -145,7 +145,8 @@ mod tests {
 
     fn tag(holders: &[u64]) -> Ask {
         let record = TagRecord {
-            digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".to_owned(),
+            digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+                .to_owned(),
             size_bytes: 0,
             media_type: String::new(),
             holders: holders.to_vec(),

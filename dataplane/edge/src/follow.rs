@@ -1,7 +1,21 @@
-//! The control plane, as far as the edge follows it: started once, and shown. Serving never waits for it.
+//! The control plane, as far as the edge follows it: started once, and shown. Serving never waits for it, but for the
+//! push of a tag.
 
-use outrider_follower::{EdgeFolder, Follower, Monitor, Settings, StartError, Status};
-use outrider_push::Interest;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrider_follower::{
+    AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
+    Status, asks,
+};
+use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+use outrider_push::message::MemberRole;
+use outrider_push::replica::Consequence;
+use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_state::Expect;
+use outrider_state::request::TagRecord;
+use outrider_transport::tls::MemberCertificate;
+use outrider_uplink::{PeerBook, PeerOptions};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -11,18 +25,143 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 
-/// Follows, if this edge has joined a cluster.
+/// What there is once the edge follows.
+pub(crate) struct Followed {
+    pub(crate) follower: Follower,
+    /// What it knows of the fleet's tags.
+    pub(crate) fleet: Arc<Fleet>,
+    /// How it reaches other edges.
+    pub(crate) peers: PeerOptions,
+    /// What it shows to them.
+    pub(crate) certificate: MemberCertificate,
+}
+
+/// Follows, if this edge has joined a cluster. `https` is where it listens.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
-pub(crate) fn start(config: &Config) -> Result<Option<Follower>, StartError> {
+pub(crate) fn start(
+    config: &Config,
+    https: Option<SocketAddr>,
+) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
     if !folder.has_joined()? && !config.control.is_wanted() {
         return Ok(None);
     }
-    let nodes = config.control.nodes.clone();
-    let interest = Interest { prefixes: config.control.fragments.clone() };
-    Follower::start(Settings { folder, nodes, interest }).map(Some)
+    let own = folder.edge()?.number;
+    let identity = folder.identity()?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(identity.authority.clone()).map_err(|error| FolderError::Unreadable {
+        path: folder.path().display().to_string(),
+        reason: error.to_string(),
+    })?;
+    let (asker, wanted) = asks::asks();
+    let fleet = Fleet::new(own, Box::new(ToNodes(asker.clone())));
+    let address = address(config, https);
+    if address.is_empty() {
+        tracing::warn!("other edges cannot fetch from this one: control.advertise is not set");
+    }
+    let follower = Follower::start(Settings {
+        folder,
+        nodes: config.control.nodes.clone(),
+        interest: Interest { prefixes: config.control.fragments.clone() },
+        address,
+        sink: Box::new(ToFleet(Arc::clone(&fleet))),
+        asks: (asker, wanted),
+    })?;
+    let book: Arc<dyn PeerBook> = Arc::<Fleet>::clone(&fleet);
+    Ok(Some(Followed {
+        follower,
+        fleet,
+        peers: PeerOptions { book, roots, name: member_name },
+        certificate: MemberCertificate {
+            name: member_name(own),
+            chain: identity.chain,
+            key: identity.key,
+        },
+    }))
+}
+
+/// Where other edges reach this one, or empty.
+fn address(config: &Config, https: Option<SocketAddr>) -> String {
+    let listened = || https.filter(|https| !https.ip().is_unspecified());
+    let advertised = config.control.advertise.clone();
+    advertised.or_else(|| listened().map(|at| at.to_string())).unwrap_or_default()
+}
+
+/// The name in an edge's certificate.
+fn member_name(edge: u64) -> String {
+    format!("edge-{edge}.outrider.internal")
+}
+
+/// Proposals to the nodes.
+struct ToNodes(Asker);
+
+impl Proposer for ToNodes {
+    fn propose(&self, proposal: Proposal, done: Proposed) {
+        let Proposal { repository, tag, expected, record } = proposal;
+        let expect = if expected == 0 { Expect::Absent } else { Expect::Version(expected) };
+        let record = record.map(|record| TagRecord {
+            digest: record.digest,
+            size_bytes: record.size_bytes,
+            media_type: record.media_type,
+            holders: record.holders,
+            upstream: record.upstream,
+        });
+        self.0.ask(Wish::Tag { repository, tag, expect, record }, |result| {
+            done(result.map(drop).map_err(|error| match error {
+                AskError::Mismatch { current } => ProposalError::Mismatch(current),
+                AskError::Refused(why) => ProposalError::Refused(why),
+                AskError::Unavailable(why) => ProposalError::Unavailable(why),
+            }));
+        });
+    }
+}
+
+/// What the nodes say, to the shards.
+struct ToFleet(Arc<Fleet>);
+
+fn fleet_record(record: &TagRecord) -> FleetRecord {
+    FleetRecord {
+        digest: record.digest.clone(),
+        size_bytes: record.size_bytes,
+        media_type: record.media_type.clone(),
+        holders: record.holders.clone(),
+        upstream: record.upstream.clone(),
+    }
+}
+
+/// An edge that is let in is reached where it says.
+fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
+    let there = role == MemberRole::Edge && !revoked && !address.is_empty();
+    there.then(|| address.to_owned())
+}
+
+impl Sink for ToFleet {
+    fn whole(&mut self, replica: &Replica, _consequences: &[Consequence]) {
+        let tags = replica.tags.iter().map(|((repository, tag), (version, record))| {
+            (repository.clone(), tag.clone(), *version, fleet_record(record))
+        });
+        let addresses = replica.members.iter().filter_map(|(number, member)| {
+            Some((*number, reached(member.role, member.revoked, &member.address)?))
+        });
+        self.0.replace(tags, addresses);
+    }
+
+    fn update(&mut self, _replica: &Replica, items: &[Item], _consequences: &[Consequence]) {
+        for item in items {
+            match item {
+                Item::Tag { repository, tag, version, record, .. } => {
+                    let record = record.as_ref().map(fleet_record);
+                    self.0.set_tag(repository, tag, *version, record);
+                }
+                Item::Member { number, role, revoked, address, .. } => {
+                    self.0.set_address(*number, reached(*role, *revoked, address));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// What `/status` shows.
@@ -43,6 +182,11 @@ pub(crate) fn json(status: &Status) -> Value {
         "snapshots": status.snapshots,
         "fragments": status.fragments,
         "tags": status.tags,
+        "asks": {
+            "granted": status.asks.granted,
+            "refused": status.asks.refused,
+            "unavailable": status.asks.unavailable,
+        },
     })
 }
 
@@ -85,10 +229,15 @@ const GAUGES: [Number; 5] = [
     }),
 ];
 
-const COUNTERS: [Number; 3] = [
+const COUNTERS: [Number; 6] = [
     ("connections", "Connections to nodes of the control plane", |s| s.connections),
     ("updates", "Updates of the state that were taken in", |s| s.updates),
     ("snapshots", "Times that the state was taken as a whole", |s| s.snapshots),
+    ("asks_granted", "Tags and addresses that were written for this edge", |s| s.asks.granted),
+    ("asks_refused", "The same that were refused, or where another edge was faster", |s| {
+        s.asks.refused
+    }),
+    ("asks_unavailable", "The same whose outcome was not known in time", |s| s.asks.unavailable),
 ];
 
 impl Collector for ControlMetrics {

@@ -28,7 +28,7 @@ use crate::admin;
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::follow;
+use crate::follow::{self, Followed};
 use crate::metrics::Metrics;
 use crate::process;
 use crate::shard_main::{self, Events, ShardCache, ShardEvent, ShardParts, StartError};
@@ -245,17 +245,28 @@ impl Running {
         // A connection over QUIC needs no descriptor.
         let connections_max = config.limits.connections.div_ceil(count);
         let quic_limits = Limits { connections_max, ..limits.clone() };
+        let followed = follow::start(config, sockets.addresses.https)?;
+        let (follower, fleet, peers, certificate) = match followed {
+            Some(Followed { follower, fleet, peers, certificate }) => {
+                (Some(follower), Some(fleet), Some(peers), Some(certificate))
+            }
+            None => (None, None, None, None),
+        };
+        let tls = match certificate {
+            Some(certificate) => tls::with_member(&tls, certificate).map_err(unusable)?,
+            None => tls,
+        };
         let quic =
             QuicServer::new(&tls, config.quic.settings(count), quic_limits).map_err(unusable)?;
         let crossing = Arc::new(Crossing::new(count));
 
-        let follower = follow::start(config)?;
         let control = follower.as_ref().map(Follower::monitor);
         let (metrics, registry) = Metrics::new(control.clone());
         let (names, names_client) =
             names::open(dir.path(), names_limits(config), metrics.names.clone())?;
         let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
-        let options = UplinkOptions { metrics: metrics.uplink.clone(), ..UplinkOptions::default() };
+        let options =
+            UplinkOptions { metrics: metrics.uplink.clone(), peers, ..UplinkOptions::default() };
         let uplink = Arc::new(outrider_uplink::start(upstreams, options)?);
         let edge = Arc::new(Edge {
             started,
@@ -287,6 +298,7 @@ impl Running {
                 hub: Arc::clone(&hub),
                 member,
                 names: names_client.clone(),
+                fleet: fleet.clone(),
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config, count),

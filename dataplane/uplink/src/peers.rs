@@ -142,8 +142,7 @@ impl Peers {
                 wait_max: HEAD_TIME_MAX,
                 breaker: BreakerConfig { open_max: IDLE_TIME_MAX, ..BreakerConfig::default() },
             };
-            let gauges =
-                (self.metrics.breaker(&label, kind), self.metrics.in_flight(&label, kind));
+            let gauges = (self.metrics.breaker(&label, kind), self.metrics.in_flight(&label, kind));
             Lane::new(settings, gauges.0, gauges.1)
         };
         let peer = Arc::new(Peer {
@@ -252,11 +251,7 @@ impl Peers {
     }
 
     /// The connection to an edge, and whether it was made for this.
-    async fn connection(
-        &self,
-        member: u64,
-        peer: &Peer,
-    ) -> Result<(Connection, bool), FetchError> {
+    async fn connection(&self, member: u64, peer: &Peer) -> Result<(Connection, bool), FetchError> {
         let address = self.options.book.address(member);
         let address = address
             .ok_or_else(|| FetchError::Connect(format!("nobody knows where edge {member} is")))?;
@@ -309,8 +304,7 @@ impl Peers {
         let counter = self.metrics.received(&peer.label);
         loop {
             let piece = timeout(IDLE_TIME_MAX, stream.next()).await;
-            let piece =
-                piece.unwrap_or(Err(FetchError::Timeout { stage: TimeoutStage::Body }));
+            let piece = piece.unwrap_or(Err(FetchError::Timeout { stage: TimeoutStage::Body }));
             let Some(bytes) = piece.map_err(Stop::Failed)? else { return Ok(()) };
             counter.inc_by(bytes.len() as u64);
             to.send(bytes).await?;

@@ -187,11 +187,8 @@ fn an_edge_says_where_it_is_and_is_told_of_once() {
         region: "eu".into(),
         ttl_ms: 1_000,
     };
-    let spend = |n| Operation::SpendToken {
-        secret_sha256: [n; 32],
-        key_sha256: [n; 32],
-        name: "m".into(),
-    };
+    let spend =
+        |n| Operation::SpendToken { secret_sha256: [n; 32], key_sha256: [n; 32], name: "m".into() };
     for (n, role) in [(1, Role::Edge), (2, Role::Node)] {
         once(&mut state, issue(n, role));
         once(&mut state, spend(n));

@@ -20,6 +20,9 @@ const PREFIX_BYTES_MAX: usize = 512;
 pub struct ControlSection {
     /// `HOST:PORT` of nodes. Default: those that it was told of when it joined.
     pub nodes: Vec<String>,
+    /// `HOST:PORT` at which other edges reach this one, over UDP. Default: `listen.https`, where that is one
+    /// address; else none does, and what is pushed here is had from here alone.
+    pub advertise: Option<String>,
     /// The folder of its certificate and of what it knows of the state. Default: `control` in `data.dir`.
     pub dir: Option<PathBuf>,
     /// It keeps a copy of the state fragments whose keys begin with one of these; `""` for all of them.
@@ -48,6 +51,15 @@ impl ControlSection {
                 node,
                 "it is not a host and a port",
                 "write HOST:PORT, for example \"control1.example.com:9191\"",
+            ));
+        }
+        if let Some(address) = self.advertise.as_ref().filter(|address| !is_host_and_port(address))
+        {
+            return Err(Invalid::new(
+                "control.advertise",
+                address,
+                "it is not a host and a port",
+                "write HOST:PORT, for example \"edge1.example.com:8443\"",
             ));
         }
         if self.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
