@@ -5,6 +5,7 @@ use std::process::{Command, ExitStatus};
 
 use rustix::process::Signal;
 
+use crate::control::Control;
 use crate::http::Client;
 use crate::metrics::Metrics;
 use crate::ports;
@@ -118,6 +119,16 @@ impl Outrider {
     pub fn stopped(options: Options) -> Self {
         let (http, https, admin) = (ports::free(), ports::free(), ports::free());
         Self { process: None, scratch: Scratch::new(), options, http, https, admin }
+    }
+
+    /// An edge that joined this cluster, and runs. It has more configuration.
+    pub fn joined(control: &Control, options: Options) -> Self {
+        let mut edge = Self::stopped(options);
+        let token = control.cluster(0, &["token", "--role", "edge", "--region", "local"]).ok();
+        let joined = edge.join(&token).ok();
+        assert!(joined.contains("joined as edge"), "{joined}");
+        edge.resume();
+        edge
     }
 
     /// Runs `outrider cluster join --role edge` for it. It has more configuration, and is stopped.

@@ -13,12 +13,7 @@ const FRAGMENTS: &str = "[control]\nfragments = [\"app/\"]";
 
 /// An edge that joined and runs.
 fn edge(control: &Control) -> Outrider {
-    let mut edge = Outrider::stopped(Options::default().config(FRAGMENTS));
-    let token = control.cluster(0, &["token", "--role", "edge", "--region", "local"]).ok();
-    let joined = edge.join(&token).ok();
-    assert!(joined.contains("joined as edge"), "{joined}");
-    edge.resume();
-    edge
+    Outrider::joined(control, Options::default().config(FRAGMENTS))
 }
 
 fn put(control: &Control, place: usize, key: &str) -> u64 {
