@@ -218,17 +218,21 @@ impl<N: Names> Gateway<N> {
         headers: &HeaderMap,
     ) -> Answer {
         let missing = || unknown(key, &Reference::Digest(*digest));
-        if self.names.holders(key).is_empty() || conditional::only_if_cached(headers) {
+        if self.names.holders(key).is_empty() {
             return Err(missing());
         }
+        let held_only = conditional::only_if_cached(headers);
         if let Some(stored) = self.at_hand(digest).await? {
             // What was pushed here to another repository is not this one's because somebody knows its digest.
             let target = Target::Manifest(Reference::Digest(*digest));
-            if stored.stat.hosted && self.held(key, &target).await?.is_none() {
+            if stored.stat.hosted && (held_only || self.held(key, &target).await?.is_none()) {
                 return Err(missing());
             }
             let media_type = media_type_of(&stored)?;
             return Ok(self.serve_whole(digest, &media_type, stored.bytes, method, headers));
+        }
+        if held_only {
+            return Err(faults::not_held());
         }
         let fetches = self.owner(digest);
         if fetches == self.shard {

@@ -152,7 +152,11 @@ fn a_tag_that_one_edge_sees_at_an_upstream_is_asked_for_by_the_others_at_once() 
         assert_served(&edge.client(), "library/app", "v1", &one);
     }
     upstream.image("library/app", "v1", &two);
-    assert_eq!(digest_of(&slow, "library/app", "v1"), Some(one.digest()), "it is fresh for an hour");
+    assert_eq!(
+        digest_of(&slow, "library/app", "v1"),
+        Some(one.digest()),
+        "it is fresh for an hour"
+    );
     until_digest(&quick, "library/app", "v1", &two.digest());
     until_digest(&slow, "library/app", "v1", &two.digest());
     let asked = upstream.count("", "/library/app/manifests/");

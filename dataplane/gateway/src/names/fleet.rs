@@ -176,7 +176,9 @@ impl Fleet {
         for (repository, tag, version, record) in tags {
             take(&mut next.repositories, &repository, &tag, version, Some(record));
         }
-        *self.write() = next;
+        // Dropped behind the lock: there may be a million of them.
+        let before = std::mem::replace(&mut *self.write(), next);
+        drop(before);
         self.generations.bump_all();
     }
 
