@@ -41,6 +41,8 @@ pub enum Verb {
     Idle(IdleArguments),
     /// What hostile clients do to the latency of others, and to the server's memory.
     Abuse(AbuseArguments),
+    /// How soon edges know what the control plane has written, and what they missed.
+    Follow(FollowArguments),
 }
 
 /// What Outrider can be compared on.
@@ -335,6 +337,32 @@ pub struct DiskArguments {
     /// and serves next to nothing; 256KiB serves all that is read.
     #[arg(long, default_value = "1", value_parser = cold_range)]
     pub cold_range: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `follow`.
+#[derive(Debug, Args)]
+pub struct FollowArguments {
+    /// The program of the nodes.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Edges, each with a connection of its own.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub edges: u32,
+    /// Nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub nodes: u32,
+    /// Values that are written; 0 leaves this part out.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub updates: u64,
+    /// Writes a second, if the nodes keep up.
+    #[arg(long, default_value_t = 100.0, value_parser = rate)]
+    pub rate: f64,
+    /// Updates that an edge missed; 0 leaves this part out.
+    #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(..=4_000_000))]
+    pub missed: u64,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

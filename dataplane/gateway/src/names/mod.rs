@@ -9,14 +9,13 @@
 //! The trait [`Names`] is what handlers are written against. [`LocalNames`] is the database of one
 //! box: one file, owned by one thread, which answers shards over their channels and commits all
 //! writes that wait in one transaction. An answer to a write comes after its commit is on the disk.
+//! In a fleet, [`FleetNames`] stands before it: tags belong to all edges then, and content to each.
 //!
 //! - [`model`]: what is asked and answered.
 //! - [`query`], [`command`]: each question and each change, as functions of the tables.
 //! - [`record`]: what is stored, as rkyv archives behind a version number.
 //! - [`store`]: the database file, its tables, and what is checked when it is opened.
 //! - [`thread`]: the queue, group commits, and what is done when the disk fails.
-//! In a fleet, [`FleetNames`] stands before it: tags belong to all edges then, and content to each.
-//!
 //! - [`fleet`]: what is known of the fleet's tags. [`shared`]: the names of an edge that may be in one.
 //! - [`local`]: the client that shards use. [`recent`]: what they were answered a short while ago.
 //! - [`metrics`]: what is counted.

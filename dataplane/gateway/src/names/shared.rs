@@ -38,8 +38,11 @@ pub struct FleetNames {
 struct Shared {
     fleet: Arc<Fleet>,
     recent: RefCell<Recent>,
-    holders: RefCell<HashMap<RepositoryName, (u64, Arc<[u64]>)>>,
+    holders: RefCell<HashMap<RepositoryName, Holders>>,
 }
+
+/// Who holds a repository, and the generation at which that was looked up.
+type Holders = (u64, Arc<[u64]>);
 
 impl FleetNames {
     /// With the database of this box, and the fleet that it is in.
@@ -93,14 +96,14 @@ impl FleetNames {
         let mut expected = known.as_ref().map_or(0, |entry| entry.version);
         for _ in 0..PROPOSALS_MAX {
             let mut record = record.cloned();
-            match (&mut record, &known) {
-                (None, _) if expected == 0 => return Ok(false),
-                (Some(record), Some(entry)) if entry.is_hosted() => {
-                    if !add_holders(record, entry, fleet.own()) {
-                        return Ok(true);
-                    }
-                }
-                _ => {}
+            if record.is_none() && expected == 0 {
+                return Ok(false);
+            }
+            if let (Some(record), Some(entry)) = (&mut record, &known)
+                && entry.is_hosted()
+                && !add_holders(record, entry, fleet.own())
+            {
+                return Ok(true);
             }
             let proposal = Proposal {
                 repository: repository.to_string(),
