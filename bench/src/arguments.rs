@@ -58,6 +58,8 @@ pub enum Compare {
     Shards(CompareShardsArguments),
     /// Cold and warm pulls of an image, against two pull-through registries.
     Pull(ComparePullArguments),
+    /// Committed writes of three control nodes, against three of etcd.
+    Etcd(CompareEtcdArguments),
 }
 
 /// The protocol that requests are sent by.
@@ -363,6 +365,32 @@ pub struct FollowArguments {
     /// Updates that an edge missed; 0 leaves this part out.
     #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(..=4_000_000))]
     pub missed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `compare etcd`.
+#[derive(Debug, Args)]
+pub struct CompareEtcdArguments {
+    /// The program of the nodes.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// etcd.
+    #[arg(long, default_value = "etcd", value_name = "FILE")]
+    pub etcd: PathBuf,
+    /// etcd's own load generator.
+    #[arg(long, default_value = "etcd-benchmark", value_name = "FILE")]
+    pub etcd_benchmark: PathBuf,
+    /// Clients at a time; may be given several times.
+    #[arg(long, default_values_t = [1, 64, 512], value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub clients: Vec<u32>,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "2s", value_parser = duration)]
+    pub duration: Duration,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

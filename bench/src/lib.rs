@@ -50,6 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         Verb::Compare(Compare::Mixed(arguments)) => compare::mixed::verb(arguments),
         Verb::Compare(Compare::Shards(arguments)) => compare::shards::verb(arguments),
         Verb::Compare(Compare::Pull(arguments)) => compare::pull::verb(arguments),
+        Verb::Compare(Compare::Etcd(arguments)) => compare::etcd::verb(arguments),
         Verb::Idle(arguments) => idle::verb(arguments),
         Verb::Disk(arguments) => disk::verb(arguments),
         Verb::Abuse(arguments) => abuse::verb(arguments),

@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,8 +17,8 @@ use tokio::sync::watch;
 
 use crate::arguments::FollowArguments;
 use crate::load::latency::Latency;
-use crate::peers::child::{Child, Start};
-use crate::peers::{find, free_address, outrider};
+use crate::peers::control::{run, start_nodes, token};
+use crate::peers::{find, outrider};
 use crate::report::progress;
 use crate::{BenchError, http};
 
@@ -38,13 +37,6 @@ pub(super) struct Times {
     pub(super) acknowledged: Latency,
     pub(super) since_sent: Latency,
     pub(super) since_acknowledged: Latency,
-}
-
-/// A node, where its API is, and where edges follow it.
-struct Node {
-    _child: Child,
-    admin: SocketAddr,
-    peers: SocketAddr,
 }
 
 pub(super) fn measure(arguments: &FollowArguments) -> Result<Times, BenchError> {
@@ -119,47 +111,6 @@ fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn start_nodes(program: &Path, folder: &Path, count: u32) -> Result<Vec<Node>, BenchError> {
-    let mut nodes: Vec<Node> = Vec::new();
-    for place in 0..count {
-        let (admin, peers) = (free_address()?, free_address()?);
-        let config = folder.join(format!("node-{place}.toml"));
-        let data = folder.join(format!("node-{place}"));
-        let text = format!(
-            "[data]\ndir = {:?}\n[listen]\npeers = \"{peers}\"\nadmin = \"{admin}\"\n\
-             [log]\nlevel = \"warn\"\n",
-            data.display().to_string()
-        );
-        fs::write(&config, text).map_err(BenchError::io("writing a configuration"))?;
-        let config_text = config.display().to_string();
-        match nodes.first() {
-            None => drop(run(program, &["cluster", "init", "--config", &config_text])?),
-            Some(first) => {
-                let token = token(program, first.admin, "node")?;
-                run(program, &["cluster", "join", "--config", &config_text, &token])?;
-            }
-        }
-        let name = format!("node {place}");
-        let start = Start {
-            name: &name,
-            program,
-            arguments: vec!["control".into(), "--config".into(), config.into()],
-            environment: Vec::new(),
-            log: folder.join(format!("node-{place}.log")),
-            cpu: None,
-        };
-        let mut child = Child::start(&start)?;
-        child.wait_until(|| http::answers(admin, "/readyz"))?;
-        nodes.push(Node { _child: child, admin, peers });
-    }
-    Ok(nodes)
-}
-
-fn token(program: &Path, admin: SocketAddr, role: &str) -> Result<String, BenchError> {
-    let admin = format!("http://{admin}");
-    run(program, &["cluster", "token", "--role", role, "--admin", &admin])
-}
-
 fn join_edges(
     program: &Path,
     folder: &Path,
@@ -178,19 +129,6 @@ fn join_edges(
         folders.push(data.join("control"));
     }
     Ok(folders)
-}
-
-/// Runs a command to its end; gives what it says.
-fn run(program: &Path, arguments: &[&str]) -> Result<String, BenchError> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(BenchError::io(format!("starting {}", program.display())))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(BenchError::Void(format!("outrider {}: {why}", arguments[..2].join(" "))));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Follows one node until it is told to leave; gives when it knew of which update.
