@@ -41,6 +41,8 @@ pub enum Verb {
     Idle(IdleArguments),
     /// What hostile clients do to the latency of others, and to the server's memory.
     Abuse(AbuseArguments),
+    /// How soon edges know what the control plane has written, and what they missed.
+    Follow(FollowArguments),
 }
 
 /// What Outrider can be compared on.
@@ -56,6 +58,8 @@ pub enum Compare {
     Shards(CompareShardsArguments),
     /// Cold and warm pulls of an image, against two pull-through registries.
     Pull(ComparePullArguments),
+    /// Committed writes of three control nodes, against three of etcd.
+    Etcd(CompareEtcdArguments),
 }
 
 /// The protocol that requests are sent by.
@@ -335,6 +339,58 @@ pub struct DiskArguments {
     /// and serves next to nothing; 256KiB serves all that is read.
     #[arg(long, default_value = "1", value_parser = cold_range)]
     pub cold_range: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `follow`.
+#[derive(Debug, Args)]
+pub struct FollowArguments {
+    /// The program of the nodes.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// Edges, each with a connection of its own.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub edges: u32,
+    /// Nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub nodes: u32,
+    /// Values that are written; 0 leaves this part out.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub updates: u64,
+    /// Writes a second, if the nodes keep up.
+    #[arg(long, default_value_t = 100.0, value_parser = rate)]
+    pub rate: f64,
+    /// Updates that an edge missed; 0 leaves this part out.
+    #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(..=4_000_000))]
+    pub missed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `compare etcd`.
+#[derive(Debug, Args)]
+pub struct CompareEtcdArguments {
+    /// The program of the nodes.
+    #[arg(long, default_value = "outrider", value_name = "FILE")]
+    pub outrider: PathBuf,
+    /// etcd.
+    #[arg(long, default_value = "etcd", value_name = "FILE")]
+    pub etcd: PathBuf,
+    /// etcd's own load generator.
+    #[arg(long, default_value = "etcd-benchmark", value_name = "FILE")]
+    pub etcd_benchmark: PathBuf,
+    /// Clients at a time; may be given several times.
+    #[arg(long, default_values_t = [1, 64, 512], value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub clients: Vec<u32>,
+    /// Pairs, interleaved.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub pairs: u32,
+    /// How long each half of a pair runs.
+    #[arg(short = 'd', long, default_value = "2s", value_parser = duration)]
+    pub duration: Duration,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

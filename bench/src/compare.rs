@@ -5,8 +5,10 @@
 //! - [`h3`]: downloads over HTTP/3 by server CPU, against three servers and the [`limit`].
 //! - [`mixed`]: what one kind of client does to another, on one server.
 //! - [`shards`]: one shard against several of them.
+//! - [`etcd`]: committed writes of the control plane, against etcd.
 //! - [`pull`]: pulls of an image, against two pull-through registries.
 
+pub mod etcd;
 pub mod h3;
 pub mod https;
 pub mod limit;

@@ -9,6 +9,7 @@
 //! - [`compare`]: other servers and Outrider side by side. [`peers`]: how they are started.
 //! - [`image`], [`http`]: images to push and pull, and the small client that does it.
 //! - [`abuse`]: what hostile clients do to the others.
+//! - [`follow`]: how soon edges know what the control plane has written.
 //! - [`idle`]: what a server uses while nobody asks it for anything.
 //! - [`machine`], [`process`]: what a measurement ran on, and what a server used.
 //! - [`statistics`], [`report`]: medians and ratios, and how they are printed.
@@ -21,6 +22,7 @@ pub mod arguments;
 pub mod compare;
 pub mod disk;
 pub mod error;
+pub mod follow;
 pub mod http;
 pub mod idle;
 pub mod image;
@@ -48,8 +50,10 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         Verb::Compare(Compare::Mixed(arguments)) => compare::mixed::verb(arguments),
         Verb::Compare(Compare::Shards(arguments)) => compare::shards::verb(arguments),
         Verb::Compare(Compare::Pull(arguments)) => compare::pull::verb(arguments),
+        Verb::Compare(Compare::Etcd(arguments)) => compare::etcd::verb(arguments),
         Verb::Idle(arguments) => idle::verb(arguments),
         Verb::Disk(arguments) => disk::verb(arguments),
         Verb::Abuse(arguments) => abuse::verb(arguments),
+        Verb::Follow(arguments) => follow::verb(arguments),
     }
 }

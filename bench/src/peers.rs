@@ -1,12 +1,14 @@
 //! The servers that are compared with, and Outrider itself: found, configured, started on loopback
 //! for one run, and ended with it.
 //!
-//! - [`child`]: a process that ends with its owner. [`nginx`], [`caddy`], [`h3_quinn`], [`registry`],
-//!   [`outrider`]: how each is started. [`certificate`]: what they show.
+//! - [`child`]: a process that ends with its owner. [`nginx`], [`caddy`], [`h3_quinn`], [`registry`], [`etcd`],
+//!   [`outrider`], [`control`]: how each is started. [`certificate`]: what they show.
 
 pub mod caddy;
 pub mod certificate;
 pub mod child;
+pub mod control;
+pub mod etcd;
 pub mod h3_quinn;
 pub mod nginx;
 pub mod outrider;

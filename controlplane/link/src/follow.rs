@@ -5,17 +5,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use outrider_push::ask::ASK_BYTES_MAX;
 use outrider_push::message::TO_EDGE_BYTES_MAX;
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Receiver, ReceiverError, Replica, ToEdge};
-use quinn::Endpoint;
-use tokio::sync::mpsc;
+use outrider_push::{Ask, Interest, Item, Receiver, ReceiverError, Replica, Reply, ToEdge};
+use quinn::{Connection, Endpoint};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::frames;
+use crate::serve::ASKS_MAX;
 
 /// A node that says nothing for so long is given up: it says something every second.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// For the handshake.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 /// Messages of the node that wait.
 const WAITING_MAX: usize = 16;
 
@@ -45,8 +49,31 @@ pub enum FollowError {
     Refused(String),
 }
 
-/// Follows one node until the connection ends. `taken` is called after each message that changed the replica,
-/// with what the caches have to do about it, and must not block.
+/// What a message of the node was.
+#[derive(Debug)]
+pub struct Taken {
+    /// The items of an update, as they were taken in.
+    pub items: Vec<Item>,
+    /// The replica was replaced as a whole.
+    pub whole: bool,
+    /// What the caches have to do about it.
+    pub consequences: Vec<Consequence>,
+    /// The version of the node's state.
+    pub latest: u64,
+}
+
+/// A wish, and where its answer goes. Without an answer the sender is dropped: nobody knows what came of it.
+#[derive(Debug)]
+pub struct Asked {
+    /// The wish.
+    pub ask: Ask,
+    /// Where its answer goes.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// Follows one node until the connection ends. `taken` is called after each message, but those within a
+/// snapshot, and must not block for long: the node is not listened to meanwhile. Wishes of `asks` are passed on,
+/// a few at a time.
 ///
 /// # Errors
 /// Always: why it ended. The replica is whole all the same.
@@ -55,9 +82,10 @@ pub async fn follow(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    mut taken: impl FnMut(&Replica, Vec<Consequence>),
+    asks: &mut mpsc::Receiver<Asked>,
+    mut taken: impl FnMut(&Replica, Taken),
 ) -> FollowError {
-    match run(endpoint, (address, name), interest, replica, &mut taken).await {
+    match run(endpoint, (address, name), interest, replica, asks, &mut taken).await {
         Ok(()) => FollowError::Ended,
         Err(error) => error,
     }
@@ -68,10 +96,12 @@ async fn run(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    taken: &mut impl FnMut(&Replica, Vec<Consequence>),
+    asks: &mut mpsc::Receiver<Asked>,
+    taken: &mut impl FnMut(&Replica, Taken),
 ) -> Result<(), FollowError> {
     let connecting = endpoint.connect(address, name).map_err(text)?;
-    let connection = connecting.await.map_err(text)?;
+    let connection = tokio::time::timeout(CONNECT_TIME_MAX, connecting).await.map_err(text)?;
+    let connection = connection.map_err(text)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(text)?;
     let started = Instant::now();
     let (mut receiver, hello) = Receiver::new(replica, interest, 0);
@@ -86,6 +116,8 @@ async fn run(
             }
         }
     });
+    // Dropped with this future.
+    let mut under_way = tokio::task::JoinSet::new();
     let result = async {
         frames::write(&mut send, &hello).await?;
         loop {
@@ -103,13 +135,25 @@ async fn run(
                     let Some(record) = record else { return Ok(()) };
                     let Some(record) = record? else { return Ok(()) };
                     let message = ToEdge::from_record(&record)?;
-                    let position = replica.position;
+                    let whole = matches!(message, ToEdge::SnapshotEnd { .. });
+                    let within =
+                        matches!(message, ToEdge::SnapshotBegin { .. } | ToEdge::SnapshotPart { .. });
+                    let items = match &message {
+                        ToEdge::Update { items, .. } => items.clone(),
+                        _ => Vec::new(),
+                    };
                     let at = now_ms(Instant::now());
                     let consequences = receiver.receive(message, at, replica)?;
-                    if replica.position != position || !consequences.is_empty() {
-                        taken(replica, consequences);
+                    if !within {
+                        let latest = receiver.latest();
+                        taken(replica, Taken { items, whole, consequences, latest });
                     }
                 }
+                asked = asks.recv(), if under_way.len() < ASKS_MAX as usize => {
+                    let Some(asked) = asked else { return Ok(()) };
+                    under_way.spawn(pass_on(connection.clone(), asked));
+                }
+                Some(_) = under_way.join_next() => {}
                 () = tokio::time::sleep_until(wake) => {
                     if heard.elapsed() >= SILENCE_MAX {
                         return Err(FollowError::Silence);
@@ -130,4 +174,27 @@ async fn run(
 
 fn text(error: impl std::fmt::Display) -> FollowError {
     FollowError::Connect(error.to_string())
+}
+
+/// Sends a wish, and gives its answer to who wants it. One that nobody waits for any more is not sent.
+async fn pass_on(connection: Connection, asked: Asked) {
+    let Asked { ask, mut reply } = asked;
+    if reply.is_closed() {
+        return;
+    }
+    let answer = async {
+        let (mut send, mut receive) = connection.open_bi().await.map_err(io::Error::other)?;
+        frames::write(&mut send, &ask.to_record().map_err(io::Error::other)?).await?;
+        send.finish().map_err(io::Error::other)?;
+        let record = frames::read(&mut receive, ASK_BYTES_MAX).await?;
+        let record = record.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Reply::from_record(&record).map_err(io::Error::other)
+    };
+    tokio::select! {
+        answer = answer => match answer {
+            Ok(answer) => drop(reply.send(answer)),
+            Err(error) => tracing::debug!(%error, "a wish was not answered"),
+        },
+        () = reply.closed() => {}
+    }
 }

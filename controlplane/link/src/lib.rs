@@ -1,5 +1,5 @@
 //! The push stream over QUIC. An edge opens one stream of one connection, both ends of which speak the records
-//! of `outrider-push` behind their length (4 bytes).
+//! of `outrider-push` behind their length (4 bytes). Each of its wishes has another stream beside that.
 //!
 //! - [`serve`]: a node's end.
 //! - [`follow`]: an edge's end.
@@ -13,7 +13,7 @@ pub mod frames;
 pub mod serve;
 pub mod tls;
 
-pub use follow::{FollowError, follow};
+pub use follow::{Asked, FollowError, Taken, follow};
 pub use serve::{Feed, Gate, Served, serve};
 
 /// The protocol of the stream.

@@ -6,8 +6,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outrider_push::ask::ASK_BYTES_MAX;
 use outrider_push::message::FROM_EDGE_BYTES_MAX;
-use outrider_push::{FromEdge, Sender, SenderError, ToEdge};
+use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
@@ -17,6 +18,8 @@ use crate::frames;
 
 /// Connections at a time; more are refused.
 pub const CONNECTIONS_MAX: usize = 4_096;
+/// Wishes of one edge that are under way.
+pub const ASKS_MAX: u32 = 32;
 /// For the handshake and the hello.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 /// Messages of an edge that wait.
@@ -34,6 +37,8 @@ pub trait Feed: Send + Sync + 'static {
     type New: Send + Sync;
     /// Tells each time that there is something new.
     fn changed(&self) -> watch::Receiver<Self::New>;
+    /// Grants an edge's wish, or says why not. Takes its time.
+    fn ask(&self, edge: u64, ask: Ask) -> impl Future<Output = Reply> + Send;
 }
 
 /// Says which edge shows this certificate, and whether it is let in (now, and each time that it is asked).
@@ -115,7 +120,7 @@ pub async fn serve<F: Feed, G: Gate>(
                 Err(_) => return,
             };
             let from = connection.remote_address();
-            if let Err(error) = connected(&connection, &*feed, &*gate, &served).await {
+            if let Err(error) = connected(&connection, &feed, &*gate, &served).await {
                 tracing::info!(%from, %error, "the push stream to an edge ended");
                 connection.close(VarInt::from_u32(1), error.to_string().as_bytes());
             }
@@ -125,7 +130,7 @@ pub async fn serve<F: Feed, G: Gate>(
 
 async fn connected<F: Feed, G: Gate>(
     connection: &Connection,
-    feed: &F,
+    feed: &Arc<F>,
     gate: &G,
     served: &Served,
 ) -> Result<(), ServeError> {
@@ -167,7 +172,7 @@ impl Stream<'_> {
     async fn run<F: Feed, G: Gate>(
         mut self,
         mut receive: RecvStream,
-        feed: &F,
+        feed: &Arc<F>,
         gate: &G,
         served: &Served,
     ) -> Result<(), ServeError> {
@@ -181,8 +186,10 @@ impl Stream<'_> {
         });
         let _reader = AbortOnDrop(reader.abort_handle());
         let mut changed = feed.changed();
+        // Dropped with this future. QUIC bounds them.
+        let mut asks = tokio::task::JoinSet::new();
         loop {
-            let more = self.say_all(feed).await?;
+            let more = self.say_all(&**feed).await?;
             let deadline = self.started + Duration::from_millis(self.sender.deadline_ms());
             tokio::select! {
                 record = waiting.recv() => {
@@ -191,6 +198,12 @@ impl Stream<'_> {
                     served.set(self.edge, self.connection.stable_id(), self.sender.applied());
                 }
                 result = changed.changed() => if result.is_err() { return Ok(()) },
+                stream = self.connection.accept_bi() => {
+                    let (send, receive) = stream.map_err(io::Error::other)?;
+                    edge_of(self.connection, gate).ok_or(ServeError::Certificate)?;
+                    asks.spawn(answer(Arc::clone(feed), self.edge, send, receive));
+                }
+                Some(_) = asks.join_next() => {}
                 () = tokio::time::sleep_until(deadline) => {
                     // It may have been revoked since.
                     edge_of(self.connection, gate).ok_or(ServeError::Certificate)?;
@@ -208,6 +221,24 @@ impl Stream<'_> {
             frames::write(&mut self.send, &message.to_record()?).await?;
         }
         Ok(true)
+    }
+}
+
+/// One wish on a stream of its own. One that cannot be read ends the stream alone.
+async fn answer<F: Feed>(feed: Arc<F>, edge: u64, mut send: SendStream, mut receive: RecvStream) {
+    let result = async {
+        let record = frames::read(&mut receive, ASK_BYTES_MAX);
+        let record =
+            tokio::time::timeout(HELLO_TIME_MAX, record).await.map_err(io::Error::other)?;
+        let Some(record) = record? else { return Ok(()) };
+        let reply = match Ask::from_record(&record) {
+            Ok(ask) => feed.ask(edge, ask).await,
+            Err(error) => Reply::Refused(error.to_string()),
+        };
+        frames::write(&mut send, &reply.to_record().map_err(io::Error::other)?).await
+    };
+    if let Err(error) = result.await {
+        tracing::debug!(edge, %error, "an edge's wish was not answered");
     }
 }
 

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 
 use crate::ALPN;
+use crate::serve::ASKS_MAX;
 
 /// The name that the certificate of every node has. An edge takes any node of its cluster for the others:
 /// whoever was a node has the authority's key anyway.
@@ -65,7 +66,8 @@ pub fn server(identity: Identity) -> Result<ServerConfig, TlsError> {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut transport = transport(FROM_EDGE_WINDOW);
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    // The push stream, and wishes.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(1 + ASKS_MAX));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use outrider_link::{ALPN, Feed, FollowError, Gate, Served, follow, serve};
+use outrider_link::{ALPN, Asked, Feed, FollowError, Gate, Served, follow, serve};
 use outrider_push::sender::Known;
-use outrider_push::{FromEdge, Interest, Replica, Sender, SenderError, ToEdge};
+use outrider_push::{Ask, FromEdge, Interest, Replica, Reply, Sender, SenderError, ToEdge, Wish};
 use outrider_state::change::HistoryLimits;
+use outrider_state::request::TagRecord;
 use outrider_state::{Batch, Expect, History, Operation, Request, RequestId, State, Write};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Endpoint, ServerConfig};
@@ -18,7 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 const CLUSTER: [u8; 16] = [9; 16];
 
@@ -57,6 +58,20 @@ impl Feed for State1 {
     }
 
     type New = u64;
+
+    async fn ask(&self, edge: u64, ask: Ask) -> Reply {
+        let request = match ask.into_request(edge) {
+            Ok(request) => request,
+            Err(error) => return Reply::Refused(error),
+        };
+        let mut known = self.known.write().unwrap();
+        let mut updates = Vec::new();
+        let batch = Batch { time_ms: 0, requests: vec![request] };
+        let outcome = known.0.apply(batch, &mut updates).remove(0);
+        updates.into_iter().for_each(|update| known.1.push(update));
+        self.changed.send_replace(known.0.version());
+        Reply::of(&outcome)
+    }
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -147,8 +162,10 @@ fn edge(
         let taken = |replica: &Replica, _| {
             let _ = positions.send((replica.position, Instant::now()));
         };
+        let to = (address, "node");
+        let (_nobody, mut asks) = mpsc::channel(1);
         tokio::select! {
-            error = follow(&endpoint, (address, "node"), interest, &mut replica, taken) => {
+            error = follow(&endpoint, to, interest, &mut replica, &mut asks, taken) => {
                 panic!("{error}")
             }
             _ = left.wait_for(|left| *left) => {}
@@ -222,14 +239,81 @@ fn an_edge_that_is_not_let_in_any_more_is_told_so() {
         let interest = Interest::default();
         let to = (place.address, "node");
         let gate = Arc::clone(&place.gate);
+        let (_nobody, mut asks) = mpsc::channel(1);
+        let asks = &mut asks;
         // Once it has the (empty) snapshot it is shut out.
         let taken = |_: &Replica, _| gate.shut.store(true, Ordering::Relaxed);
-        let error = follow(&place.edge, to, interest.clone(), &mut replica, taken).await;
+        let error = follow(&place.edge, to, interest.clone(), &mut replica, asks, taken).await;
         assert!(error.to_string().contains("not that of an edge that is let in"), "{error}");
-        let again = follow(&place.edge, to, interest.clone(), &mut replica, |_, _| ()).await;
+        let again = follow(&place.edge, to, interest.clone(), &mut replica, asks, |_, _| ()).await;
         assert!(again.to_string().contains("not that of an edge that is let in"), "{again}");
         let other = (place.address, "another");
-        let error = follow(&place.edge, other, interest, &mut replica, |_, _| ()).await;
+        let error = follow(&place.edge, other, interest, &mut replica, asks, |_, _| ()).await;
         assert!(matches!(error, FollowError::Connect(_)), "{error}");
+    });
+}
+
+#[test]
+fn wishes_are_granted_once_beside_the_stream_and_a_bad_one_costs_nothing_else() {
+    run(async {
+        let place = place(HistoryLimits::default());
+        let (wish, mut asks) = mpsc::channel::<Asked>(100);
+        let (endpoint, address) = (place.edge.clone(), place.address);
+        let (positions, mut seen) = mpsc::unbounded_channel();
+        let following = tokio::spawn(async move {
+            let mut replica = Replica::default();
+            let taken = |replica: &Replica, _| positions.send(replica.position).unwrap_or(());
+            let interest = Interest::default();
+            follow(&endpoint, (address, "node"), interest, &mut replica, &mut asks, taken).await
+        });
+        let ask = |sequence, holders: Vec<u64>| {
+            let record = TagRecord {
+                digest: outrider_artifact::Digest::sha256(b"m").to_string(),
+                size_bytes: 1,
+                media_type: String::new(),
+                holders,
+                upstream: None,
+            };
+            let (repository, tag) = ("app".to_owned(), format!("v{}", sequence % 40));
+            let wish = Wish::Tag { repository, tag, expect: Expect::Absent, record: Some(record) };
+            let (reply, answer) = oneshot::channel();
+            let ask = Ask { client: [1; 8], sequence, settled: 0, wish };
+            (Asked { ask, reply }, answer)
+        };
+        // More than may be under way at a time.
+        let mut answers = Vec::new();
+        for sequence in 0..80 {
+            let (asked, answer) = ask(sequence, vec![5]);
+            wish.send(asked).await.unwrap();
+            answers.push(answer);
+        }
+        let (mut done, mut lost) = (0, 0);
+        for answer in answers {
+            match answer.await.unwrap() {
+                Reply::Done { .. } => done += 1,
+                Reply::Mismatch { current } => {
+                    assert!((1..=40).contains(&current));
+                    lost += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((done, lost), (40, 40));
+        let (again, answer) = ask(0, vec![5]);
+        wish.send(again).await.unwrap();
+        let again = answer.await.unwrap();
+        assert!(matches!(again, Reply::Done { .. } | Reply::Mismatch { .. }), "{again:?}");
+        let (bad, answer) = ask(80, vec![4]);
+        wish.send(bad).await.unwrap();
+        assert!(matches!(answer.await.unwrap(), Reply::Refused(_)));
+        while seen.recv().await.unwrap() < 40 {}
+        // Whoever is revoked is not granted anything.
+        place.gate.shut.store(true, Ordering::Relaxed);
+        let (late, answer) = ask(81, vec![5]);
+        wish.send(late).await.unwrap();
+        answer.await.unwrap_err();
+        let error = following.await.unwrap();
+        assert!(error.to_string().contains("is let in"), "{error}");
+        assert_eq!(place.feed.known.read().unwrap().0.version(), 40);
     });
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrider_link::{Feed, Gate, Served, tls};
 use outrider_push::sender::Known;
-use outrider_push::{FromEdge, Sender, SenderError, ToEdge};
+use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge};
 use outrider_raft::rpc::frame::Kind;
 use outrider_raft::rpc::tls::{caller_of, public_key_sha256};
 use outrider_raft::rpc::{Caller, Identity, Lane, Pool, Role};
-use outrider_raft::{Consensus, machine};
+use outrider_raft::{Consensus, Unavailable, machine};
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -136,6 +136,19 @@ impl Feed for Edges {
 
     fn changed(&self) -> watch::Receiver<machine::Progress> {
         self.consensus.shared().watch()
+    }
+
+    /// Whoever leads; the edge's own number of the wish makes it safe to ask again elsewhere.
+    async fn ask(&self, edge: u64, ask: Ask) -> Reply {
+        let request = match ask.into_request(edge) {
+            Ok(request) => request,
+            Err(why) => return Reply::Refused(why),
+        };
+        match self.consensus.write(request).await {
+            Ok(outcome) => Reply::of(&outcome),
+            Err(Unavailable::Request(error)) => Reply::Refused(error.to_string()),
+            Err(error) => Reply::Unavailable(error.to_string()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! the time come in as arguments, messages go out.
 //!
 //! - [`message`]: what both say, as records.
+//! - [`ask`]: what an edge wants to have written, on streams beside it.
 //! - [`interest`]: what an edge uses.
 //! - [`sender`]: the end at a node. It holds a position, never a queue: what an edge has not taken yet lies in
 //!   the node's history, or is made up for by a snapshot.
@@ -11,12 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ask;
 pub mod interest;
 pub mod message;
 pub mod receiver;
 pub mod replica;
 pub mod sender;
 
+pub use ask::{Ask, Reply, Wish};
 pub use interest::Interest;
 pub use message::{FromEdge, Item, ToEdge};
 pub use receiver::{Receiver, ReceiverError};

@@ -21,8 +21,21 @@ pub struct Replica {
     pub customers: BTreeMap<String, Customer>,
     /// The weights of the importance score.
     pub weights: Weights,
-    /// Members: role, region, and whether they are revoked.
-    pub members: BTreeMap<u64, (MemberRole, String, bool)>,
+    /// Members, by number.
+    pub members: BTreeMap<u64, Member>,
+}
+
+/// What an edge knows of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it is.
+    pub role: MemberRole,
+    /// Its region, or empty.
+    pub region: String,
+    /// It is not let in any more.
+    pub revoked: bool,
+    /// Where it is reached by edges, `HOST:PORT`, or empty.
+    pub address: String,
 }
 
 /// What the caches have to do about an update.
@@ -44,6 +57,42 @@ pub enum Consequence {
 }
 
 impl Replica {
+    /// One that was stored as its items.
+    pub fn of(cluster: [u8; 16], position: u64, items: impl IntoIterator<Item = Item>) -> Self {
+        let mut replica = Self { cluster, position, ..Self::default() };
+        items.into_iter().for_each(|item| replica.take(item, &mut Vec::new()));
+        replica
+    }
+
+    /// Everything that it has, to be stored. Copies.
+    pub fn items(&self) -> impl Iterator<Item = Item> + '_ {
+        let fragments = self.fragments.iter().map(|(key, (version, value))| Item::Fragment {
+            key: key.clone(),
+            version: *version,
+            value: Some(value.clone()),
+        });
+        let tags = self.tags.iter().map(|((repository, tag), (version, record))| Item::Tag {
+            repository: repository.clone(),
+            tag: tag.clone(),
+            version: *version,
+            record: Some(record.clone()),
+            replaced: None,
+        });
+        let customers = self.customers.iter().map(|(name, customer)| Item::Customer {
+            name: name.clone(),
+            customer: Some(customer.clone()),
+        });
+        let members = self.members.iter().map(|(number, member)| Item::Member {
+            number: *number,
+            role: member.role,
+            region: member.region.clone(),
+            revoked: member.revoked,
+            address: member.address.clone(),
+        });
+        let weights = std::iter::once(Item::Weights(self.weights));
+        fragments.chain(tags).chain(customers).chain(members).chain(weights)
+    }
+
     /// Takes one item in.
     pub(crate) fn take(&mut self, item: Item, consequences: &mut Vec<Consequence>) {
         match item {
@@ -67,8 +116,8 @@ impl Replica {
             }
             Item::Customer { name, customer: None } => drop(self.customers.remove(&name)),
             Item::Weights(weights) => self.weights = weights,
-            Item::Member { number, role, region, revoked } => {
-                self.members.insert(number, (role, region, revoked));
+            Item::Member { number, role, region, revoked, address } => {
+                self.members.insert(number, Member { role, region, revoked, address });
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use outrider_push::message::MemberRole;
+use outrider_push::replica::Member;
 use outrider_push::sender::{Known, MARK_INTERVAL_MS};
 use outrider_push::{FromEdge, Interest, Receiver, Replica, Sender, SenderError, ToEdge};
 use outrider_state::change::HistoryLimits;
@@ -100,7 +101,10 @@ impl Reference {
             customers: state.customers().map(|(n, c)| (n.to_owned(), c.clone())).collect(),
             weights: state.weights(),
             members: members
-                .map(|(n, m)| (n, (role(m.role), m.region.clone(), m.revoked)))
+                .map(|(n, m)| {
+                    let (role, region, revoked) = (role(m.role), m.region.clone(), m.revoked);
+                    (n, Member { role, region, revoked, address: m.address.clone() })
+                })
                 .collect(),
         }
     }
@@ -348,8 +352,8 @@ fn an_edge_that_lies_and_a_node_that_lies_are_found_out() {
     let (mut receiver, _) = Receiver::new(&replica, interest, 0);
     for wrong in [
         update,
-        ToEdge::Update { after: 1, version: 1, items: Vec::new() },
-        ToEdge::Through { version: 0 },
+        ToEdge::Update { after: 1, version: 1, latest: 1, items: Vec::new() },
+        ToEdge::Through { version: 0, latest: 0 },
         ToEdge::SnapshotBegin { cluster: CLUSTER, version: 0 },
         ToEdge::SnapshotPart { items: Vec::new() },
         ToEdge::SnapshotEnd { items: 0 },
@@ -359,7 +363,7 @@ fn an_edge_that_lies_and_a_node_that_lies_are_found_out() {
     receiver
         .receive(ToEdge::SnapshotBegin { cluster: CLUSTER, version: 5 }, 0, &mut replica)
         .unwrap();
-    receiver.receive(ToEdge::Through { version: 9 }, 0, &mut replica).unwrap_err();
+    receiver.receive(ToEdge::Through { version: 9, latest: 9 }, 0, &mut replica).unwrap_err();
     receiver.receive(ToEdge::SnapshotEnd { items: 1 }, 0, &mut replica).unwrap_err();
     assert_eq!(replica, before, "nothing of it was applied");
     let long = Interest { prefixes: vec!["x".to_owned(); 257] };

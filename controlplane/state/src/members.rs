@@ -46,6 +46,8 @@ pub struct Member {
     pub joined_ms: u64,
     /// It is not let in any more.
     pub revoked: bool,
+    /// Where an edge is reached by others, `HOST:PORT`; empty when it has not said.
+    pub address: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -122,9 +124,19 @@ impl Members {
             key_sha256,
             joined_ms: now_ms,
             revoked: false,
+            address: String::new(),
         };
         self.members.insert(member, entry);
         Outcome::Joined { member, role, region }
+    }
+
+    /// Notes where an edge is reached. Whether that is something else than before; nothing when there is no
+    /// such edge.
+    pub(crate) fn announce(&mut self, member: u64, address: String) -> Option<bool> {
+        let member = self.members.get_mut(&member).filter(|member| member.role == Role::Edge)?;
+        let is_new = member.address != address;
+        member.address = address;
+        Some(is_new)
     }
 
     pub(crate) fn revoke(&mut self, member: u64) -> bool {

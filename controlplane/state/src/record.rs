@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::request::{Batch, RequestError};
 
 /// Version of every record here.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
 /// The first bytes of every record.
 pub const MAGIC: [u8; 4] = *b"ORST";
 /// Bytes of the header.
@@ -39,6 +39,10 @@ pub enum Kind {
     FromEdge = 5,
     /// What that node says.
     ToEdge = 6,
+    /// What an edge wants to have written.
+    Ask = 7,
+    /// What came of it.
+    Reply = 8,
 }
 
 /// Why bytes are not a record.

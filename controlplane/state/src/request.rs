@@ -22,6 +22,8 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 pub const NAME_BYTES_MAX: usize = 128;
 /// The longest text of a digest or a media type, in bytes.
 pub const TEXT_BYTES_MAX: usize = 255;
+/// The longest address of a member, `HOST:PORT`, in bytes: the longest name of a host, and a port.
+pub const ADDRESS_BYTES_MAX: usize = 259;
 /// The most holders that a tag names.
 pub const HOLDERS_MAX: usize = 16;
 /// The most requests of one log entry.
@@ -163,6 +165,8 @@ pub struct TagRecord {
     pub media_type: String,
     /// Members that hold it.
     pub holders: Vec<u64>,
+    /// The name of the upstream that says so; nothing for a tag that was pushed.
+    pub upstream: Option<String>,
 }
 
 /// What is no longer true everywhere.
@@ -269,6 +273,13 @@ pub enum Operation {
         /// The member.
         member: u64,
     },
+    /// Notes where an edge is reached by others.
+    Announce {
+        /// The edge.
+        member: u64,
+        /// `HOST:PORT`, or empty for nowhere.
+        address: String,
+    },
 }
 
 /// By what a repeated request is known.
@@ -363,6 +374,7 @@ impl Operation {
             }
             Self::SpendToken { name, .. } => text("the member's name", name, 1, NAME_BYTES_MAX),
             Self::Revoke { .. } => Ok(()),
+            Self::Announce { address, .. } => text("the address", address, 0, ADDRESS_BYTES_MAX),
         }
     }
 }
@@ -371,6 +383,9 @@ impl TagRecord {
     fn check(&self) -> Result<(), RequestError> {
         check_digest(&self.digest)?;
         text("the media type", &self.media_type, 0, TEXT_BYTES_MAX)?;
+        if let Some(upstream) = &self.upstream {
+            text("the name of the upstream", upstream, 1, TEXT_BYTES_MAX)?;
+        }
         bound("the list of holders", self.holders.len(), 0, HOLDERS_MAX)
     }
 }

@@ -86,6 +86,10 @@ impl Workload {
                 key_sha256: [self.random.u8(0..3); 32],
                 name: "m".to_owned(),
             },
+            5 if self.random.bool() => Operation::Announce {
+                member: self.random.u64(0..4),
+                address: format!("e{}:8443", self.random.u8(0..3)),
+            },
             5 => Operation::Revoke { member: self.random.u64(0..4) },
             6..=8 => Operation::Tag {
                 repository: self.repository(),
@@ -140,6 +144,7 @@ impl Workload {
             size_bytes: 7,
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             holders: vec![self.random.u64(1..9)],
+            upstream: self.random.bool().then(|| "ghcr.io".to_owned()),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
-use outrider_gateway::names::{LocalNames, Names, NamesClient, NamesError};
+use outrider_gateway::names::{Fleet, FleetNames, Names, NamesClient, NamesError};
 use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
 use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
@@ -81,11 +81,13 @@ pub(crate) struct ShardParts {
     pub(crate) edge: Arc<Edge>,
     pub(crate) id: usize,
     pub(crate) cache: ShardCache,
-    pub(crate) hub: Arc<Hub<LocalNames>>,
+    pub(crate) hub: Arc<Hub<FleetNames>>,
     /// Where the shards wait for each other: when the caches are open, when what was pushed is found,
     /// and when all have drained.
     pub(crate) member: Member,
     pub(crate) names: NamesClient,
+    /// What is known of the fleet's tags, if this edge is in one.
+    pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) settings: GatewaySettings,
@@ -182,13 +184,14 @@ async fn serve(
     // What is written from here on must be newer than all that lies on any shard's stripes.
     parts.member.meet().await;
     context.add_source(Box::new(CacheSource(cache.clone())));
+    let names = FleetNames::new(parts.names.on(&handle), parts.fleet);
     let gateway = Gateway::new(GatewayParts {
         shard,
         handle: handle.clone(),
         hub: parts.hub,
         table_bytes_max,
         cache: cache.clone(),
-        names: parts.names.on(&handle),
+        names: names.clone(),
         uplink: parts.uplink.client(&handle),
         pins: parts.pins.clone(),
         upstreams: parts.upstreams,
@@ -236,13 +239,8 @@ async fn serve(
         parts.crossing.attend(parts.id, &handle, endpoint);
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
-    let reporter = Rc::new(Reporter {
-        cache: cache.clone(),
-        gateway,
-        pins: parts.pins,
-        names: parts.names.on(&handle),
-        recovered,
-    });
+    let reporter =
+        Rc::new(Reporter { cache: cache.clone(), gateway, pins: parts.pins, names, recovered });
     task::spawn(answer_questions(inbox, reporter, asked));
     seat.set_stage(Stage::Serving);
     parts.events.tell(parts.id, ShardEvent::Serving);
@@ -286,9 +284,9 @@ async fn answer_questions(
 /// What the shard's report is made from.
 struct Reporter {
     cache: Cache,
-    gateway: Rc<Gateway<LocalNames>>,
+    gateway: Rc<Gateway<FleetNames>>,
     pins: PinBudget,
-    names: LocalNames,
+    names: FleetNames,
     recovered: Recovered,
 }
 

@@ -163,12 +163,9 @@ impl<N: Names> Gateway<N> {
             && self.may_read(&stat, &meaning, name, digest).await?
         {
             let source = match meaning {
-                Meaning::Mirrored(place)
-                    if !stat.hosted && !conditional::only_if_cached(headers) =>
-                {
-                    Some(place.source)
-                }
-                _ => None,
+                _ if stat.hosted || conditional::only_if_cached(headers) => None,
+                Meaning::Mirrored(place) => Some(place.source),
+                _ => self.places_of(name).next().map(|place| place.source),
             };
             return Ok(self.serve_stored(
                 digest,
@@ -181,7 +178,10 @@ impl<N: Names> Gateway<N> {
         }
         match self.whence(name, ns).await? {
             Whence::Mirrored(_) if conditional::only_if_cached(headers) => Err(faults::not_held()),
-            Whence::Mirrored(place) => self.fetch_blob(place, digest, method, headers).await,
+            Whence::Mirrored(place) => self.fetch_blob(place, &[], digest, method, headers).await,
+            Whence::Hosted(key) if !conditional::only_if_cached(headers) => {
+                self.read_held_blob(&key, digest, method, headers).await
+            }
             Whence::Hosted(_) | Whence::Nobody(_) => Err(blob_unknown(name, digest)),
         }
     }
@@ -234,9 +234,10 @@ impl<N: Names> Gateway<N> {
         response
     }
 
-    async fn fetch_blob(
+    pub(crate) async fn fetch_blob(
         &self,
         place: Place,
+        others: &[Place],
         digest: &Digest,
         method: Read,
         headers: &HeaderMap,
@@ -254,6 +255,9 @@ impl<N: Names> Gateway<N> {
             Ok(flight) => flight,
             Err(fault) => return Err(faults::of_flight(&fault)),
         };
+        for other in others {
+            flight.add_source(other.source.clone());
+        }
         self.touch(digest);
         let forward = if known { Forward::Partial } else { Forward::UriMiss };
         let mut status = CacheStatus::forwarded(forward).status(200).stored().verified(false);
@@ -349,7 +353,12 @@ impl<N: Names> Gateway<N> {
     }
 
     /// A HEAD is passed on: it costs the upstream little, and fetches nothing.
-    async fn head_blob(&self, place: Place, digest: &Digest, headers: &HeaderMap) -> Answer {
+    pub(crate) async fn head_blob(
+        &self,
+        place: Place,
+        digest: &Digest,
+        headers: &HeaderMap,
+    ) -> Answer {
         let fetch = match self.ask(&place.source, digest, FetchMethod::Head).await {
             Ok(fetch) => fetch,
             // A client that is about to push asks first. The upstream's trouble is not its own, unless
@@ -397,7 +406,7 @@ impl<N: Names> Gateway<N> {
         method: FetchMethod,
     ) -> Result<Fetch, FetchError> {
         let request = FetchRequest {
-            upstream: source.upstream,
+            from: source.from,
             repository: source.repository.to_string(),
             target: Target::Blob(*digest),
             method,
@@ -414,7 +423,7 @@ pub(crate) fn unknown_namespace(ns: Option<&str>) -> ApiError {
     ApiError::new(Code::NameUnknown, format!("no upstream is configured for ns={ns}"))
 }
 
-fn blob_unknown(name: &RepositoryName, digest: &Digest) -> ApiError {
+pub(crate) fn blob_unknown(name: &RepositoryName, digest: &Digest) -> ApiError {
     ApiError::new(Code::BlobUnknown, format!("{name} has no blob {digest}"))
         .with_detail(serde_json::json!({ "digest": digest.to_string() }))
 }

@@ -8,7 +8,7 @@
 //! - [`blobs`], [`manifests`], [`uploads`], [`lists`], [`layers`]: the answers.
 //! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
-//! - [`upstreams`]: which upstream a name means.
+//! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
 //! - [`names`]: what is hosted, what tags point to, the outbox of events.
 //! - [`protocol`]: parsing and writing what goes over the wire. Pure.
 //! - [`body`]: what a response sends. [`faults`]: what a failure is called.
@@ -22,6 +22,7 @@ mod contents;
 mod faults;
 mod flight;
 pub mod gateway;
+mod held;
 mod layers;
 mod lists;
 mod manifests;

@@ -25,8 +25,8 @@ use crate::flight::Source;
 use crate::gateway::{Answer, Gateway, bare, describe, unix_ms, value};
 use crate::mesh::Unanswered;
 use crate::names::{
-    MirroredTag, Names, NamesError, PutManifest, Referrer, Removed, Repository, TagOrigin,
-    TagRecord,
+    MirroredTag, Names, NamesError, PutManifest, Referrer, Removed, Repository, SharedTags,
+    TagOrigin, TagRecord,
 };
 use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
 use crate::protocol::manifest::{DescriptorKind, MANIFEST_BYTES_MAX, too_large};
@@ -158,7 +158,13 @@ impl<N: Names> Gateway<N> {
     /// The same, if it need not be compared yet.
     async fn fresh_tag(&self, place: &Place, tag: &Tag) -> Result<Option<KnownTag>, ApiError> {
         let known = self.known_tag(place, tag).await?;
-        Ok(known.filter(|(_, record)| age_ms(record) < millis(self.settings.tag_ttl)))
+        Ok(known.filter(|(_, record)| self.is_fresh(record)))
+    }
+
+    /// Whether what an upstream said of a tag is believed without asking.
+    fn is_fresh(&self, record: &TagRecord) -> bool {
+        let overtaken = matches!(record.origin, TagOrigin::Mirrored { overtaken, .. } if overtaken);
+        !overtaken && age_ms(record) < millis(self.settings.tag_ttl)
     }
 
     fn serve_fresh(
@@ -184,16 +190,77 @@ impl<N: Names> Gateway<N> {
                     self.names.tag(key, tag).await?.ok_or_else(|| unknown(key, reference))?;
                 (record.digest, record.media_type.clone())
             }
-            Reference::Digest(digest) => {
-                let link = self.names.link(key, digest).await?.manifest;
-                (*digest, link.ok_or_else(|| unknown(key, reference))?.media_type)
-            }
+            Reference::Digest(digest) => match self.names.link(key, digest).await?.manifest {
+                Some(link) => (*digest, link.media_type),
+                None => return self.read_held(key, digest, method, headers).await,
+            },
         };
-        let stored = self.at_hand(&digest).await?.ok_or_else(|| {
+        let stored = match self.at_hand(&digest).await? {
+            Some(stored) => Some(stored),
+            None if !self.names.holders(key).is_empty() => {
+                return self.read_held(key, &digest, method, headers).await;
+            }
+            None => None,
+        };
+        let stored = stored.ok_or_else(|| {
             tracing::error!(%digest, repository = %key, "a hosted manifest cannot be read from its disk");
             ApiError::new(Code::Unknown, format!("{digest} is hosted here, and cannot be read from its disk"))
         })?;
         Ok(self.serve_whole(&digest, &media_type, stored.bytes, method, headers))
+    }
+
+    /// A manifest of a repository that other edges hold.
+    async fn read_held(
+        &self,
+        key: &RepositoryName,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let missing = || unknown(key, &Reference::Digest(*digest));
+        if self.names.holders(key).is_empty() {
+            return Err(missing());
+        }
+        let held_only = conditional::only_if_cached(headers);
+        if let Some(stored) = self.at_hand(digest).await? {
+            // What was pushed here to another repository is not this one's because somebody knows its digest.
+            let target = Target::Manifest(Reference::Digest(*digest));
+            if stored.stat.hosted && (held_only || self.held(key, &target).await?.is_none()) {
+                return Err(missing());
+            }
+            let media_type = media_type_of(&stored)?;
+            return Ok(self.serve_whole(digest, &media_type, stored.bytes, method, headers));
+        }
+        if held_only {
+            return Err(faults::not_held());
+        }
+        let fetches = self.owner(digest);
+        if fetches == self.shard {
+            return self.fetch_held(key, digest, method, headers).await;
+        }
+        let (key, digest, headers) = (key.clone(), *digest, conditional::selecting(headers));
+        self.answer_on(fetches, move |other| async move {
+            other.fetch_held(&key, &digest, method, &headers).await
+        })
+        .await
+    }
+
+    /// On the shard that fetches it: from one edge after the other.
+    async fn fetch_held(
+        &self,
+        key: &RepositoryName,
+        digest: &Digest,
+        method: Read,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let mut last = unknown(key, &Reference::Digest(*digest));
+        for place in self.places_of(key) {
+            match self.read_pinned(place, digest, method, headers).await {
+                Ok(response) => return Ok(response),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// A manifest of an upstream by its digest: for good once it is here.
@@ -221,7 +288,7 @@ impl<N: Names> Gateway<N> {
         // What is remembered only counts while its content is here.
         let known = self.known_tag(&place, tag).await?;
         if let Some(known) = &known
-            && age_ms(&known.1) < millis(self.settings.tag_ttl)
+            && self.is_fresh(&known.1)
         {
             return Ok(self.serve_fresh(known, method, headers));
         }
@@ -371,6 +438,11 @@ impl<N: Names> Gateway<N> {
             size_bytes,
         );
         event.media_type.clone_from(&manifest.media_type);
+        // In a fleet tags are set for all, once the content that they point to is here.
+        let (tags, shared_tags) = match self.names.tags_are_shared() {
+            true => (Vec::new(), tags),
+            false => (tags, Vec::new()),
+        };
         let put = PutManifest {
             repository: name.clone(),
             tags,
@@ -390,10 +462,20 @@ impl<N: Names> Gateway<N> {
         };
         let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
         let media_type = manifest.media_type.clone();
+        let shared = SharedTags {
+            repository: name.clone(),
+            tags: shared_tags,
+            digest,
+            size_bytes,
+            media_type: media_type.clone(),
+        };
         to_the_end(async move {
             if !gateway.names.put_manifest(put).await?.superfluous {
                 gateway.host(stored, &digest, &media_type).await;
                 gateway.metrics.uploads_stored.inc();
+            }
+            if !shared.tags.is_empty() {
+                gateway.names.share_tags(shared).await?;
             }
             Ok::<(), NamesError>(())
         })
@@ -425,7 +507,10 @@ impl<N: Names> Gateway<N> {
                 continue;
             }
             let linked = self.names.link(name, &descriptor.digest).await?.blob.is_some();
-            if !linked && !self.take_in(name, &descriptor.digest).await? {
+            if !linked
+                && !self.take_in(name, &descriptor.digest).await?
+                && !self.bring_in(name, &descriptor.digest).await?
+            {
                 missing.push(descriptor.digest.to_string());
             }
         }
@@ -610,7 +695,7 @@ impl<N: Names> Errand<N> {
 
     fn request(&self, reference: &Reference, method: FetchMethod) -> FetchRequest {
         FetchRequest {
-            upstream: self.source.upstream,
+            from: self.source.from,
             repository: self.source.repository.to_string(),
             target: Target::Manifest(reference.clone()),
             method,

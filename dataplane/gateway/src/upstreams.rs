@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use outrider_artifact::RepositoryName;
 use outrider_cache::Origin;
-use outrider_uplink::UpstreamId;
+use outrider_uplink::{UpstreamId, Whom};
 
 use crate::flight::Source;
 use crate::protocol::ns;
@@ -89,16 +89,30 @@ fn place(upstream: &Upstream, repository: &str) -> Option<Place> {
         None => repository.parse().ok()?,
     };
     let upstream_name: Rc<str> = upstream.name.as_deref().unwrap_or(&upstream.host).into();
+    let from = Whom::Upstream(upstream.id);
+    let source =
+        Source { from, repository: repository.into(), origin: origin(&upstream_name, repository) };
+    Some(Place { source, upstream_name, key })
+}
+
+/// The place of a hosted repository at another edge that holds it.
+pub(crate) fn place_at_edge(edge: u64, key: &RepositoryName) -> Place {
+    // No upstream's name has a space in it.
+    let upstream_name: Rc<str> = format!("edge {edge}").into();
+    let source = Source {
+        from: Whom::Peer(edge),
+        repository: (&**key).into(),
+        origin: origin(&upstream_name, key),
+    };
+    Place { source, upstream_name, key: key.clone() }
+}
+
+fn origin(upstream_name: &str, repository: &str) -> Origin {
     let marked =
         outrider_artifact::Digest::sha256(format!("{upstream_name}\n{repository}").as_bytes());
     let mut origin = [0; 8];
     origin.copy_from_slice(&marked.value()[..8]);
-    let source = Source {
-        upstream: upstream.id,
-        repository: repository.into(),
-        origin: Origin(u64::from_le_bytes(origin)),
-    };
-    Some(Place { source, upstream_name, key })
+    Origin(u64::from_le_bytes(origin))
 }
 
 #[cfg(test)]
@@ -115,7 +129,10 @@ mod tests {
     fn mirrored(meaning: Meaning) -> (u16, String, String) {
         match meaning {
             Meaning::Mirrored(place) => (
-                place.source.upstream.0,
+                match place.source.from {
+                    Whom::Upstream(upstream) => upstream.0,
+                    Whom::Peer(_) => panic!("an upstream is no edge"),
+                },
                 place.source.repository.to_string(),
                 place.key.to_string(),
             ),

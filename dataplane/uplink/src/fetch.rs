@@ -14,6 +14,7 @@ use crate::config::UpstreamId;
 use crate::content_range::ContentRange;
 use crate::error::FetchError;
 use crate::metrics::UplinkMetrics;
+use crate::peers;
 use crate::window::FetchBody;
 
 /// What is asked for.
@@ -43,11 +44,20 @@ pub struct FetchRange {
     pub last: Option<u64>,
 }
 
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whom {
+    /// An upstream of the configuration.
+    Upstream(UpstreamId),
+    /// Another edge, by its number in the cluster: for what it has, by digest.
+    Peer(u64),
+}
+
 /// One fetch.
 #[derive(Clone, Debug)]
 pub struct FetchRequest {
     /// From whom.
-    pub upstream: UpstreamId,
+    pub from: Whom,
     /// The repository, as it is called there.
     pub repository: String,
     /// What.
@@ -125,7 +135,7 @@ impl UplinkClient {
     /// # Errors
     /// [`FetchError`]: each variant says when. An upstream that there is not is `NotFound`.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, FetchError> {
-        let upstream = request.upstream;
+        let from = request.from;
         let target = request.target.clone();
         let (answer, answered) = channel::oneshot(&self.shard);
         let (lease, gone) = oneshot::channel();
@@ -135,8 +145,15 @@ impl UplinkClient {
                 mpsc::error::TrySendError::Full(_) => FetchError::Busy,
                 mpsc::error::TrySendError::Closed(_) => FetchError::Closed,
             };
-            if let Some(label) = self.labels.get(usize::from(upstream.0)) {
-                self.metrics.finished(label, &target, error.reason());
+            match from {
+                Whom::Upstream(upstream) => {
+                    if let Some(label) = self.labels.get(usize::from(upstream.0)) {
+                        self.metrics.finished(label, &target, error.reason());
+                    }
+                }
+                Whom::Peer(member) => {
+                    self.metrics.finished(&peers::label(member), &target, error.reason());
+                }
             }
             return Err(error);
         }

@@ -1,4 +1,4 @@
-//! Origins: the only tokio in the data plane.
+//! Origins and other edges: the only tokio in the data plane.
 //!
 //! A shard asks with [`UplinkClient::fetch`], which resolves when the head of the answer is in and
 //! was checked, and reads the body from a bounded window. Everything between, on a thread of its
@@ -25,6 +25,7 @@
 //! - `serve`: the life of one fetch. `exchange`: from a request to the head of its answer.
 //! - `upstream`, `lane`, `credentials`: what lives as long as the configuration.
 //! - `connect`: names, addresses, TCP and TLS.
+//! - `peers`: other edges, over the native protocol.
 
 #![forbid(unsafe_code)]
 
@@ -41,6 +42,7 @@ mod fetch;
 pub mod head;
 mod lane;
 mod metrics;
+mod peers;
 pub mod redirect;
 pub mod retry_after;
 mod serve;
@@ -56,8 +58,9 @@ pub use config::{
 pub use content_range::ContentRange;
 pub use error::{FetchError, TimeoutStage, UplinkError};
 pub use fetch::{
-    ACCEPT_MAX, Fetch, FetchHead, FetchMethod, FetchRange, FetchRequest, Target, UplinkClient,
+    ACCEPT_MAX, Fetch, FetchHead, FetchMethod, FetchRange, FetchRequest, Target, UplinkClient, Whom,
 };
 pub use metrics::UplinkMetrics;
+pub use peers::{PeerBook, PeerOptions};
 pub use thread::{LaneStatus, Uplink, UplinkMonitor, UplinkOptions, UpstreamStatus, start};
 pub use window::FetchBody;

@@ -13,9 +13,10 @@ use crate::address::{self, Classifier};
 use crate::breaker::BreakerState;
 use crate::config::{UPSTREAMS_MAX, UpstreamConfig};
 use crate::error::{FetchError, UplinkError};
-use crate::fetch::{Command, UplinkClient};
+use crate::fetch::{Command, UplinkClient, Whom};
 use crate::lane::{Lane, lock};
 use crate::metrics::UplinkMetrics;
+use crate::peers::{PeerOptions, Peers};
 use crate::redirect::place;
 use crate::serve::serve;
 use crate::upstream::{Upstream, system_roots};
@@ -37,11 +38,13 @@ pub struct UplinkOptions {
     pub metrics: UplinkMetrics,
     /// Tells which network an address belongs to. A test may have its own idea of it.
     pub classifier: Classifier,
+    /// How other edges are reached; without it none is.
+    pub peers: Option<PeerOptions>,
 }
 
 impl Default for UplinkOptions {
     fn default() -> Self {
-        Self { metrics: UplinkMetrics::default(), classifier: address::classify }
+        Self { metrics: UplinkMetrics::default(), classifier: address::classify, peers: None }
     }
 }
 
@@ -191,6 +194,8 @@ pub fn start(
         })
         .collect::<Result<_, _>>()?;
 
+    let peers = options.peers.map(|peers| Peers::new(peers, options.metrics.clone()));
+    let peers = peers.transpose()?.map(Arc::new);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -204,7 +209,7 @@ pub fn start(
     let thread = std::thread::Builder::new()
         .name("outrider-uplink".to_owned())
         .spawn(move || {
-            runtime.block_on(run(served, inbox, stopped));
+            runtime.block_on(run(served, peers, inbox, stopped));
             runtime.shutdown_timeout(SHUTDOWN_WAIT);
         })
         .map_err(UplinkError::Thread)?;
@@ -223,6 +228,7 @@ pub fn start(
 /// no room to wait ends in its first turn.
 async fn run(
     upstreams: Arc<[Arc<Upstream>]>,
+    peers: Option<Arc<Peers>>,
     mut inbox: mpsc::Receiver<Command>,
     mut stopped: oneshot::Receiver<()>,
 ) {
@@ -232,11 +238,19 @@ async fn run(
             _ = &mut stopped => return,
             Some(command) = inbox.recv() => command,
         };
-        match upstreams.get(usize::from(command.request.upstream.0)) {
-            Some(upstream) => {
-                tokio::spawn(serve(Arc::clone(upstream), command));
-            }
-            None => command.answer.complete(Err(FetchError::NotFound)),
+        match command.request.from {
+            Whom::Upstream(id) => match upstreams.get(usize::from(id.0)) {
+                Some(upstream) => {
+                    tokio::spawn(serve(Arc::clone(upstream), command));
+                }
+                None => command.answer.complete(Err(FetchError::NotFound)),
+            },
+            Whom::Peer(member) => match &peers {
+                Some(peers) => {
+                    tokio::spawn(Arc::clone(peers).serve(member, command));
+                }
+                None => command.answer.complete(Err(FetchError::NotFound)),
+            },
         }
     }
 }

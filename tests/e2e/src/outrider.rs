@@ -5,6 +5,7 @@ use std::process::{Command, ExitStatus};
 
 use rustix::process::Signal;
 
+use crate::control::Control;
 use crate::http::Client;
 use crate::metrics::Metrics;
 use crate::ports;
@@ -109,11 +110,35 @@ pub struct Outrider {
 impl Outrider {
     /// Starts one with an empty data directory and waits until it is ready.
     pub fn start(options: Options) -> Self {
-        let (http, https, admin) = (ports::free(), ports::free(), ports::free());
-        let mut outrider =
-            Self { process: None, scratch: Scratch::new(), options, http, https, admin };
+        let mut outrider = Self::stopped(options);
         outrider.resume();
         outrider
+    }
+
+    /// One that was never started.
+    pub fn stopped(options: Options) -> Self {
+        let (http, https, admin) = (ports::free(), ports::free(), ports::free());
+        Self { process: None, scratch: Scratch::new(), options, http, https, admin }
+    }
+
+    /// An edge that joined this cluster, and runs. It has more configuration.
+    pub fn joined(control: &Control, options: Options) -> Self {
+        let mut edge = Self::stopped(options);
+        let token = control.cluster(0, &["token", "--role", "edge", "--region", "local"]).ok();
+        let joined = edge.join(&token).ok();
+        assert!(joined.contains("joined as edge"), "{joined}");
+        edge.resume();
+        edge
+    }
+
+    /// Runs `outrider cluster join --role edge` for it. It has more configuration, and is stopped.
+    pub fn join(&self, token: &str) -> crate::process::Output {
+        let more = self.options.config.as_ref().expect("it is started with a configuration");
+        let file = self.scratch.path().join("edge.toml");
+        std::fs::write(&file, self.config_file(more)).expect("a small file");
+        let mut command = Command::new(Self::program());
+        command.args(["cluster", "join", "--role", "edge", "--config"]).arg(file).arg(token.trim());
+        run(command)
     }
 
     /// The program.

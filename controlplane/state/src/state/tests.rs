@@ -179,6 +179,30 @@ fn a_token_lets_in_one_key_and_only_in_its_time() {
 }
 
 #[test]
+fn an_edge_says_where_it_is_and_is_told_of_once() {
+    let mut state = State::new();
+    let issue = |n, role| Operation::IssueToken {
+        secret_sha256: [n; 32],
+        role,
+        region: "eu".into(),
+        ttl_ms: 1_000,
+    };
+    let spend =
+        |n| Operation::SpendToken { secret_sha256: [n; 32], key_sha256: [n; 32], name: "m".into() };
+    for (n, role) in [(1, Role::Edge), (2, Role::Node)] {
+        once(&mut state, issue(n, role));
+        once(&mut state, spend(n));
+    }
+    let announce = |member| Operation::Announce { member, address: "a:1".into() };
+    let before = state.version();
+    assert_eq!(once(&mut state, announce(1)), Outcome::Done { version: before + 1 });
+    assert_eq!(state.members().get(1).unwrap().address, "a:1");
+    assert_eq!(once(&mut state, announce(1)), Outcome::Done { version: 0 });
+    assert_eq!(once(&mut state, announce(2)), Outcome::NoMember);
+    assert_eq!(once(&mut state, announce(3)), Outcome::NoMember);
+}
+
+#[test]
 fn a_new_version_of_a_tag_says_what_it_replaces() {
     let mut state = State::new();
     let digest = |n: u8| outrider_artifact::Digest::sha256(&[n]).to_string();
@@ -191,6 +215,7 @@ fn a_new_version_of_a_tag_says_what_it_replaces() {
             size_bytes: 1,
             media_type: String::new(),
             holders: vec![1],
+            upstream: None,
         }),
     };
     let mut replaced = Vec::new();
@@ -244,7 +269,7 @@ fn a_record_of_another_version_or_kind_or_with_a_wrong_bit_is_refused() {
     assert_eq!(with(0, 0), RecordError::Magic);
     assert!(matches!(with(8, record[8] ^ 1), RecordError::Length { .. }));
     assert_eq!(with(40, record[40] ^ 1), RecordError::Checksum);
-    assert_eq!(RECORD_VERSION, 1);
+    assert_eq!(RECORD_VERSION, 2);
     assert!(matches!(State::from_snapshot(&record), Err(RecordError::Kind { .. })));
 }
 

@@ -140,7 +140,7 @@ fn wanted(
 ) -> FetchRequest {
     flight.home.metrics.upstream_requests.inc();
     FetchRequest {
-        upstream: source.upstream,
+        from: source.from,
         repository: source.repository.to_string(),
         target: Target::Blob(flight.digest),
         method,

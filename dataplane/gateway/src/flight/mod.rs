@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use outrider_artifact::Digest;
 use outrider_cache::{CHUNK_BYTES, Cache, ChunkWriter, Origin};
-use outrider_uplink::{FetchError, UplinkClient, UpstreamId};
+use outrider_uplink::{FetchError, UplinkClient, Whom};
 
 use self::plan::{Span, Step, UNKNOWN_END};
 use self::progress::Progress;
@@ -38,10 +38,10 @@ const MISMATCH_MEMORY: Duration = Duration::from_secs(60);
 /// How many such failures are remembered. Beyond it the oldest are forgotten.
 const MISMATCHES_MAX: usize = 4096;
 
-/// Where a digest can be fetched: one upstream and the repository there.
+/// Where a digest can be fetched: one upstream, or another edge, and the repository there.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    pub(crate) upstream: UpstreamId,
+    pub(crate) from: Whom,
     /// The repository's name at the upstream.
     pub(crate) repository: Rc<str>,
     /// Marks the chunks that come from here until they are verified.
@@ -255,7 +255,7 @@ impl Flight {
         self.sources.borrow()[0].origin
     }
 
-    fn add_source(&self, source: Source) {
+    pub(crate) fn add_source(&self, source: Source) {
         let mut sources = self.sources.borrow_mut();
         if !sources.contains(&source) {
             sources.push(source);

@@ -61,6 +61,12 @@ pub enum NamesError {
     /// is not known. It may be found later, so that a put must be made again.
     #[error("the names database failed and may or may not have kept this: {0}")]
     Unsettled(String),
+    /// The control plane has no majority, or cannot be reached. What was asked for was perhaps done.
+    #[error("tags are set by the control plane, which is not available: {0}")]
+    Fleet(String),
+    /// The control plane does not want it.
+    #[error("the control plane refuses this tag: {0}")]
+    FleetRefused(String),
     /// Another process has it open.
     #[error("{} is open in another process; stop that one, or use another data directory", .0.display())]
     InUse(PathBuf),
@@ -109,9 +115,11 @@ impl From<NamesError> for ApiError {
             NamesError::Busy
             | NamesError::Closed
             | NamesError::Storage(_)
+            | NamesError::Fleet(_)
             | NamesError::Unsettled(_) => {
                 Self::new(Code::Unavailable, message).with_retry_after(Duration::from_secs(1))
             }
+            NamesError::FleetRefused(_) => Self::new(Code::Denied, message),
             NamesError::InUse(_)
             | NamesError::Open { .. }
             | NamesError::Version { .. }

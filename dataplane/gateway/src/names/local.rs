@@ -181,23 +181,29 @@ impl fmt::Debug for LocalNames {
 }
 
 /// Where an answer comes from.
-enum Answer<T: Send> {
+pub(super) enum Answer<T: Send> {
     Shard(Completion<T>),
     Thread(Receiver<T>),
 }
 
-impl<T: Send> Answer<Result<T, NamesError>> {
-    async fn wait(self) -> Result<T, NamesError> {
-        let answer = match self {
+impl<T: Send> Answer<T> {
+    /// Nothing when who should answer is gone.
+    pub(super) async fn take(self) -> Option<T> {
+        match self {
             Self::Shard(completion) => completion.await,
             Self::Thread(receiver) => receiver.recv().ok(),
-        };
-        answer.unwrap_or(Err(NamesError::Closed))
+        }
+    }
+}
+
+impl<T: Send> Answer<Result<T, NamesError>> {
+    async fn wait(self) -> Result<T, NamesError> {
+        self.take().await.unwrap_or(Err(NamesError::Closed))
     }
 }
 
 impl LocalNames {
-    fn channel<T: Send>(&self) -> (Reply<T>, Answer<T>) {
+    pub(super) fn channel<T: Send>(&self) -> (Reply<T>, Answer<T>) {
         match &self.0.shard {
             Some(shard) => {
                 let (completer, completion) = oneshot(shard);

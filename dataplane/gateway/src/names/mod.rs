@@ -9,34 +9,40 @@
 //! The trait [`Names`] is what handlers are written against. [`LocalNames`] is the database of one
 //! box: one file, owned by one thread, which answers shards over their channels and commits all
 //! writes that wait in one transaction. An answer to a write comes after its commit is on the disk.
+//! In a fleet, [`FleetNames`] stands before it: tags belong to all edges then, and content to each.
 //!
 //! - [`model`]: what is asked and answered.
 //! - [`query`], [`command`]: each question and each change, as functions of the tables.
 //! - [`record`]: what is stored, as rkyv archives behind a version number.
 //! - [`store`]: the database file, its tables, and what is checked when it is opened.
 //! - [`thread`]: the queue, group commits, and what is done when the disk fails.
+//! - [`fleet`]: what is known of the fleet's tags. [`shared`]: the names of an edge that may be in one.
 //! - [`local`]: the client that shards use. [`recent`]: what they were answered a short while ago.
 //! - [`metrics`]: what is counted.
 
 mod command;
 mod error;
+mod fleet;
 mod local;
 pub mod metrics;
 mod model;
 mod query;
 mod recent;
 mod record;
+mod shared;
 mod store;
 mod thread;
 
 pub use error::NamesError;
+pub use fleet::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 pub use local::{LocalNames, NamesClient, NamesLimits, NamesThread, open};
 pub use metrics::NamesMetrics;
 pub use model::{
     Hosted, Link, ManifestLink, MirroredTag, Mounted, OutboxRecord, OutboxStatus, Put, PutBlob,
-    PutManifest, Referrer, ReferrersPage, Removed, Repository, TagOrigin, TagRecord, TagsPage,
-    UploadId,
+    PutManifest, Referrer, ReferrersPage, Removed, Repository, SharedTags, TagOrigin, TagRecord,
+    TagsPage, UploadId,
 };
+pub use shared::FleetNames;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -182,6 +188,25 @@ pub trait Names: 'static {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> impl Future<Output = Result<Option<Removed>, NamesError>>;
+
+    /// Whether tags belong to a fleet: they are then set by [`Names::share_tags`], once the content that they
+    /// point to is stored and named, and not by [`Names::put_manifest`].
+    fn tags_are_shared(&self) -> bool {
+        false
+    }
+
+    /// Sets tags for all edges.
+    ///
+    /// # Errors
+    /// [`NamesError::Fleet`] without a majority; [`NamesError::FleetRefused`].
+    fn share_tags(&self, _tags: SharedTags) -> impl Future<Output = Result<(), NamesError>> {
+        async { Ok(()) }
+    }
+
+    /// The other edges that hold what was pushed to the repository, dearest first.
+    fn holders(&self, _repository: &RepositoryName) -> Arc<[u64]> {
+        Arc::new([])
+    }
 
     /// How many events wait.
     fn outbox_status(&self) -> impl Future<Output = Result<OutboxStatus, NamesError>>;

@@ -48,6 +48,8 @@ pub enum TagOrigin {
         checked_unix_ms: u64,
         /// The entity tag that it gave.
         etag: Option<Arc<str>>,
+        /// Another edge was told something else since: it is to be asked again, however fresh this is.
+        overtaken: bool,
     },
 }
 
@@ -183,6 +185,21 @@ pub struct Removed {
     pub unreferenced: Option<UploadId>,
     /// How many tags went with it.
     pub tags: usize,
+}
+
+/// Tags that are set for all edges of a fleet.
+#[derive(Clone, Debug)]
+pub struct SharedTags {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The tags.
+    pub tags: Vec<Tag>,
+    /// The manifest. It is stored and named here.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// Its media type.
+    pub media_type: String,
 }
 
 /// What a tag points to at an upstream.

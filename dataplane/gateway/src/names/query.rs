@@ -93,6 +93,7 @@ impl Query for TagQuery {
                 size_bytes: row.size_bytes,
                 media_type: row.media_type.into(),
                 origin: TagOrigin::Mirrored {
+                    overtaken: false,
                     upstream: row.upstream.into(),
                     checked_unix_ms: row.checked_unix_ms,
                     etag: row.etag.map(Into::into),

@@ -34,7 +34,7 @@ pub(super) enum Reply<T: Send> {
 }
 
 impl<T: Send> Reply<T> {
-    fn complete(self, answer: T) {
+    pub(super) fn complete(self, answer: T) {
         match self {
             Self::Shard(completer) => completer.complete(answer),
             // Who asked may have gone.

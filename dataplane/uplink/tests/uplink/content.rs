@@ -1,7 +1,7 @@
 //! What is asked, and what comes back when all is well or nearly so.
 
 use outrider_artifact::Digest;
-use outrider_uplink::{ContentRange, FetchError, FetchRequest, UpstreamConfig, UpstreamId};
+use outrider_uplink::{ContentRange, FetchError, FetchRequest, UpstreamConfig, UpstreamId, Whom};
 
 use crate::origin::{Origin, Then, answer, raw};
 use crate::shard::{
@@ -87,7 +87,7 @@ fn an_upstream_that_there_is_not_has_nothing() {
     let uplink = outrider_uplink::start(Vec::new(), crate::shard::options()).unwrap();
     assert_eq!(error(&uplink, manifest("v1")), FetchError::NotFound);
     let uplink = start(upstream("http://127.0.0.2:1"));
-    let request = FetchRequest { upstream: UpstreamId(9), ..manifest("v1") };
+    let request = FetchRequest { from: Whom::Upstream(UpstreamId(9)), ..manifest("v1") };
     assert_eq!(error(&uplink, request), FetchError::NotFound);
 }
 
@@ -98,7 +98,7 @@ fn several_upstreams_are_told_apart() {
     let upstreams = vec![upstream(&one.url()), UpstreamConfig::new(Some("x"), &two.url()).unwrap()];
     let uplink = outrider_uplink::start(upstreams, crate::shard::options()).unwrap();
     assert_eq!(get(&uplink, manifest("v1")).unwrap(), b"one");
-    let request = FetchRequest { upstream: UpstreamId(1), ..manifest("v1") };
+    let request = FetchRequest { from: Whom::Upstream(UpstreamId(1)), ..manifest("v1") };
     assert_eq!(get(&uplink, request).unwrap(), b"two");
     let names: Vec<_> = uplink.status().into_iter().map(|status| status.name).collect();
     assert_eq!(names, [one.authority(), "x".to_owned()]);

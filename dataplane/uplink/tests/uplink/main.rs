@@ -10,6 +10,7 @@ mod content;
 mod faults;
 mod lanes;
 mod origin;
+mod peers;
 mod pressure;
 mod redirects;
 mod registry;

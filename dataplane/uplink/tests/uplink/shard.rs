@@ -10,7 +10,7 @@ use outrider_shard::ShardConfig;
 use outrider_uplink::address::{AddressClass, classify};
 use outrider_uplink::{
     Fetch, FetchError, FetchMethod, FetchRange, FetchRequest, Target, Uplink, UplinkClient,
-    UplinkOptions, UpstreamConfig, UpstreamId, UpstreamStatus,
+    UplinkOptions, UpstreamConfig, UpstreamId, UpstreamStatus, Whom,
 };
 
 /// The addresses of this little world; see the top of `main.rs`.
@@ -71,7 +71,7 @@ pub(crate) fn head(tag: &str) -> FetchRequest {
 
 fn request(target: Target) -> FetchRequest {
     FetchRequest {
-        upstream: UpstreamId(0),
+        from: Whom::Upstream(UpstreamId(0)),
         repository: "library/alpine".to_owned(),
         target,
         method: FetchMethod::Get,

@@ -14,8 +14,12 @@ fn a_mirrored_tag_is_remembered_as_it_was_seen() {
         );
         let record = one.tag("library/alpine", "3.20").unwrap();
         assert_eq!((record.digest, record.size_bytes), (digest("index"), 5));
-        let origin =
-            TagOrigin::Mirrored { upstream, checked_unix_ms: 1000, etag: Some("\"a\"".into()) };
+        let origin = TagOrigin::Mirrored {
+            upstream,
+            checked_unix_ms: 1000,
+            etag: Some("\"a\"".into()),
+            overtaken: false,
+        };
         assert_eq!(record.origin, origin);
         assert_eq!(one.tags("library/alpine"), ["3.20"]);
         // What is mirrored is not held.

@@ -7,6 +7,7 @@ mod mirrored;
 mod model;
 mod outbox;
 mod pushed;
+mod shared;
 mod start;
 mod threads;
 

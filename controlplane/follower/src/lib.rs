@@ -1,0 +1,20 @@
+//! An edge's end of the control plane. It follows one node at a time, any of them, on a thread of its own, and keeps
+//! what it was told on its disk; without any node it goes on with that.
+//!
+//! - [`folder`]: who this edge is: its certificate, and where the nodes are.
+//! - [`store`]: the replica on disk.
+//! - [`keeper`]: writes it, behind the stream.
+//! - [`asks`]: what it wants to have written.
+//! - [`follower`]: the thread, and how it stands.
+
+#![forbid(unsafe_code)]
+
+pub mod asks;
+pub mod folder;
+pub mod follower;
+pub mod keeper;
+pub mod store;
+
+pub use asks::{AskCounts, AskError, Asker, Asks};
+pub use folder::{EdgeFolder, FolderError, Given};
+pub use follower::{Follower, Monitor, Settings, Sink, StartError, Status};

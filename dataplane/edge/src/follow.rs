@@ -1,0 +1,280 @@
+//! The control plane, as far as the edge follows it: started once, and shown. Serving never waits for it, but for the
+//! push of a tag.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrider_follower::{
+    AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
+    Status, asks,
+};
+use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+use outrider_push::message::MemberRole;
+use outrider_push::replica::Consequence;
+use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_state::Expect;
+use outrider_state::request::TagRecord;
+use outrider_transport::tls::MemberCertificate;
+use outrider_uplink::{PeerBook, PeerOptions};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+
+/// What there is once the edge follows.
+pub(crate) struct Followed {
+    pub(crate) follower: Follower,
+    /// What it knows of the fleet's tags.
+    pub(crate) fleet: Arc<Fleet>,
+    /// How it reaches other edges.
+    pub(crate) peers: PeerOptions,
+    /// What it shows to them.
+    pub(crate) certificate: MemberCertificate,
+}
+
+/// Follows, if this edge has joined a cluster. `https` is where it listens.
+///
+/// # Errors
+/// [`StartError`], also when the configuration wants it and the edge has not joined.
+pub(crate) fn start(
+    config: &Config,
+    https: Option<SocketAddr>,
+) -> Result<Option<Followed>, StartError> {
+    let folder = EdgeFolder::new(&config.control_dir());
+    if !folder.has_joined()? && !config.control.is_wanted() {
+        return Ok(None);
+    }
+    let own = folder.edge()?.number;
+    let identity = folder.identity()?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(identity.authority.clone()).map_err(|error| FolderError::Unreadable {
+        path: folder.path().display().to_string(),
+        reason: error.to_string(),
+    })?;
+    let (asker, wanted) = asks::asks();
+    let fleet = Fleet::new(own, Box::new(ToNodes(asker.clone())));
+    let address = address(config, https);
+    if address.is_empty() {
+        tracing::warn!("other edges cannot fetch from this one: control.advertise is not set");
+    }
+    let follower = Follower::start(Settings {
+        folder,
+        nodes: config.control.nodes.clone(),
+        interest: Interest { prefixes: config.control.fragments.clone() },
+        address,
+        sink: Box::new(ToFleet(Arc::clone(&fleet))),
+        asks: (asker, wanted),
+    })?;
+    let book: Arc<dyn PeerBook> = Arc::<Fleet>::clone(&fleet);
+    Ok(Some(Followed {
+        follower,
+        fleet,
+        peers: PeerOptions { book, roots, name: member_name },
+        certificate: MemberCertificate {
+            name: member_name(own),
+            chain: identity.chain,
+            key: identity.key,
+        },
+    }))
+}
+
+/// Where other edges reach this one, or empty.
+fn address(config: &Config, https: Option<SocketAddr>) -> String {
+    let listened = || https.filter(|https| !https.ip().is_unspecified());
+    let advertised = config.control.advertise.clone();
+    advertised.or_else(|| listened().map(|at| at.to_string())).unwrap_or_default()
+}
+
+/// The name in an edge's certificate.
+fn member_name(edge: u64) -> String {
+    format!("edge-{edge}.outrider.internal")
+}
+
+/// Proposals to the nodes.
+struct ToNodes(Asker);
+
+impl Proposer for ToNodes {
+    fn propose(&self, proposal: Proposal, done: Proposed) {
+        let Proposal { repository, tag, expected, record } = proposal;
+        let expect = if expected == 0 { Expect::Absent } else { Expect::Version(expected) };
+        let record = record.map(|record| TagRecord {
+            digest: record.digest,
+            size_bytes: record.size_bytes,
+            media_type: record.media_type,
+            holders: record.holders,
+            upstream: record.upstream,
+        });
+        self.0.ask(Wish::Tag { repository, tag, expect, record }, |result| {
+            done(result.map(drop).map_err(|error| match error {
+                AskError::Mismatch { current } => ProposalError::Mismatch(current),
+                AskError::Refused(why) => ProposalError::Refused(why),
+                AskError::Unavailable(why) => ProposalError::Unavailable(why),
+            }));
+        });
+    }
+}
+
+/// What the nodes say, to the shards.
+struct ToFleet(Arc<Fleet>);
+
+fn fleet_record(record: &TagRecord) -> FleetRecord {
+    FleetRecord {
+        digest: record.digest.clone(),
+        size_bytes: record.size_bytes,
+        media_type: record.media_type.clone(),
+        holders: record.holders.clone(),
+        upstream: record.upstream.clone(),
+    }
+}
+
+/// An edge that is let in is reached where it says.
+fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
+    let there = role == MemberRole::Edge && !revoked && !address.is_empty();
+    there.then(|| address.to_owned())
+}
+
+impl Sink for ToFleet {
+    fn whole(&mut self, replica: &Replica, _consequences: &[Consequence]) {
+        let tags = replica.tags.iter().map(|((repository, tag), (version, record))| {
+            (repository.clone(), tag.clone(), *version, fleet_record(record))
+        });
+        let addresses = replica.members.iter().filter_map(|(number, member)| {
+            Some((*number, reached(member.role, member.revoked, &member.address)?))
+        });
+        self.0.replace(tags, addresses);
+    }
+
+    fn update(&mut self, _replica: &Replica, items: &[Item], _consequences: &[Consequence]) {
+        for item in items {
+            match item {
+                Item::Tag { repository, tag, version, record, .. } => {
+                    let record = record.as_ref().map(fleet_record);
+                    self.0.set_tag(repository, tag, *version, record);
+                }
+                Item::Member { number, role, revoked, address, .. } => {
+                    self.0.set_address(*number, reached(*role, *revoked, address));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What `/status` shows.
+pub(crate) fn json(status: &Status) -> Value {
+    json!({
+        "edge": status.edge,
+        "connected": status.node.is_some(),
+        "node": status.node,
+        "version": status.version,
+        "latest": status.latest,
+        "lag": status.lag(),
+        "heard_s": status.heard.map(|heard| heard.elapsed().as_secs_f64()),
+        "stored": status.stored,
+        "store_failure": status.store_failure,
+        "last_failure": status.failure,
+        "connections": status.connections,
+        "updates": status.updates,
+        "snapshots": status.snapshots,
+        "fragments": status.fragments,
+        "tags": status.tags,
+        "asks": {
+            "granted": status.asks.granted,
+            "refused": status.asks.refused,
+            "unavailable": status.asks.unavailable,
+        },
+    })
+}
+
+/// What `/readyz` says beside its verdict: the edge serves all the same.
+pub(crate) fn remarks(status: &Status) -> Vec<String> {
+    let mut remarks = Vec::new();
+    match (&status.node, &status.failure) {
+        (Some(_), _) if status.lag() == 0 => {}
+        (Some(node), _) => {
+            remarks.push(format!("it lags {} updates behind {node}", status.lag()));
+        }
+        (None, failure) => {
+            let why = failure.as_deref().unwrap_or("not connected yet");
+            let version = status.version;
+            remarks.push(format!("the control plane is not followed, at version {version}: {why}"));
+        }
+    }
+    if let Some(failure) = &status.store_failure {
+        remarks.push(format!("what the control plane says is not stored any more: {failure}"));
+    }
+    remarks
+}
+
+/// How the edge stands to the control plane, as metrics; without one everything is 0.
+#[derive(Debug)]
+pub(crate) struct ControlMetrics(pub(crate) Option<Monitor>);
+
+/// A number: its name behind the prefix, its help, and how it is read.
+type Number = (&'static str, &'static str, fn(&Status) -> u64);
+
+const GAUGES: [Number; 5] = [
+    ("connected", "Whether a node of the control plane is followed", |s| {
+        u64::from(s.node.is_some())
+    }),
+    ("version", "Version up to which the state is known", |s| s.version),
+    ("lag_updates", "Updates of the state that are not known yet", Status::lag),
+    ("stored_version", "Version up to which the state is on the disk", |s| s.stored),
+    ("store_failed", "Whether the disk of the replica failed", |s| {
+        u64::from(s.store_failure.is_some())
+    }),
+];
+
+const COUNTERS: [Number; 6] = [
+    ("connections", "Connections to nodes of the control plane", |s| s.connections),
+    ("updates", "Updates of the state that were taken in", |s| s.updates),
+    ("snapshots", "Times that the state was taken as a whole", |s| s.snapshots),
+    ("asks_granted", "Tags and addresses that were written for this edge", |s| s.asks.granted),
+    ("asks_refused", "The same that were refused, or where another edge was faster", |s| {
+        s.asks.refused
+    }),
+    ("asks_unavailable", "The same whose outcome was not known in time", |s| s.asks.unavailable),
+];
+
+impl Collector for ControlMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let status = self.0.as_ref().map(Monitor::status).unwrap_or_default();
+        for (name, help, read) in GAUGES {
+            let name = format!("outrider_follow_{name}");
+            let value = i64::try_from(read(&status)).unwrap_or(i64::MAX);
+            let metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        for (name, help, read) in COUNTERS {
+            let name = format!("outrider_follow_{name}");
+            let metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            ConstCounter::new(read(&status)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_remarked_on_when_it_lags_or_is_not_connected() {
+        let mut status =
+            Status { node: Some("c1:9191".to_owned()), version: 7, ..Status::default() };
+        status.latest = 7;
+        assert!(remarks(&status).is_empty());
+        status.latest = 9;
+        assert_eq!(remarks(&status), ["it lags 2 updates behind c1:9191"]);
+        status.node = None;
+        status.failure = Some("why".to_owned());
+        status.store_failure = Some("disk".to_owned());
+        let remarks = remarks(&status);
+        assert_eq!(remarks[0], "the control plane is not followed, at version 7: why");
+        assert!(remarks[1].ends_with("disk"));
+    }
+}
