@@ -4,14 +4,13 @@
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use outrider_artifact::Digest;
-use outrider_gateway::protocol::Manifest;
 use outrider_gateway::protocol::header::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use outrider_gateway::protocol::manifest::DESCRIPTORS_MAX;
+use outrider_gateway::protocol::manifest::{self, DESCRIPTORS_MAX};
 
 fuzz_target!(|bytes: &[u8]| {
     for stated in [None, Some(OCI_MANIFEST), Some(OCI_INDEX), Some(DOCKER_MANIFEST)] {
         let stated = stated.map(HeaderValue::from_static);
-        match Manifest::parse(bytes, stated.as_ref()) {
+        match manifest::parse(bytes, stated.as_ref()) {
             Ok(manifest) => {
                 assert!(manifest.descriptors.len() <= 2 * DESCRIPTORS_MAX);
                 assert!(manifest.required().count() <= manifest.descriptors.len());
