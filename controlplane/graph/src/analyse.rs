@@ -32,9 +32,9 @@ pub enum AnalyseError {
     #[error("the manifest has the digest {found}, and is said to have {stated}")]
     Digest {
         /// What it is said to have.
-        stated: Digest,
+        stated: Box<Digest>,
         /// What it has.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// It is beyond a bound, or refers to itself.
     #[error(transparent)]
@@ -63,7 +63,7 @@ pub fn analyse(
     if let Some(stated) = seen.digest
         && stated != digest
     {
-        return Err(AnalyseError::Digest { stated, found: digest });
+        return Err(AnalyseError::Digest { stated: Box::new(stated), found: Box::new(digest) });
     }
     let is_index = manifest.kind == ManifestKind::Index
         || manifest.descriptors.iter().any(|one| one.kind == DescriptorKind::Manifest);
@@ -175,7 +175,8 @@ mod tests {
             match right {
                 true => assert_eq!(result.unwrap().digest, own),
                 false => {
-                    assert_eq!(result.unwrap_err(), AnalyseError::Digest { stated, found: own });
+                    let (stated, found) = (Box::new(stated), Box::new(own));
+                    assert_eq!(result.unwrap_err(), AnalyseError::Digest { stated, found });
                 }
             }
         }

@@ -22,6 +22,8 @@ pub struct Config {
     pub listen: Listeners,
     /// `[consensus]`: how soon a silent leader is replaced.
     pub consensus: ConsensusSection,
+    /// `[graph]`: where the dependency graph is.
+    pub graph: GraphSection,
     /// `[history]`: how much of the recent past is kept for those who follow.
     pub history: HistorySection,
     /// `[limits]`: what clients of the admin API may take.
@@ -94,6 +96,33 @@ pub struct ConsensusSection {
 impl Default for ConsensusSection {
     fn default() -> Self {
         Self { heartbeat: Span::ms(100), election: Span::ms(500), request_time: Span::s(10) }
+    }
+}
+
+/// Which store the dependency graph has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphStore {
+    /// A file in the node's folder.
+    #[default]
+    Embedded,
+}
+
+/// Where the dependency graph is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GraphSection {
+    /// `embedded`, a file in `data.dir`. Default `embedded`.
+    pub store: GraphStore,
+    /// Memory for pages of the embedded store. Default 64MiB.
+    pub memory: Size,
+    /// The longest that the store is waited for, by one batch or query. Default 10s.
+    pub request_time: Span,
+}
+
+impl Default for GraphSection {
+    fn default() -> Self {
+        Self { store: GraphStore::default(), memory: Size::mib(64), request_time: Span::s(10) }
     }
 }
 
@@ -230,6 +259,8 @@ impl Config {
         let least = Span(consensus.heartbeat.0 * 4);
         bounded("consensus.election", consensus.election, least, Span::s(60))?;
         bounded("consensus.request_time", consensus.request_time, Span::ms(100), Span::s(300))?;
+        bounded("graph.memory", self.graph.memory, Size::mib(1), Size::gib(64))?;
+        bounded("graph.request_time", self.graph.request_time, Span::ms(100), Span::s(300))?;
         bounded("history.updates", self.history.updates, 1, 100_000_000)?;
         bounded("history.memory", self.history.memory, Size::mib(1), Size::gib(64))?;
         bounded("limits.connections", self.limits.connections, 1, 100_000)?;

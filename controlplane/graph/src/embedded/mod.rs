@@ -37,18 +37,25 @@ struct File {
 }
 
 impl Embedded {
-    /// Opens or makes the file. `cache_bytes` of its pages are kept in memory. Blocks.
+    /// A graph in this file, which is opened or made when it is first used. `cache_bytes` of its pages are kept
+    /// in memory.
+    pub fn new(path: &Path, cache_bytes: usize) -> Self {
+        let file = File { path: path.to_owned(), cache_bytes, database: Mutex::new(None) };
+        Self {
+            file: Arc::new(file),
+            writer: Arc::new(Semaphore::new(1)),
+            readers: Arc::new(Semaphore::new(READS_MAX)),
+        }
+    }
+
+    /// Opens or makes the file now. Blocks.
     ///
     /// # Errors
     /// [`GraphError::Unavailable`], [`GraphError::Damaged`]
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, GraphError> {
-        let file = File { path: path.to_owned(), cache_bytes, database: Mutex::new(None) };
-        file.database()?;
-        Ok(Self {
-            file: Arc::new(file),
-            writer: Arc::new(Semaphore::new(1)),
-            readers: Arc::new(Semaphore::new(READS_MAX)),
-        })
+        let embedded = Self::new(path, cache_bytes);
+        embedded.file.database()?;
+        Ok(embedded)
     }
 
     fn work<T: Send + 'static>(

@@ -43,8 +43,8 @@ pub(super) fn apply(database: &Database, batch: &Batch) -> Result<Applied, Fault
 }
 
 fn load(transaction: &WriteTransaction, needs: &Needs) -> Result<Known, Fault> {
-    let mut known = Known::default();
-    known.last = transaction.open_table(META)?.get(META_LAST)?.map_or(0, |last| last.value());
+    let last = transaction.open_table(META)?.get(META_LAST)?.map_or(0, |last| last.value());
+    let mut known = Known { last, ..Known::default() };
     let (names, images) = (transaction.open_table(IMAGE_NAMES)?, transaction.open_table(IMAGES)?);
     for name in &needs.images {
         let Some(serial) = names.get(&**name)?.map(|serial| serial.value()) else { continue };
