@@ -20,6 +20,8 @@ pub const INDEX_ENTRIES_MAX: usize = 256;
 pub const SIZE_BYTES_MAX: u64 = 1 << 44;
 /// The latest time that is believed: the end of the year 9999, in milliseconds since 1970.
 pub const UNIX_MS_MAX: u64 = 253_402_300_799_999;
+/// The last position that a queue may reach: what stores with signed integers hold.
+pub const POSITION_MAX: u64 = i64::MAX as u64;
 /// The longest name of a source, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 128;
 
@@ -172,10 +174,11 @@ impl Batch {
     /// # Errors
     /// [`BatchError`]
     pub fn check(&self) -> Result<(), BatchError> {
-        if let Some(Position { source, .. }) = &self.position
-            && (source.is_empty() || source.len() > SOURCE_BYTES_MAX)
-        {
-            return Err(BatchError::Name { what: "the source", name: source.clone() });
+        if let Some(Position { source, last }) = &self.position {
+            if source.is_empty() || source.len() > SOURCE_BYTES_MAX {
+                return Err(BatchError::Name { what: "the source", name: source.clone() });
+            }
+            at_most("position in a queue", *last, POSITION_MAX)?;
         }
         at_most("manifests of a batch", self.found.len() as u64, FOUND_MAX as u64)?;
         at_most("accesses of a batch", self.accesses.len() as u64, ACCESSES_MAX as u64)?;

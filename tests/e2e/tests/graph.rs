@@ -7,7 +7,7 @@ use std::process::Command;
 use outrider_artifact::Digest;
 use outrider_e2e::Outrider;
 use outrider_e2e::control::Control;
-use outrider_e2e::http::Response;
+use outrider_e2e::http::Answer;
 use outrider_e2e::process::{Output, run};
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ fn index(manifests: &[&str]) -> String {
     json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }).to_string()
 }
 
-fn post(control: &Control, query: &str, media_type: &str, body: &[u8]) -> Response {
+fn post(control: &Control, query: &str, media_type: &str, body: &[u8]) -> Answer {
     let path = format!("/v1/graph/manifests?{query}");
     let request = control.client(0).request("POST", &path).header("Content-Type", media_type);
     request.body(body).send()
@@ -150,7 +150,7 @@ fn the_command_line_asks_and_draws() {
         (vec!["images", &base, "--limit", "0"], "limit is 1 to 1000"),
     ] {
         let output = graph(&control, &arguments);
-        assert!(!output.status.success() && output.stderr.contains(wanted), "{output:?}");
+        assert!(!output.status.success() && output.err.contains(wanted), "{output:?}");
     }
 }
 

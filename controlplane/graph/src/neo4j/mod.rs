@@ -1,0 +1,235 @@
+//! The store in a Neo4j of the operator's (5.7 or newer), over Bolt, with a client of our own: the crates that
+//! there are bring a second provider of TLS (`docs/decisions/0009`).
+//!
+//! - [`packstream`]: how values are written.
+//! - [`bolt`]: one connection.
+//! - [`write`]: applying a batch.
+//! - [`read`]: the queries.
+//!
+//! Connections are made when they are needed, and one that failed, or whose answer was not waited for, is not
+//! used again: the server then rolls its transaction back.
+
+mod bolt;
+mod packstream;
+mod read;
+mod write;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::batch::Batch;
+use crate::query::{Answer, Asked};
+use crate::store::{Applied, Graph, GraphError, Pending, Stats};
+use bolt::{Begin, BoltError, Connection, Login, Statement};
+use write::{FORMAT, Fault};
+
+/// Queries that are answered at a time; more wait.
+const READS_MAX: usize = 8;
+/// Where Bolt is when the address does not say it.
+const PORT_DEFAULT: u16 = 7687;
+
+/// Names and serials are unique; the statements find nodes by these.
+const SCHEMA: [&str; 7] = [
+    "CREATE CONSTRAINT outrider_node IF NOT EXISTS FOR (n:Node) REQUIRE n.serial IS UNIQUE",
+    "CREATE CONSTRAINT outrider_image IF NOT EXISTS FOR (n:Image) REQUIRE n.name IS UNIQUE",
+    "CREATE CONSTRAINT outrider_customer IF NOT EXISTS FOR (n:Customer) REQUIRE n.name IS UNIQUE",
+    "CREATE CONSTRAINT outrider_content IF NOT EXISTS FOR (n:Content) REQUIRE n.digest IS UNIQUE",
+    "CREATE CONSTRAINT outrider_version IF NOT EXISTS FOR (n:Version) REQUIRE n.key IS UNIQUE",
+    "CREATE CONSTRAINT outrider_source IF NOT EXISTS FOR (n:OutriderSource) REQUIRE n.name IS UNIQUE",
+    "CREATE CONSTRAINT outrider_graph IF NOT EXISTS FOR (n:OutriderGraph) REQUIRE n.id IS UNIQUE",
+];
+const FOUND: &str = "MERGE (g:OutriderGraph {id: 1}) \
+    ON CREATE SET g.format = $format, g.last = 0, g.contains = 0";
+
+/// Where the server is and how it is used.
+#[derive(Clone)]
+pub struct Options {
+    /// `bolt://HOST:PORT`.
+    pub url: String,
+    /// User and password, unless the server wants none.
+    pub login: Option<(String, String)>,
+    /// The database, or the server's default one.
+    pub database: Option<String>,
+    /// After this the server ends a transaction.
+    pub time_max: Duration,
+}
+
+/// A graph in a Neo4j.
+pub struct Neo4j {
+    host: String,
+    login: Option<Login>,
+    database: Option<String>,
+    time_max: Duration,
+    /// Whether the schema was looked at since this process started.
+    prepared: AtomicBool,
+    idle: Mutex<Vec<Connection>>,
+    writer: Semaphore,
+    readers: Semaphore,
+}
+
+/// The host and the port of `bolt://HOST[:PORT]`.
+///
+/// # Errors
+/// Says what to write.
+pub fn host_of(url: &str) -> Result<String, String> {
+    let wrong = || format!("{url:?} is no address of a Neo4j: write bolt://HOST:PORT");
+    let host = url.strip_prefix("bolt://").ok_or_else(wrong)?.trim_end_matches('/');
+    let is_host = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c))
+    };
+    if !is_host(host) {
+        return Err(wrong());
+    }
+    // The colons of an address of IPv6 stand in brackets.
+    match host.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => {
+            port.parse::<u16>().map(|_| host.to_owned()).map_err(|_| wrong())
+        }
+        _ => Ok(format!("{host}:{PORT_DEFAULT}")),
+    }
+}
+
+impl Neo4j {
+    /// A graph there. Nobody is called before it is used.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn new(options: Options) -> Result<Self, String> {
+        let Options { url, login, database, time_max } = options;
+        Ok(Self {
+            host: host_of(&url)?,
+            login: login.map(|(user, password)| Login { user, password }),
+            database,
+            time_max,
+            prepared: AtomicBool::new(false),
+            idle: Mutex::new(Vec::new()),
+            writer: Semaphore::new(1),
+            readers: Semaphore::new(READS_MAX),
+        })
+    }
+
+    fn begin(&self, read_only: bool) -> Begin<'_> {
+        Begin { database: self.database.as_deref(), read_only, time_max: self.time_max }
+    }
+
+    async fn connection(&self) -> Result<Connection, BoltError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let stream = TcpStream::connect(&*self.host).await?;
+                stream.set_nodelay(true)?;
+                Connection::open(Box::new(stream), self.login.as_ref()).await?
+            }
+        };
+        if !self.prepared.load(Ordering::Acquire) {
+            for cypher in SCHEMA {
+                connection.alone(self.database.as_deref(), cypher).await?;
+            }
+            let found = Statement::new(FOUND).with("format", FORMAT);
+            connection.begin(&self.begin(false), &[found]).await?;
+            connection.commit(&[]).await?;
+            self.prepared.store(true, Ordering::Release);
+        }
+        Ok(connection)
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() <= READS_MAX {
+            idle.push(connection);
+        }
+    }
+
+    fn error(&self, fault: Fault) -> GraphError {
+        match fault {
+            Fault::Refused(error) => error,
+            Fault::Bolt(error) => {
+                // The others are most likely as old as the one that failed.
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                GraphError::Unavailable(format!("{}: {error}", self.host))
+            }
+        }
+    }
+
+    async fn apply_checked(&self, batch: &Batch) -> Result<Applied, Fault> {
+        let mut connection = self.connection().await?;
+        let applied = write::apply(&mut connection, &self.begin(false), batch).await?;
+        self.keep(connection);
+        Ok(applied)
+    }
+
+    async fn read(&self, asked: &Asked) -> Result<Answer, Fault> {
+        let mut connection = self.connection().await?;
+        connection.begin(&self.begin(true), &[]).await?;
+        let answer = read::Reader { connection: &mut connection }.answer(asked).await;
+        // What was asked wrongly is no fault of the connection.
+        if let Ok(_) | Err(Fault::Refused(_)) = &answer {
+            connection.commit(&[]).await?;
+            self.keep(connection);
+        }
+        answer
+    }
+
+    async fn read_stats(&self) -> Result<Stats, Fault> {
+        let mut connection = self.connection().await?;
+        connection.begin(&self.begin(true), &[]).await?;
+        let stats = read::Reader { connection: &mut connection }.stats().await?;
+        connection.commit(&[]).await?;
+        self.keep(connection);
+        Ok(stats)
+    }
+}
+
+fn stopped(_: tokio::sync::AcquireError) -> GraphError {
+    GraphError::Unavailable("the process ends".to_owned())
+}
+
+impl Graph for Neo4j {
+    fn apply(&self, batch: Batch) -> Pending<'_, Applied> {
+        Box::pin(async move {
+            batch.check()?;
+            let _place = self.writer.acquire().await.map_err(stopped)?;
+            self.apply_checked(&batch).await.map_err(|fault| self.error(fault))
+        })
+    }
+
+    fn ask(&self, asked: Asked) -> Pending<'_, Answer> {
+        Box::pin(async move {
+            let _place = self.readers.acquire().await.map_err(stopped)?;
+            self.read(&asked).await.map_err(|fault| self.error(fault))
+        })
+    }
+
+    fn stats(&self) -> Pending<'_, Stats> {
+        Box::pin(async move {
+            let _place = self.readers.acquire().await.map_err(stopped)?;
+            self.read_stats().await.map_err(|fault| self.error(fault))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (url, wanted) in [
+            ("bolt://graph.example:7000", Some("graph.example:7000")),
+            ("bolt://graph.example/", Some("graph.example:7687")),
+            ("bolt://[::1]", Some("[::1]:7687")),
+            ("bolt://[::1]:7000", Some("[::1]:7000")),
+            ("neo4j://graph.example", None),
+            ("bolt://", None),
+            ("bolt://user:password@graph.example", None),
+            ("bolt://graph.example:port", None),
+        ] {
+            assert_eq!(host_of(url).ok().as_deref(), wanted, "{url}");
+        }
+    }
+}
