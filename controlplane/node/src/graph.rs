@@ -1,10 +1,12 @@
 //! The dependency graph of a node: the configured store, how long it is waited for, and how it is. A store that
 //! does not answer delays nobody but who asks it, and them for a bounded time.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use outrider_graph::{Answer, Applied, Asked, Batch, Embedded, Graph, GraphError, Stats};
+use outrider_graph::neo4j::Options;
+use outrider_graph::{Answer, Applied, Asked, Batch, Embedded, Graph, GraphError, Neo4j, Stats};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
@@ -14,6 +16,8 @@ use crate::config::{GraphSection, GraphStore};
 const BATCHES_MAX: usize = 16;
 /// Queries that are answered or wait for it.
 const QUERIES_MAX: usize = 64;
+/// The longest file with a password.
+const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
 /// After a failure of the store nothing is asked of it for so long.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -67,17 +71,45 @@ pub struct GraphService {
     pub(crate) counts: Counts,
 }
 
+/// The password in a file.
+fn first_line(file: &Path) -> std::io::Result<String> {
+    let named = |why: &dyn std::fmt::Display| {
+        std::io::Error::other(format!("graph.password_file {}: {why}", file.display()))
+    };
+    let length = std::fs::metadata(file).map_err(|error| named(&error))?.len();
+    if length > PASSWORD_FILE_BYTES_MAX {
+        return Err(named(&"it is too long for a password"));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
+    let line = text.lines().next().unwrap_or("");
+    if line.is_empty() { Err(named(&"its first line is empty")) } else { Ok(line.to_owned()) }
+}
+
 impl GraphService {
     /// The graph that a configuration asks for. Nothing is opened and nobody is called before it is used, so
     /// that a store that is away does not keep a node from starting.
     ///
     /// # Errors
-    /// When the file with the password cannot be read.
-    pub fn new(section: &GraphSection, dir: &std::path::Path) -> std::io::Result<Self> {
+    /// When the file with the password cannot be read, or the address is none.
+    pub fn new(section: &GraphSection, dir: &Path) -> std::io::Result<Self> {
         let (name, store): (_, Arc<dyn Graph>) = match section.store {
             GraphStore::Embedded => {
                 let cache_bytes = usize::try_from(section.memory.0).unwrap_or(usize::MAX);
                 ("embedded", Arc::new(Embedded::new(&dir.join("graph.redb"), cache_bytes)))
+            }
+            GraphStore::Neo4j => {
+                let login = match (&section.user, &section.password_file) {
+                    (Some(user), Some(file)) => Some((user.clone(), first_line(file)?)),
+                    _ => None,
+                };
+                let options = Options {
+                    url: section.url.clone().unwrap_or_default(),
+                    login,
+                    database: section.database.clone(),
+                    time_max: section.request_time.0,
+                };
+                let store = Neo4j::new(options).map_err(std::io::Error::other)?;
+                ("neo4j", Arc::new(store))
             }
         };
         Ok(Self {

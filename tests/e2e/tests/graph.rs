@@ -3,12 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::process::Command;
+use std::time::Duration;
 
 use outrider_artifact::Digest;
-use outrider_e2e::Outrider;
 use outrider_e2e::control::Control;
-use outrider_e2e::http::Answer;
+use outrider_e2e::neo4j::Neo4j;
 use outrider_e2e::process::{Output, run};
+use outrider_e2e::scratch::Scratch;
+use outrider_e2e::{Answer, Outrider, until};
+use outrider_graph::model;
+use outrider_graph::neo4j::Options;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -217,4 +222,86 @@ fn hostile_manifests_are_refused_and_change_nothing() {
     }
     let status = control.client(0).get("/v1/graph").expect(200).json();
     assert!(status["nodes"].as_object().unwrap().values().all(|count| *count == json!(0)));
+}
+
+/// How many random graphs are compared with a real Neo4j.
+const SEEDS: u64 = 3;
+/// Batches of each.
+const BATCHES: usize = 15;
+
+/// One server for all that needs one: it takes its time to start.
+#[test]
+fn a_real_neo4j_gives_the_same_rows_and_may_be_away() {
+    let mut neo4j = Neo4j::start();
+    compare_with_the_model(&neo4j.url());
+
+    let scratch = Scratch::new();
+    let password = scratch.path().join("password");
+    std::fs::write(&password, "not asked for\n").unwrap();
+    let mut control = Control::start(
+        1,
+        &format!(
+            "[graph]\nstore = \"neo4j\"\nurl = {:?}\nuser = \"neo4j\"\npassword_file = {password:?}\n\
+             request_time = \"2s\"",
+            neo4j.url()
+        ),
+    );
+    fill(&control);
+    check(&control);
+    let status = control.client(0).get("/v1/graph").expect(200).json();
+    assert_eq!((&status["store"], &status["nodes"]["layer"]), (&json!("neo4j"), &json!(4)));
+
+    // Dead, or silent: the node goes on and says so.
+    let path = format!("/v1/graph/depth?layer={}", digest("base"));
+    for silent in [false, true] {
+        match silent {
+            false => neo4j.kill9(),
+            true => neo4j.signal(Signal::STOP),
+        }
+        let refused = control.client(0).get(&path).expect(503);
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        control.state(0, "PUT", "key").body(b"value").send().expect(204);
+        control.client(0).get("/readyz").expect(200);
+        let cluster = control.client(0).get("/v1/cluster").expect(200).json();
+        assert_eq!(cluster["graph"]["state"], "down");
+        assert!(cluster["graph"]["error"].is_string(), "{cluster}");
+        let metrics = control.client(0).get("/metrics").expect(200).text();
+        assert!(metrics.contains("outrider_control_graph_up 0"), "{metrics}");
+        let said = control.cluster(0, &["status"]).ok();
+        assert!(said.contains("the graph's store (neo4j) is down"), "{said}");
+        match silent {
+            false => neo4j.resume(),
+            true => neo4j.signal(Signal::CONT),
+        }
+        until("the graph answers again", || {
+            control.client(0).request("GET", &path).try_send().is_ok_and(|a| a.status == 200)
+        });
+        check(&control);
+    }
+
+    // A node starts without its store, and without its store's file too.
+    control.terminate(0);
+    neo4j.kill9();
+    control.resume(0);
+    control.wait_ready(0);
+    control.client(0).get(&path).expect(503);
+}
+
+fn compare_with_the_model(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let time_max = Duration::from_secs(60);
+        let options = Options { url: url.to_owned(), login: None, database: None, time_max };
+        let store = outrider_graph::Neo4j::new(options).unwrap();
+        let seeds = match std::env::var("OUTRIDER_SEED") {
+            Ok(seed) => vec![seed.parse().unwrap()],
+            Err(_) => (0..SEEDS).collect(),
+        };
+        for seed in seeds {
+            if let Err(difference) = model::compare(&store, seed, BATCHES).await {
+                panic!("{difference}");
+            }
+            store.forget().await.unwrap();
+        }
+    });
 }

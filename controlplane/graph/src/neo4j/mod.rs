@@ -71,12 +71,16 @@ pub struct Neo4j {
     readers: Semaphore,
 }
 
-/// The host and the port of `bolt://HOST[:PORT]`.
+/// Whether a URL is `bolt://HOST[:PORT]`.
 ///
 /// # Errors
-/// Says what to write.
-pub fn host_of(url: &str) -> Result<String, String> {
-    let wrong = || format!("{url:?} is no address of a Neo4j: write bolt://HOST:PORT");
+/// Says what to write. The URL is not repeated: there may be a password in it.
+pub fn check_url(url: &str) -> Result<(), String> {
+    host_of(url).map(drop)
+}
+
+fn host_of(url: &str) -> Result<String, String> {
+    let wrong = || "write bolt://HOST:PORT, without a user".to_owned();
     let host = url.strip_prefix("bolt://").ok_or_else(wrong)?.trim_end_matches('/');
     let is_host = |text: &str| {
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c))
@@ -110,6 +114,26 @@ impl Neo4j {
             writer: Semaphore::new(1),
             readers: Semaphore::new(READS_MAX),
         })
+    }
+
+    /// Forgets the whole graph. For tests.
+    ///
+    /// # Errors
+    /// [`GraphError::Unavailable`]
+    pub async fn forget(&self) -> Result<(), GraphError> {
+        let work = async {
+            let mut connection = self.connection().await?;
+            let all = [
+                Statement::new("MATCH (n:Node) DETACH DELETE n"),
+                Statement::new("MATCH (s:OutriderSource) DELETE s"),
+                Statement::new("MATCH (g:OutriderGraph) SET g.last = 0, g.contains = 0"),
+            ];
+            connection.begin(&self.begin(false), &all).await?;
+            connection.commit(&[]).await?;
+            self.keep(connection);
+            Ok(())
+        };
+        work.await.map_err(|error: BoltError| self.error(Fault::Bolt(error)))
     }
 
     fn begin(&self, read_only: bool) -> Begin<'_> {
