@@ -86,7 +86,7 @@ async fn measure(arguments: &Arguments) -> Result<(), String> {
     let answers = queries::run("embedded", &embedded, &asked).await?;
     let Some(url) = &arguments.neo4j else { return Ok(()) };
     let time_max = Duration::from_secs(600);
-    let options = Options { url: url.clone(), login: None, database: None, time_max };
+    let options = Options { url: url.clone(), ca: None, login: None, database: None, time_max };
     let neo4j = Neo4j::new(options)?;
     fill("neo4j", &neo4j, &manifests, arguments.batch).await?;
     let theirs = neo4j.stats().await.map_err(|error| error.to_string())?;

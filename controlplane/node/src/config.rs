@@ -116,8 +116,10 @@ pub enum GraphStore {
 pub struct GraphSection {
     /// `embedded`, a file in `data.dir`, or `neo4j`. Default `embedded`.
     pub store: GraphStore,
-    /// `bolt://HOST:PORT` of the Neo4j.
+    /// `bolt://HOST:PORT` of the Neo4j, or `bolt+s://HOST:PORT` for TLS.
     pub url: Option<String>,
+    /// Certificates (PEM) of the authorities that are trusted over TLS. Default: the system's.
+    pub ca: Option<PathBuf>,
     /// Its user. Default: none, for a server that wants none.
     pub user: Option<String>,
     /// The file with that user's password, of which the first line counts.
@@ -135,6 +137,7 @@ impl Default for GraphSection {
         Self {
             store: GraphStore::default(),
             url: None,
+            ca: None,
             user: None,
             password_file: None,
             database: None,
@@ -146,7 +149,7 @@ impl Default for GraphSection {
 
 impl GraphSection {
     fn check(&self) -> Result<(), Invalid> {
-        let Self { store, url, user, password_file, database, .. } = self;
+        let Self { store, url, ca, user, password_file, database, .. } = self;
         let needs_neo4j = |key, given: bool| match given && *store == GraphStore::Embedded {
             true => Err(Invalid::new(
                 key,
@@ -157,6 +160,7 @@ impl GraphSection {
             false => Ok(()),
         };
         needs_neo4j("graph.url", url.is_some())?;
+        needs_neo4j("graph.ca", ca.is_some())?;
         needs_neo4j("graph.user", user.is_some())?;
         needs_neo4j("graph.password_file", password_file.is_some())?;
         needs_neo4j("graph.database", database.is_some())?;

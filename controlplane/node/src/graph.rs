@@ -104,6 +104,7 @@ impl GraphService {
                 };
                 let options = Options {
                     url: section.url.clone().unwrap_or_default(),
+                    ca: section.ca.clone(),
                     login,
                     database: section.database.clone(),
                     time_max: section.request_time.0,

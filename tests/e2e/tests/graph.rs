@@ -291,7 +291,8 @@ fn compare_with_the_model(url: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let time_max = Duration::from_secs(60);
-        let options = Options { url: url.to_owned(), login: None, database: None, time_max };
+        let options =
+            Options { url: url.to_owned(), ca: None, login: None, database: None, time_max };
         let store = outrider_graph::Neo4j::new(options).unwrap();
         let seeds = match std::env::var("OUTRIDER_SEED") {
             Ok(seed) => vec![seed.parse().unwrap()],

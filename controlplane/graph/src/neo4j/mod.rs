@@ -1,6 +1,7 @@
 //! The store in a Neo4j of the operator's (5.7 or newer), over Bolt, with a client of our own: the crates that
 //! there are bring a second provider of TLS (`docs/decisions/0009`).
 //!
+//! - [`address`]: where the server is; TCP and TLS.
 //! - [`packstream`]: how values are written.
 //! - [`bolt`]: one connection.
 //! - [`write`]: applying a batch.
@@ -9,28 +10,30 @@
 //! Connections are made when they are needed, and one that failed, or whose answer was not waited for, is not
 //! used again: the server then rolls its transaction back.
 
+mod address;
 mod bolt;
 mod packstream;
 mod read;
 mod write;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::batch::Batch;
 use crate::query::{Answer, Asked};
 use crate::store::{Applied, Graph, GraphError, Pending, Stats};
+pub use address::check_url;
+
+use address::Address;
 use bolt::{Begin, BoltError, Connection, Login, Statement};
 use write::{FORMAT, Fault};
 
 /// Queries that are answered at a time; more wait.
 const READS_MAX: usize = 8;
-/// Where Bolt is when the address does not say it.
-const PORT_DEFAULT: u16 = 7687;
 
 /// Names and serials are unique; the statements find nodes by these.
 const SCHEMA: [&str; 7] = [
@@ -48,8 +51,10 @@ const FOUND: &str = "MERGE (g:OutriderGraph {id: 1}) \
 /// Where the server is and how it is used.
 #[derive(Clone)]
 pub struct Options {
-    /// `bolt://HOST:PORT`.
+    /// `bolt://HOST:PORT`, or `bolt+s://HOST:PORT` for TLS.
     pub url: String,
+    /// The authorities that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
     /// User and password, unless the server wants none.
     pub login: Option<(String, String)>,
     /// The database, or the server's default one.
@@ -60,7 +65,7 @@ pub struct Options {
 
 /// A graph in a Neo4j.
 pub struct Neo4j {
-    host: String,
+    address: Address,
     login: Option<Login>,
     database: Option<String>,
     time_max: Duration,
@@ -71,41 +76,15 @@ pub struct Neo4j {
     readers: Semaphore,
 }
 
-/// Whether a URL is `bolt://HOST[:PORT]`.
-///
-/// # Errors
-/// Says what to write. The URL is not repeated: there may be a password in it.
-pub fn check_url(url: &str) -> Result<(), String> {
-    host_of(url).map(drop)
-}
-
-fn host_of(url: &str) -> Result<String, String> {
-    let wrong = || "write bolt://HOST:PORT, without a user".to_owned();
-    let host = url.strip_prefix("bolt://").ok_or_else(wrong)?.trim_end_matches('/');
-    let is_host = |text: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c))
-    };
-    if !is_host(host) {
-        return Err(wrong());
-    }
-    // The colons of an address of IPv6 stand in brackets.
-    match host.rsplit_once(':') {
-        Some((_, port)) if !port.contains(']') => {
-            port.parse::<u16>().map(|_| host.to_owned()).map_err(|_| wrong())
-        }
-        _ => Ok(format!("{host}:{PORT_DEFAULT}")),
-    }
-}
-
 impl Neo4j {
     /// A graph there. Nobody is called before it is used.
     ///
     /// # Errors
-    /// When the address is none.
+    /// When the address is none, or the authorities cannot be read.
     pub fn new(options: Options) -> Result<Self, String> {
-        let Options { url, login, database, time_max } = options;
+        let Options { url, ca, login, database, time_max } = options;
         Ok(Self {
-            host: host_of(&url)?,
+            address: Address::new(&url, ca.as_deref())?,
             login: login.map(|(user, password)| Login { user, password }),
             database,
             time_max,
@@ -144,11 +123,7 @@ impl Neo4j {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => {
-                let stream = TcpStream::connect(&*self.host).await?;
-                stream.set_nodelay(true)?;
-                Connection::open(Box::new(stream), self.login.as_ref()).await?
-            }
+            None => Connection::open(self.address.connect().await?, self.login.as_ref()).await?,
         };
         if !self.prepared.load(Ordering::Acquire) {
             for cypher in SCHEMA {
@@ -175,7 +150,7 @@ impl Neo4j {
             Fault::Bolt(error) => {
                 // The others are most likely as old as the one that failed.
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                GraphError::Unavailable(format!("{}: {error}", self.host))
+                GraphError::Unavailable(format!("{}: {error}", self.address.host))
             }
         }
     }
@@ -234,26 +209,5 @@ impl Graph for Neo4j {
             let _place = self.readers.acquire().await.map_err(stopped)?;
             self.read_stats().await.map_err(|fault| self.error(fault))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_a_host_and_a_port() {
-        for (url, wanted) in [
-            ("bolt://graph.example:7000", Some("graph.example:7000")),
-            ("bolt://graph.example/", Some("graph.example:7687")),
-            ("bolt://[::1]", Some("[::1]:7687")),
-            ("bolt://[::1]:7000", Some("[::1]:7000")),
-            ("neo4j://graph.example", None),
-            ("bolt://", None),
-            ("bolt://user:password@graph.example", None),
-            ("bolt://graph.example:port", None),
-        ] {
-            assert_eq!(host_of(url).ok().as_deref(), wanted, "{url}");
-        }
     }
 }
