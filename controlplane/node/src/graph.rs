@@ -113,15 +113,20 @@ impl GraphService {
                 ("neo4j", Arc::new(store))
             }
         };
-        Ok(Self {
+        Ok(Self::with_store(store, name, section.request_time.0))
+    }
+
+    /// One with this store.
+    fn with_store(store: Arc<dyn Graph>, name: &'static str, time_max: Duration) -> Self {
+        Self {
             store,
             name,
-            time_max: section.request_time.0,
+            time_max,
             batches: Semaphore::new(BATCHES_MAX),
             queries: Semaphore::new(QUERIES_MAX),
             failure: Mutex::new(None),
             counts: Counts::default(),
-        })
+        }
     }
 
     /// The store, as it is configured.
@@ -219,5 +224,88 @@ impl GraphService {
         if failure.take().is_some() {
             tracing::info!(store = self.name, "the graph's store answers again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrider_graph::Pending;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    /// A store that is silent until it is told otherwise.
+    #[derive(Default)]
+    struct Silent {
+        answers: AtomicBool,
+        asked: AtomicUsize,
+    }
+
+    impl Silent {
+        fn answer<T: Default + Send + 'static>(&self) -> Pending<'_, T> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let answers = self.answers.load(Ordering::SeqCst);
+            Box::pin(async move {
+                if !answers {
+                    std::future::pending::<()>().await;
+                }
+                Ok(T::default())
+            })
+        }
+    }
+
+    impl Graph for Silent {
+        fn apply(&self, _: Batch) -> Pending<'_, Applied> {
+            self.answer()
+        }
+
+        fn ask(&self, _: Asked) -> Pending<'_, Answer> {
+            self.answer()
+        }
+
+        fn stats(&self) -> Pending<'_, Stats> {
+            self.answer()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_store_is_waited_for_once_and_then_left_alone() {
+        let store = Arc::new(Silent::default());
+        let service = GraphService::with_store(store.clone(), "silent", Duration::from_millis(10));
+        assert_eq!(service.health().failure, None);
+        let error = service.stats().await.unwrap_err().to_string();
+        assert!(error.contains("no answer for 10ms"), "{error}");
+        assert!(service.health().failure.is_some());
+        for _ in 0..100 {
+            let error = service.apply(Batch::default()).await.unwrap_err();
+            assert!(matches!(error, Trouble::Graph(GraphError::Unavailable(_))), "{error}");
+        }
+        // The hundred were refused without it, unless this thread slept through the pause.
+        let asked = store.asked.load(Ordering::SeqCst);
+        assert!(asked < 100, "{asked}");
+
+        store.answers.store(true, Ordering::SeqCst);
+        while service.apply(Batch::default()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(service.health().failure, None);
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_there_are_places_for() {
+        let store = Arc::new(Silent::default());
+        let service = GraphService::with_store(store, "silent", Duration::from_secs(3600));
+        let service = Arc::new(service);
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..QUERIES_MAX {
+            let service = Arc::clone(&service);
+            waiting.spawn(async move { service.stats().await.is_ok() });
+        }
+        while service.queries.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(service.stats().await, Err(Trouble::Busy)));
+        waiting.abort_all();
+        while waiting.join_next().await.is_some() {}
+        assert_eq!(service.queries.available_permits(), QUERIES_MAX);
     }
 }

@@ -290,7 +290,7 @@ fn a_real_neo4j_gives_the_same_rows_and_may_be_away() {
 fn compare_with_the_model(url: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let time_max = Duration::from_secs(60);
+        let time_max = Duration::from_secs(3600);
         let options =
             Options { url: url.to_owned(), ca: None, login: None, database: None, time_max };
         let store = outrider_graph::Neo4j::new(options).unwrap();

@@ -89,7 +89,8 @@ fn config(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match ca {
         None => {
-            drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs))
+            // Those that cannot be read are not trusted.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         Some(file) => {
             let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", file.display());

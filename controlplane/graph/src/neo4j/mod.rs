@@ -18,7 +18,7 @@ mod write;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -101,7 +101,8 @@ impl Neo4j {
     /// [`GraphError::Unavailable`]
     pub async fn forget(&self) -> Result<(), GraphError> {
         let work = async {
-            let mut connection = self.connection().await?;
+            let mut lease = self.connection().await?;
+            let connection = lease.get()?;
             let all = [
                 Statement::new("MATCH (n:Node) DETACH DELETE n"),
                 Statement::new("MATCH (s:OutriderSource) DELETE s"),
@@ -109,7 +110,7 @@ impl Neo4j {
             ];
             connection.begin(&self.begin(false), &all).await?;
             connection.commit(&[]).await?;
-            self.keep(connection);
+            lease.keep();
             Ok(())
         };
         work.await.map_err(|error: BoltError| self.error(Fault::Bolt(error)))
@@ -119,13 +120,19 @@ impl Neo4j {
         Begin { database: self.database.as_deref(), read_only, time_max: self.time_max }
     }
 
-    async fn connection(&self) -> Result<Connection, BoltError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => Connection::open(self.address.connect().await?, self.login.as_ref()).await?,
-        };
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connection(&self) -> Result<Lease<'_>, BoltError> {
+        let idle = self.idle().pop();
+        let mut lease = Lease { neo4j: self, connection: idle };
+        if lease.connection.is_none() {
+            let stream = self.address.connect().await?;
+            lease.connection = Some(Connection::open(stream, self.login.as_ref()).await?);
+        }
         if !self.prepared.load(Ordering::Acquire) {
+            let connection = lease.get()?;
             for cypher in SCHEMA {
                 connection.alone(self.database.as_deref(), cypher).await?;
             }
@@ -134,53 +141,76 @@ impl Neo4j {
             connection.commit(&[]).await?;
             self.prepared.store(true, Ordering::Release);
         }
-        Ok(connection)
-    }
-
-    fn keep(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() <= READS_MAX {
-            idle.push(connection);
-        }
+        Ok(lease)
     }
 
     fn error(&self, fault: Fault) -> GraphError {
         match fault {
             Fault::Refused(error) => error,
             Fault::Bolt(error) => {
-                // The others are most likely as old as the one that failed.
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 GraphError::Unavailable(format!("{}: {error}", self.address.host))
             }
         }
     }
 
     async fn apply_checked(&self, batch: &Batch) -> Result<Applied, Fault> {
-        let mut connection = self.connection().await?;
-        let applied = write::apply(&mut connection, &self.begin(false), batch).await?;
-        self.keep(connection);
+        let mut lease = self.connection().await?;
+        let applied = write::apply(lease.get()?, &self.begin(false), batch).await?;
+        lease.keep();
         Ok(applied)
     }
 
     async fn read(&self, asked: &Asked) -> Result<Answer, Fault> {
-        let mut connection = self.connection().await?;
+        let mut lease = self.connection().await?;
+        let connection = lease.get()?;
         connection.begin(&self.begin(true), &[]).await?;
-        let answer = read::Reader { connection: &mut connection }.answer(asked).await;
+        let answer = read::Reader { connection }.answer(asked).await;
         // What was asked wrongly is no fault of the connection.
         if let Ok(_) | Err(Fault::Refused(_)) = &answer {
-            connection.commit(&[]).await?;
-            self.keep(connection);
+            lease.get()?.commit(&[]).await?;
+            lease.keep();
         }
         answer
     }
 
     async fn read_stats(&self) -> Result<Stats, Fault> {
-        let mut connection = self.connection().await?;
+        let mut lease = self.connection().await?;
+        let connection = lease.get()?;
         connection.begin(&self.begin(true), &[]).await?;
-        let stats = read::Reader { connection: &mut connection }.stats().await?;
-        connection.commit(&[]).await?;
-        self.keep(connection);
+        let stats = read::Reader { connection }.stats().await?;
+        lease.get()?.commit(&[]).await?;
+        lease.keep();
         Ok(stats)
+    }
+}
+
+/// A connection that is used. One that is not kept, since it failed or its answer was not waited for any more, is
+/// closed, and so are the idle ones: they are most likely as dead.
+struct Lease<'a> {
+    neo4j: &'a Neo4j,
+    connection: Option<Connection>,
+}
+
+impl Lease<'_> {
+    fn get(&mut self) -> Result<&mut Connection, BoltError> {
+        self.connection.as_mut().ok_or(BoltError::Protocol)
+    }
+
+    fn keep(mut self) {
+        let connection = self.connection.take();
+        let mut idle = self.neo4j.idle();
+        // As many as there are users at a time.
+        if idle.len() <= READS_MAX {
+            idle.extend(connection);
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if self.connection.is_some() {
+            self.neo4j.idle().clear();
+        }
     }
 }
 
