@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Manifests of one batch
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 1024)]
     batch: usize,
     /// Layers and images that are asked about, for each query
     #[arg(long, value_name = "N", default_value_t = 200)]
@@ -104,7 +104,7 @@ async fn fill(
     manifests: &[Manifest],
     batch: usize,
 ) -> Result<(), String> {
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_seconds());
     let (mut analysis, mut slowest, mut last) = (Duration::ZERO, Duration::ZERO, 0);
     for some in manifests.chunks(batch.max(1)) {
         let begun = Instant::now();
@@ -124,11 +124,23 @@ async fn fill(
     let took = started.elapsed();
     say(&format!(
         "{name}: analysed and applied in {:.2} s: {:.0} manifests a second (analysis alone {:.0}), \
-         slowest batch {:.0} ms",
+         slowest batch {:.0} ms; {:.1} s of CPU of this process, load {}",
         took.as_secs_f64(),
         manifests.len() as f64 / took.as_secs_f64(),
         manifests.len() as f64 / analysis.as_secs_f64(),
         slowest.as_secs_f64() * 1e3,
+        cpu_seconds() - cpu,
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
     ));
     Ok(())
+}
+
+/// User and system time of this process; its clock has 100 ticks a second.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, which may have spaces, ends with the last bracket.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let ticks =
+        after.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }

@@ -17,7 +17,7 @@ pub const INDEX_DEPTH_MAX: usize = 8;
 /// The most versions that indexes are followed to, for one version.
 pub const REACH_MAX: usize = 4096;
 /// Neighbours are counted over this many versions of the layer, the newest ones.
-pub const CO_USE_VERSIONS_MAX: usize = 2048;
+pub const CO_USE_VERSIONS_MAX: usize = 1024;
 
 /// A named query.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -101,6 +101,8 @@ fn write_nodes(transaction: &WriteTransaction, changes: &Changes) -> Result<(), 
     let mut version_names = transaction.open_table(VERSION_NAMES)?;
     let mut versions = transaction.open_table(VERSIONS)?;
     let mut new_images = HashMap::new();
+    // Digests are random: in their order neighbours on a page are written together.
+    let (mut new_contents, mut new_versions) = (BTreeMap::new(), BTreeMap::new());
     for (serial, new) in &changes.new {
         match new {
             New::Image(name) => {
@@ -113,15 +115,21 @@ fn write_nodes(transaction: &WriteTransaction, changes: &Changes) -> Result<(), 
             }
             New::Content { kind, digest, bytes } => {
                 let key = digest_key(digest);
-                content_names.insert(&*key, *serial)?;
                 contents.insert(*serial, (kind.code(), &*key, *bytes))?;
+                new_contents.insert(key, *serial);
             }
             New::Version { image, digest } => {
                 let key = digest_key(digest);
-                version_names.insert((*image, &*key), *serial)?;
                 versions.insert(*serial, (*image, &*key))?;
+                new_versions.insert((*image, key), *serial);
             }
         }
+    }
+    for (key, serial) in new_contents {
+        content_names.insert(&*key, serial)?;
+    }
+    for ((image, key), serial) in new_versions {
+        version_names.insert((image, &*key), serial)?;
     }
     for (serial, state) in &changes.images {
         let name = match new_images.remove(serial) {
@@ -169,9 +177,11 @@ fn write_edges(transaction: &WriteTransaction, changes: &Changes) -> Result<(), 
     let mut table = transaction.open_table(SHARED_BY)?;
     let mut image_contents = BTreeSet::new();
     for ((content, image), more) in shared {
-        let before = table.get((content, image))?.map(|count| count.value());
-        table.insert((content, image), before.unwrap_or(0) + more)?;
-        if before.is_none() {
+        // Most are new.
+        let before = table.insert((content, image), more)?.map(|count| count.value());
+        if let Some(before) = before {
+            table.insert((content, image), before + more)?;
+        } else {
             image_contents.insert((image, content));
         }
     }
