@@ -68,7 +68,7 @@ const IMAGES_IN_FULL: &str = concat!(
 const OWNERS: &str = "UNWIND $serials AS s MATCH (:Node {serial: s})-[:OWNED_BY]->(n:Customer) \
     WITH DISTINCT n RETURN n.serial, n.name, n.first ORDER BY n.serial LIMIT $count";
 const VERSIONS: &str = concat!(
-    "UNWIND $serials AS s MATCH (n:Version {serial: s})-[:VERSION_OF]->(i:Image) RETURN ",
+    "UNWIND $serials AS s MATCH (n:Node {serial: s})-[:VERSION_OF]->(i:Image) RETURN ",
     version!()
 );
 const BY_TAG: &str = "MATCH (:Image {name: $name})<-[t:TAGGED {tag: $tag}]-(n:Version) \
@@ -84,7 +84,7 @@ const VERSION_BEFORE: &str = "MATCH (v:Node {serial: $serial}) \
 const CONTENTS_OF: &str = "UNWIND $serials AS s MATCH (:Node {serial: s})-[:CONTAINS]->(n) \
     RETURN DISTINCT n.serial, n:Version";
 const CONTENTS: &str =
-    concat!("UNWIND $serials AS s MATCH (n:Content {serial: s}) RETURN ", content!());
+    concat!("UNWIND $serials AS s MATCH (n:Node {serial: s}) RETURN ", content!());
 
 /// Runs the statements of one query.
 pub(super) struct Reader<'a> {
