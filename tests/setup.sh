@@ -48,6 +48,8 @@ debian_tools=(
   "ip iproute2 6."
   "chromium chromium 1"
   "/usr/bin/python3 python3 3.11"
+  "/usr/lib/jvm/java-17-openjdk-$(dpkg --print-architecture)/bin/javac openjdk-17-jdk-headless 17."
+  "mvn maven 3.8"
 )
 
 missing_packages() {
@@ -174,6 +176,26 @@ python_clients() {
   printf '%s\n' "$sum" >"$tools/versions/python"
 }
 
+# neo4j_server: Neo4j's libraries in $tools/neo4j/lib by tests/peers/neo4j/pom.xml (Maven checks what it
+# downloads), and the server of that folder in $tools/neo4j/classes
+neo4j_server() {
+  local sum folder=$tools/neo4j java
+  sum=$(checksum neo4j)
+  [ "$(cat "$tools/versions/neo4j" 2>/dev/null)" = "$sum" ] && [ -e "$folder/classes/Server.class" ] && return 0
+  [ -z "$check_only" ] || die "Neo4j is not in $folder, or not of this checkout (run tests/setup.sh)"
+  say "installing Neo4j"
+  java=/usr/lib/jvm/java-17-openjdk-$(dpkg --print-architecture)
+  rm -rf "$folder" "$tools/versions/neo4j"
+  mkdir -p "$folder"
+  {
+    JAVA_HOME=$java mvn --batch-mode --strict-checksums --quiet -Dmaven.repo.local="$tools/maven" \
+      -f "$here/peers/neo4j/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$folder/lib" &&
+      "$java/bin/javac" -cp "$folder/lib/*" -d "$folder/classes" "$here/peers/neo4j/Server.java"
+  } >"$logs/neo4j.log" 2>&1 || { tail -20 "$logs/neo4j.log" >&2; die "Neo4j cannot be installed"; }
+  ln -sfn "$java" "$folder/java"
+  printf '%s\n' "$sum" >"$tools/versions/neo4j"
+}
+
 # cargo_tool NAME VERSION: a cargo subcommand. Without optimisation: it builds in half the time, and
 # the tool runs for a second.
 cargo_tool() {
@@ -207,6 +229,7 @@ go_pinned oci-conformance "$conformance_version" conformance \
   go test -c -o "$tools/bin/oci-conformance" github.com/opencontainers/distribution-spec/conformance
 go_own http3 h3get=get h3pull=pull
 python_clients
+neo4j_server
 if [ "${1:-}" = --lint ]; then
   cargo_tool cargo-deny "$cargo_deny_version"
 fi

@@ -107,6 +107,14 @@ impl AdminClient {
         self.ask(Method::POST, "/v1/cluster/remove", Some(json!({ "node": node }))).await.map(drop)
     }
 
+    /// What is under `/v1/graph`: `""` for the status, or `/QUERY?PARAMETERS`.
+    ///
+    /// # Errors
+    /// [`CommandError`]
+    pub async fn graph(&self, path: &str) -> Result<Value, CommandError> {
+        self.ask(Method::GET, &format!("/v1/graph{path}"), None).await
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -205,6 +213,10 @@ pub fn status_text(status: &Value) -> String {
                 None => "does not follow".to_owned(),
             }
         );
+    }
+    if status["graph"]["state"] == "down" {
+        let (store, why) = (text(&status["graph"]["store"]), text(&status["graph"]["error"]));
+        let _ = writeln!(out, "the graph's store ({store}) is down: {why}");
     }
     if let Some(failure) = status["failure"].as_str() {
         let _ = writeln!(out, "stopped: {failure}");

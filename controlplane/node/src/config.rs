@@ -22,6 +22,8 @@ pub struct Config {
     pub listen: Listeners,
     /// `[consensus]`: how soon a silent leader is replaced.
     pub consensus: ConsensusSection,
+    /// `[graph]`: where the dependency graph is.
+    pub graph: GraphSection,
     /// `[history]`: how much of the recent past is kept for those who follow.
     pub history: HistorySection,
     /// `[limits]`: what clients of the admin API may take.
@@ -94,6 +96,89 @@ pub struct ConsensusSection {
 impl Default for ConsensusSection {
     fn default() -> Self {
         Self { heartbeat: Span::ms(100), election: Span::ms(500), request_time: Span::s(10) }
+    }
+}
+
+/// Which store the dependency graph has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphStore {
+    /// A file in the node's folder.
+    #[default]
+    Embedded,
+    /// A Neo4j.
+    Neo4j,
+}
+
+/// Where the dependency graph is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GraphSection {
+    /// `embedded`, a file in `data.dir`, or `neo4j`. Default `embedded`.
+    pub store: GraphStore,
+    /// `bolt://HOST:PORT` of the Neo4j, or `bolt+s://HOST:PORT` for TLS.
+    pub url: Option<String>,
+    /// Certificates (PEM) of the authorities that are trusted over TLS. Default: the system's.
+    pub ca: Option<PathBuf>,
+    /// Its user. Default: none, for a server that wants none.
+    pub user: Option<String>,
+    /// The file with that user's password, of which the first line counts.
+    pub password_file: Option<PathBuf>,
+    /// The database in it. Default: the server's own default.
+    pub database: Option<String>,
+    /// Memory for pages of the embedded store. Default 64MiB.
+    pub memory: Size,
+    /// The longest that the store is waited for, by one batch or query. Default 10s.
+    pub request_time: Span,
+}
+
+impl Default for GraphSection {
+    fn default() -> Self {
+        Self {
+            store: GraphStore::default(),
+            url: None,
+            ca: None,
+            user: None,
+            password_file: None,
+            database: None,
+            memory: Size::mib(64),
+            request_time: Span::s(10),
+        }
+    }
+}
+
+impl GraphSection {
+    fn check(&self) -> Result<(), Invalid> {
+        let Self { store, url, ca, user, password_file, database, .. } = self;
+        let needs_neo4j = |key, given: bool| match given && *store == GraphStore::Embedded {
+            true => Err(Invalid::new(
+                key,
+                "",
+                "the embedded store has none",
+                "write store = \"neo4j\", or leave it out",
+            )),
+            false => Ok(()),
+        };
+        needs_neo4j("graph.url", url.is_some())?;
+        needs_neo4j("graph.ca", ca.is_some())?;
+        needs_neo4j("graph.user", user.is_some())?;
+        needs_neo4j("graph.password_file", password_file.is_some())?;
+        needs_neo4j("graph.database", database.is_some())?;
+        if user.is_some() != password_file.is_some() {
+            return Err(Invalid::new(
+                "graph.user",
+                user.as_deref().unwrap_or(""),
+                "a user and a file with the password go together",
+                "give both, or none for a server that wants none",
+            ));
+        }
+        if *store == GraphStore::Neo4j {
+            let url = url.as_deref().unwrap_or("");
+            outrider_graph::neo4j::check_url(url).map_err(|why| {
+                Invalid::new("graph.url", "", why, "for example \"bolt://127.0.0.1:7687\"")
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -230,6 +315,9 @@ impl Config {
         let least = Span(consensus.heartbeat.0 * 4);
         bounded("consensus.election", consensus.election, least, Span::s(60))?;
         bounded("consensus.request_time", consensus.request_time, Span::ms(100), Span::s(300))?;
+        self.graph.check()?;
+        bounded("graph.memory", self.graph.memory, Size::mib(1), Size::gib(64))?;
+        bounded("graph.request_time", self.graph.request_time, Span::ms(100), Span::s(300))?;
         bounded("history.updates", self.history.updates, 1, 100_000_000)?;
         bounded("history.memory", self.history.memory, Size::mib(1), Size::gib(64))?;
         bounded("limits.connections", self.limits.connections, 1, 100_000)?;
@@ -270,6 +358,13 @@ mod tests {
                 "[consensus]\nelection = \"300ms\"",
                 "f:2: consensus.election = \"300ms\": it must be 400ms to 1m",
             ),
+            ("[graph]\nurl = \"bolt://h:1\"", "graph.url = \"\": the embedded store has none"),
+            ("[graph]\nstore = \"neo4j\"", "graph.url = \"\": write bolt://HOST:PORT"),
+            (
+                "[graph]\nstore = \"neo4j\"\nurl = \"bolt://h\"\nuser = \"u\"",
+                "a user and a file with the password go together",
+            ),
+            ("[graph]\nstore = \"other\"", "unknown variant `other`"),
             ("[history]\nupdates = 0", "it must be 1 to 100000000"),
             ("[node]\nname = \"\"", "a name has 1 to 64 bytes"),
         ] {

@@ -5,6 +5,7 @@
 //! - [`pki`]: the cluster's own authority and the certificates that it signs.
 //! - [`token`]: what an operator carries from the cluster to a newcomer.
 //! - [`join`]: how a newcomer gets its number and its certificate.
+//! - [`graph`]: the dependency graph's store, and how it is.
 //! - [`admin`]: the HTTP API.
 //! - [`run`]: starts everything, serves until told to stop.
 //! - [`command`]: what the command line does with a running node.
@@ -15,6 +16,7 @@ pub mod admin;
 pub mod command;
 pub mod config;
 pub mod folder;
+pub mod graph;
 pub mod join;
 pub mod pki;
 pub mod run;

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::graph::{Counts, GraphService};
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     route: &'static str,
@@ -57,10 +59,11 @@ pub(crate) struct Metrics {
     history: Gauge,
     log_bytes: Gauge,
     snapshot_bytes: Gauge,
+    graph_up: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(graph: &Counts) -> Self {
         // 0.1 ms to 13 s.
         let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 18));
         let mut metrics = Self {
@@ -86,8 +89,10 @@ impl Metrics {
             history: Gauge::default(),
             log_bytes: Gauge::default(),
             snapshot_bytes: Gauge::default(),
+            graph_up: Gauge::default(),
         };
         metrics.register();
+        metrics.register_graph(graph);
         metrics
     }
 
@@ -117,6 +122,11 @@ impl Metrics {
             ("history_updates", "Updates that are kept for those who follow", &self.history),
             ("log_bytes_since_snapshot", "Bytes of log since the last snapshot", &self.log_bytes),
             ("snapshot_bytes", "Bytes of the last snapshot", &self.snapshot_bytes),
+            (
+                "graph_up",
+                "Whether the graph's store answered when it was last used",
+                &self.graph_up,
+            ),
         ] {
             registry.register(name, help, gauge.clone());
         }
@@ -137,13 +147,31 @@ impl Metrics {
         );
     }
 
+    fn register_graph(&mut self, counts: &Counts) {
+        let Counts { manifests, repeated, unknown, queries, failures } = counts;
+        for (name, help, counter) in [
+            ("graph_manifests", "Manifests that were applied to the graph", manifests),
+            ("graph_repeated_batches", "Batches that the graph had applied before", repeated),
+            ("graph_unknown_accesses", "Accesses to what is not in the graph", unknown),
+            ("graph_queries", "Queries that the graph answered", queries),
+            ("graph_failures", "Failures of the graph's store", failures),
+        ] {
+            self.registry.register(name, help, counter.clone());
+        }
+    }
+
     pub(crate) fn answered(&self, route: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&Answered { route, status }).inc();
         self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
     }
 
     /// Everything in the OpenMetrics text format.
-    pub(crate) fn text(&self, consensus: &Consensus, served: &Served) -> String {
+    pub(crate) fn text(
+        &self,
+        consensus: &Consensus,
+        served: &Served,
+        graph: &GraphService,
+    ) -> String {
         let status = consensus.status();
         self.set_status(&status);
         self.edge_applied.clear();
@@ -168,6 +196,7 @@ impl Metrics {
         let (log, snapshot) = shared.log_and_snapshot_bytes();
         set(&self.log_bytes, log);
         set(&self.snapshot_bytes, snapshot);
+        set(&self.graph_up, u64::from(graph.health().failure.is_none()));
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);

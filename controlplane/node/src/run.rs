@@ -13,12 +13,13 @@ use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
 use outrider_state::{Operation, Outcome};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::admin::{Admin, server};
+use crate::admin::{Admin, GRAPH_BODIES_MAX, server};
 use crate::config::Config;
 use crate::edges::{self, Edges};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
+use crate::graph::GraphService;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, PkiError, SigningRequest, request_for};
 use crate::service::Members;
@@ -65,6 +66,9 @@ pub enum RunError {
     /// Threads or signals.
     #[error("cannot start: {0}")]
     System(io::Error),
+    /// The graph's password.
+    #[error("the graph cannot be set up: {0}")]
+    Graph(#[from] io::Error),
     /// The first node could not write down that it is one.
     #[error("the new cluster cannot be set up: {0}")]
     Found(String),
@@ -108,6 +112,7 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     let authority = Arc::new(folder.authority()?);
     let identity = folder.identity(&node, SystemTime::now())?;
     let tls = TlsContext::new(&identity)?;
+    let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::System)?;
     let (peers, peers_at) = listen("listen.peers", config.listen.peers)?;
@@ -136,7 +141,9 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         edges: Arc::clone(&edges),
         folder: Arc::clone(&folder),
         authority_sha256: authority.key_sha256()?,
-        metrics: Metrics::new(),
+        metrics: Metrics::new(&graph.counts),
+        graph,
+        graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
         body_time_max: config.limits.idle_time.0,
         draining: AtomicBool::new(false),
     });

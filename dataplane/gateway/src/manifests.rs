@@ -29,7 +29,7 @@ use crate::names::{
     TagOrigin, TagRecord,
 };
 use crate::protocol::cache_status::{CacheStatus, Detail, Forward};
-use crate::protocol::manifest::{DescriptorKind, MANIFEST_BYTES_MAX, too_large};
+use crate::protocol::manifest::{self, DescriptorKind, MANIFEST_BYTES_MAX, too_large};
 use crate::protocol::route::{Read, manifest_path};
 use crate::protocol::{ApiError, Code, Manifest, conditional, header};
 use crate::single::to_the_end;
@@ -55,7 +55,7 @@ fn media_type_of(stored: &Stored) -> Result<Rc<str>, ApiError> {
     if !stored.stat.media_type.is_empty() {
         return Ok((&*stored.stat.media_type).into());
     }
-    Ok(Manifest::parse(&stored.bytes, None)?.media_type.into())
+    Ok(manifest::parse(&stored.bytes, None)?.media_type.into())
 }
 
 /// A manifest of an upstream.
@@ -402,7 +402,7 @@ impl<N: Names> Gateway<N> {
     ) -> Answer {
         self.must_be_pushable(&name).await?;
         let bytes = read_body(&mut body).await?;
-        let manifest = Manifest::parse(&bytes, headers.get(CONTENT_TYPE))?;
+        let manifest = manifest::parse(&bytes, headers.get(CONTENT_TYPE))?;
         let digest = match &reference {
             Reference::Digest(digest) => *digest,
             Reference::Tag(_) => Digest::sha256(&bytes),
@@ -629,9 +629,9 @@ impl<N: Names> Errand<N> {
         let content_type =
             fetch.head.media_type.as_deref().and_then(|text| HeaderValue::try_from(text).ok());
         let parsed =
-            Manifest::parse(&bytes, content_type.as_ref()).or_else(|error| match reference {
+            manifest::parse(&bytes, content_type.as_ref()).or_else(|error| match reference {
                 // Its digest says that this is what was asked for, whatever it is.
-                Reference::Digest(_) => Manifest::parse(&bytes, None).map_err(|_| error),
+                Reference::Digest(_) => manifest::parse(&bytes, None).map_err(|_| error),
                 Reference::Tag(_) => Err(error),
             });
         let media_type: Rc<str> = match (parsed, fetch.head.media_type) {

@@ -47,6 +47,8 @@ pub mod layout;
 pub mod linear;
 /// The Prometheus text format, as far as the tests read it.
 pub mod metrics;
+/// A Neo4j.
+pub mod neo4j;
 /// The product under test.
 pub mod outrider;
 /// Ports that no other test gets.

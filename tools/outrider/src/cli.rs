@@ -10,6 +10,7 @@ use outrider_edge::units::Size;
 
 use crate::cluster::ClusterCommand;
 use crate::get::GetArguments;
+use crate::graph::GraphCommand;
 
 /// An edge cache for container images and other content-addressed artifacts.
 #[derive(Debug, Parser)]
@@ -30,6 +31,9 @@ pub(crate) enum Command {
     /// Make, join and look at a cluster of the control plane
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Ask the dependency graph of a node
+    #[command(subcommand)]
+    Graph(GraphCommand),
     /// Fetch an image or an artifact from an edge
     Get(Box<GetArguments>),
     /// Print the version

@@ -8,6 +8,7 @@ mod banner;
 mod cli;
 mod cluster;
 mod get;
+mod graph;
 mod progress;
 
 use std::fmt::Display;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use outrider_edge::{Config, Ready};
+use outrider_node::command::CommandError;
 
 use cli::{Cli, Command, ControlArguments, EdgeArguments};
 
@@ -50,6 +52,14 @@ fn main() -> ExitCode {
                 let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
                 fail(error, code)
             }
+        },
+        Command::Graph(command) => match graph::run(command) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error @ CommandError::Url { .. }) => fail(error, ASKED_WRONGLY),
+            Err(error) => fail(error, FAILED),
         },
         Command::Get(arguments) => {
             let data = cli::data_default(|name| std::env::var_os(name));

@@ -115,6 +115,7 @@ async fn status(admin: &Admin) -> Value {
         "applied": status.progress.applied,
         "version": status.progress.version,
         "failure": status.failure,
+        "graph": super::graph::health(admin),
         "nodes": nodes.collect::<Vec<_>>(),
         "members": members,
     })

@@ -3,11 +3,13 @@
 //! - [`server`]: connections, their bounds, and how the server ends.
 //! - [`fragments`]: what is under `/v1/state`.
 //! - [`cluster`]: what is under `/v1/cluster`.
+//! - [`graph`]: what is under `/v1/graph`.
 //! - [`answer`]: how answers look.
 
 pub mod answer;
 pub mod cluster;
 pub mod fragments;
+pub mod graph;
 pub mod server;
 
 use std::sync::Arc;
@@ -18,11 +20,16 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use outrider_raft::Consensus;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::edges::Edges;
 use crate::folder::Folder;
+use crate::graph::GraphService;
 use crate::metrics::Metrics;
 use answer::{Answer, failure, json_answer, method_not_allowed, text_answer};
+
+/// The most bodies with manifests at a time; each may have 16 MiB.
+pub(crate) const GRAPH_BODIES_MAX: usize = 4;
 
 /// What the API works on.
 pub struct Admin {
@@ -30,6 +37,9 @@ pub struct Admin {
     pub(crate) edges: Arc<Edges>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
+    pub(crate) graph: Arc<GraphService>,
+    /// Bodies with manifests that are read or applied.
+    pub(crate) graph_bodies: Semaphore,
     pub(crate) metrics: Metrics,
     pub(crate) body_time_max: Duration,
     pub(crate) draining: AtomicBool,
@@ -42,6 +52,8 @@ impl Admin {
         let path = request.uri().path().to_owned();
         let (route, answer) = if let Some(key) = path.strip_prefix("/v1/state/") {
             ("state", fragments::answer(self, key, request).await)
+        } else if let Some(rest) = path.strip_prefix("/v1/graph") {
+            ("graph", graph::answer(self, rest, request).await)
         } else {
             match path.as_str() {
                 "/v1/state" => ("states", fragments::list(self, &request).await),
@@ -62,7 +74,7 @@ impl Admin {
         if !is_read(request.method()) {
             return method_not_allowed("GET, HEAD");
         }
-        let text = self.metrics.text(&self.consensus, self.edges.served());
+        let text = self.metrics.text(&self.consensus, self.edges.served(), &self.graph);
         text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
     }
 

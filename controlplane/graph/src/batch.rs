@@ -1,0 +1,193 @@
+//! What is applied to a graph at once: manifests that were analysed, and accesses that were counted. A
+//! batch is bounded, and checked again where it is applied, whoever made it.
+
+use outrider_artifact::manifest::MANIFEST_BYTES_MAX;
+use outrider_artifact::{Digest, RepositoryName, Tag};
+
+use crate::node::{Kind, is_customer};
+
+/// The most manifests of one batch.
+pub const FOUND_MAX: usize = 1024;
+/// The most contents of all manifests of one batch.
+pub const BATCH_CONTENTS_MAX: usize = 65_536;
+/// The most accesses of one batch.
+pub const ACCESSES_MAX: usize = 16_384;
+/// The most layers of an image. Docker takes 127, overlayfs 500.
+pub const LAYERS_MAX: usize = 1024;
+/// The most manifests of an index.
+pub const INDEX_ENTRIES_MAX: usize = 256;
+/// The largest content that is believed: 16 TiB.
+pub const SIZE_BYTES_MAX: u64 = 1 << 44;
+/// The latest time that is believed: the end of the year 9999, in milliseconds since 1970.
+pub const UNIX_MS_MAX: u64 = 253_402_300_799_999;
+/// The last position that a queue may reach: what stores with signed integers hold.
+pub const POSITION_MAX: u64 = i64::MAX as u64;
+/// The longest name of a source, in bytes.
+pub const SOURCE_BYTES_MAX: usize = 128;
+
+/// What a version consists of: one layer, component or function of an image, or one version of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// What it is. [`Kind::Version`] in an index.
+    pub kind: Kind,
+    /// Which one.
+    pub digest: Digest,
+    /// Its length, as the manifest says.
+    pub bytes: u64,
+}
+
+/// One manifest that somebody pushed or pulled, analysed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The repository.
+    pub image: RepositoryName,
+    /// The manifest's own digest.
+    pub digest: Digest,
+    /// The tag that names it, if any.
+    pub tag: Option<Tag>,
+    /// Whose it is.
+    pub customer: String,
+    /// When, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// The length of the manifest.
+    pub bytes: u64,
+    /// [`Kind::Version`] or [`Kind::Index`].
+    pub kind: Kind,
+    /// What it consists of, each once, the base first.
+    pub contents: Vec<Content>,
+}
+
+/// How often something was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The repository, for a manifest: it is a version of that image.
+    pub image: Option<RepositoryName>,
+    /// What was asked for.
+    pub digest: Digest,
+    /// How often.
+    pub count: u64,
+    /// When last, in milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// Where in its queue a batch ends. It is stored with what the batch changes: a batch whose end is not
+/// behind the stored position is a repeated one, and changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The queue; 1 to [`SOURCE_BYTES_MAX`] bytes.
+    pub source: String,
+    /// The last event of the batch.
+    pub last: u64,
+}
+
+/// What is applied in one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Where it comes from; without one it is applied whenever it is given, which changes nothing the second
+    /// time but access counts.
+    pub position: Option<Position>,
+    /// Manifests, in their order.
+    pub found: Vec<Found>,
+    /// Accesses, after them.
+    pub accesses: Vec<Access>,
+}
+
+/// What is wrong with a batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Beyond a bound.
+    #[error("{what}: {found}, and {most} is the most")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How much of it.
+        found: u64,
+        /// What is taken.
+        most: u64,
+    },
+    /// A customer or a source that is no name.
+    #[error("{what} {name:?} is no name: 1 to 128 bytes without control characters")]
+    Name {
+        /// Which.
+        what: &'static str,
+        /// What was given.
+        name: String,
+    },
+    /// The manifest refers to itself.
+    #[error("the manifest {0} refers to itself")]
+    Itself(Digest),
+    /// An index of layers, or an image of manifests.
+    #[error("the manifest {0} has contents of another kind")]
+    Kinds(Digest),
+    /// A content stands twice.
+    #[error("the manifest {0} has a content twice")]
+    Twice(Digest),
+}
+
+pub(crate) fn at_most(what: &'static str, found: u64, most: u64) -> Result<(), BatchError> {
+    if found <= most { Ok(()) } else { Err(BatchError::TooMuch { what, found, most }) }
+}
+
+impl Found {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`BatchError`]
+    pub fn check(&self) -> Result<(), BatchError> {
+        if !is_customer(&self.customer) {
+            return Err(BatchError::Name { what: "the customer", name: self.customer.clone() });
+        }
+        at_most("milliseconds since 1970", self.unix_ms, UNIX_MS_MAX)?;
+        at_most("bytes of a manifest", self.bytes, MANIFEST_BYTES_MAX as u64)?;
+        let count = self.contents.len() as u64;
+        let is_index = match self.kind {
+            Kind::Index => true,
+            Kind::Version => false,
+            _ => return Err(BatchError::Kinds(self.digest)),
+        };
+        match is_index {
+            true => at_most("manifests of an index", count, INDEX_ENTRIES_MAX as u64)?,
+            false => at_most("layers of an image", count, LAYERS_MAX as u64)?,
+        }
+        let mut seen = std::collections::HashSet::with_capacity(self.contents.len());
+        for content in &self.contents {
+            at_most("bytes of a content", content.bytes, SIZE_BYTES_MAX)?;
+            if content.digest == self.digest {
+                return Err(BatchError::Itself(self.digest));
+            }
+            let fits =
+                if is_index { content.kind == Kind::Version } else { content.kind.is_content() };
+            if !fits {
+                return Err(BatchError::Kinds(self.digest));
+            }
+            if !seen.insert(content.digest) {
+                return Err(BatchError::Twice(self.digest));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`BatchError`]
+    pub fn check(&self) -> Result<(), BatchError> {
+        if let Some(Position { source, last }) = &self.position {
+            if source.is_empty() || source.len() > SOURCE_BYTES_MAX {
+                return Err(BatchError::Name { what: "the source", name: source.clone() });
+            }
+            at_most("position in a queue", *last, POSITION_MAX)?;
+        }
+        at_most("manifests of a batch", self.found.len() as u64, FOUND_MAX as u64)?;
+        at_most("accesses of a batch", self.accesses.len() as u64, ACCESSES_MAX as u64)?;
+        let contents = self.found.iter().map(|found| found.contents.len() as u64).sum();
+        at_most("contents of a batch", contents, BATCH_CONTENTS_MAX as u64)?;
+        for access in &self.accesses {
+            at_most("milliseconds since 1970", access.unix_ms, UNIX_MS_MAX)?;
+            at_most("accesses of one content", access.count, u64::from(u32::MAX))?;
+        }
+        self.found.iter().try_for_each(Found::check)
+    }
+}
