@@ -39,6 +39,14 @@ pub enum Kind {
     FromEdge = 5,
     /// What that node says.
     ToEdge = 6,
+    /// Events of an edge, as a queue keeps them.
+    Events = 16,
+    /// What an edge says about its events.
+    EventsToNode = 17,
+    /// What a node says about them.
+    EventsToEdge = 18,
+    /// How far a consumer of events is.
+    Progress = 19,
 }
 
 /// Why bytes are not a record.
