@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outrider_push::message::TO_EDGE_BYTES_MAX;
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Receiver, ReceiverError, Replica, ToEdge};
+use outrider_push::{Interest, Item, Receiver, ReceiverError, Replica, ToEdge};
 use quinn::Endpoint;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -16,6 +16,8 @@ use crate::frames;
 
 /// A node that says nothing for so long is given up: it says something every second.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// For the handshake.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 /// Messages of the node that wait.
 const WAITING_MAX: usize = 16;
 
@@ -45,8 +47,21 @@ pub enum FollowError {
     Refused(String),
 }
 
-/// Follows one node until the connection ends. `taken` is called after each message that changed the replica,
-/// with what the caches have to do about it, and must not block.
+/// What a message of the node was.
+#[derive(Debug)]
+pub struct Taken {
+    /// The items of an update, as they were taken in.
+    pub items: Vec<Item>,
+    /// The replica was replaced as a whole.
+    pub whole: bool,
+    /// What the caches have to do about it.
+    pub consequences: Vec<Consequence>,
+    /// The version of the node's state.
+    pub latest: u64,
+}
+
+/// Follows one node until the connection ends. `taken` is called after each message, but those within a
+/// snapshot, and must not block for long: the node is not listened to meanwhile.
 ///
 /// # Errors
 /// Always: why it ended. The replica is whole all the same.
@@ -55,7 +70,7 @@ pub async fn follow(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    mut taken: impl FnMut(&Replica, Vec<Consequence>),
+    mut taken: impl FnMut(&Replica, Taken),
 ) -> FollowError {
     match run(endpoint, (address, name), interest, replica, &mut taken).await {
         Ok(()) => FollowError::Ended,
@@ -68,10 +83,11 @@ async fn run(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    taken: &mut impl FnMut(&Replica, Vec<Consequence>),
+    taken: &mut impl FnMut(&Replica, Taken),
 ) -> Result<(), FollowError> {
     let connecting = endpoint.connect(address, name).map_err(text)?;
-    let connection = connecting.await.map_err(text)?;
+    let connection = tokio::time::timeout(CONNECT_TIME_MAX, connecting).await.map_err(text)?;
+    let connection = connection.map_err(text)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(text)?;
     let started = Instant::now();
     let (mut receiver, hello) = Receiver::new(replica, interest, 0);
@@ -103,11 +119,18 @@ async fn run(
                     let Some(record) = record else { return Ok(()) };
                     let Some(record) = record? else { return Ok(()) };
                     let message = ToEdge::from_record(&record)?;
-                    let position = replica.position;
+                    let whole = matches!(message, ToEdge::SnapshotEnd { .. });
+                    let within =
+                        matches!(message, ToEdge::SnapshotBegin { .. } | ToEdge::SnapshotPart { .. });
+                    let items = match &message {
+                        ToEdge::Update { items, .. } => items.clone(),
+                        _ => Vec::new(),
+                    };
                     let at = now_ms(Instant::now());
                     let consequences = receiver.receive(message, at, replica)?;
-                    if replica.position != position || !consequences.is_empty() {
-                        taken(replica, consequences);
+                    if !within {
+                        let latest = receiver.latest();
+                        taken(replica, Taken { items, whole, consequences, latest });
                     }
                 }
                 () = tokio::time::sleep_until(wake) => {

@@ -13,7 +13,7 @@ pub mod frames;
 pub mod serve;
 pub mod tls;
 
-pub use follow::{FollowError, follow};
+pub use follow::{FollowError, Taken, follow};
 pub use serve::{Feed, Gate, Served, serve};
 
 /// The protocol of the stream.

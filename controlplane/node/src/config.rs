@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use outrider_settings::units::{Size, Span};
-use outrider_settings::{ConfigError, Invalid, Log, bounded};
+use outrider_settings::{ConfigError, Invalid, Log, bounded, is_host_and_port};
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration.
@@ -240,12 +240,6 @@ impl Config {
             Invalid::new("log.level", &self.log.level, why, remedy)
         })
     }
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let good = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
-    !host.is_empty() && host.chars().all(good) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

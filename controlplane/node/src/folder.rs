@@ -12,13 +12,14 @@
 //! `node.json` is written last: a folder without it belongs to no cluster.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use outrider_raft::rpc::Identity;
 use outrider_raft::rpc::tls::{Role, TlsError};
+use outrider_settings::files::write_whole;
 use rustix::fs::{FlockOperation, flock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -314,21 +315,8 @@ impl Folder {
     }
 }
 
-/// Writes all of it or nothing: a crash leaves the old file, or none.
 fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), FolderError> {
-    let new = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    };
-    write().map_err(file_error("write", path))
+    write_whole(path, text.as_bytes(), mode).map_err(file_error("write", path))
 }
 
 fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {

@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use outrider_follower::EdgeFolder;
 use outrider_raft::Consensus;
 use outrider_raft::rpc::CallError;
 use outrider_raft::rpc::frame::Kind;
@@ -34,9 +35,19 @@ pub enum JoinError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// An edge's folder.
+    #[error(transparent)]
+    EdgeFolder(#[from] outrider_follower::FolderError),
     /// The token is for something else.
-    #[error("this token is for an {0}; make one with `outrider cluster token --role node`")]
-    Role(String),
+    #[error(
+        "this token is for an {found}, not an {wanted}; make one with `outrider cluster token --role {wanted}`"
+    )]
+    Role {
+        /// What the token, or the cluster's answer, says.
+        found: String,
+        /// What wants to join.
+        wanted: &'static str,
+    },
     /// No node let it in.
     #[error("no node of the cluster let this one in; the last said: {0}")]
     Refused(CallError),
@@ -72,13 +83,49 @@ struct Answer {
 /// [`JoinError`]
 pub async fn join(folder: &Folder, token: &Token, name: &str) -> Result<u64, JoinError> {
     folder.check_free()?;
-    if token.role != Role::Node.as_str() {
-        return Err(JoinError::Role(token.role.clone()));
-    }
+    check_role(&token.role, Role::Node)?;
     let key_pem = folder.own_key()?;
+    let answer = ask(token, &key_pem, name).await?;
+    take(folder, &key_pem, answer)
+}
+
+/// Makes the edge of this folder a member of the token's cluster; gives its number and its region, if the token
+/// named one.
+///
+/// # Errors
+/// [`JoinError`]
+pub async fn join_edge(
+    folder: &EdgeFolder,
+    token: &Token,
+    name: &str,
+) -> Result<(u64, String), JoinError> {
+    folder.check_free()?;
+    check_role(&token.role, Role::Edge)?;
+    let new = || pki::new_key().map(|(key, _)| key).map_err(|error| error.to_string());
+    let key_pem = folder.own_key(new)?;
+    let answer = ask(token, &key_pem, name).await?;
+    check_role(&answer.role, Role::Edge)?;
+    folder.take_over(&outrider_follower::Given {
+        number: answer.number,
+        region: answer.region.clone(),
+        nodes: answer.nodes.into_iter().map(|(_, address)| address).collect(),
+        certificate_pem: &answer.certificate_pem,
+        authority_pem: &answer.authority_pem,
+    })?;
+    Ok((answer.number, answer.region))
+}
+
+fn check_role(found: &str, wanted: Role) -> Result<(), JoinError> {
+    let wanted = wanted.as_str();
+    let found = found.to_owned();
+    if found == wanted { Ok(()) } else { Err(JoinError::Role { found, wanted }) }
+}
+
+/// Sends the secret and a signing request to the nodes that the token names, one after the other.
+async fn ask(token: &Token, key_pem: &str, name: &str) -> Result<Answer, JoinError> {
     let asked = Asked {
         secret: token.secret,
-        request_pem: pki::request_for(&key_pem)?,
+        request_pem: pki::request_for(key_pem)?,
         name: name.to_owned(),
     };
     let unreadable = |error: serde_json::Error| JoinError::Answer(error.to_string());
@@ -88,10 +135,7 @@ pub async fn join(folder: &Folder, token: &Token, name: &str) -> Result<u64, Joi
     for address in &token.addresses {
         let (host, time) = (any_node_name(), ATTEMPT_TIME_MAX);
         match call_once(&tls, host, address, Kind::JOIN, body.clone(), time).await {
-            Ok(body) => {
-                let answer: Answer = serde_json::from_slice(&body).map_err(unreadable)?;
-                return take(folder, &key_pem, answer);
-            }
+            Ok(body) => return serde_json::from_slice(&body).map_err(unreadable),
             Err(error) => last = error,
         }
     }
@@ -100,7 +144,7 @@ pub async fn join(folder: &Folder, token: &Token, name: &str) -> Result<u64, Joi
 
 fn take(folder: &Folder, key_pem: &str, answer: Answer) -> Result<u64, JoinError> {
     let Some(authority_key_pem) = &answer.authority_key_pem else {
-        return Err(JoinError::Role(answer.role));
+        return Err(JoinError::Role { found: answer.role, wanted: Role::Node.as_str() });
     };
     Authority::load(&answer.authority_pem, authority_key_pem)?;
     folder.take_over(&Given {

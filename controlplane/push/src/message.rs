@@ -46,6 +46,8 @@ pub enum ToEdge {
         after: u64,
         /// The version of this one. Between the two there is nothing that the edge uses.
         version: u64,
+        /// The version of the node's state, so that the edge knows how far it lags.
+        latest: u64,
         /// All of it together, at least one.
         items: Vec<Item>,
     },
@@ -53,6 +55,8 @@ pub enum ToEdge {
     Through {
         /// The version.
         version: u64,
+        /// The version of the node's state.
+        latest: u64,
     },
     /// The edge is too far behind, or of another cluster: all that it uses follows.
     SnapshotBegin {

@@ -52,6 +52,7 @@ pub struct Receiver {
     acknowledged: u64,
     acknowledged_at_ms: u64,
     heard_at_ms: u64,
+    latest: u64,
 }
 
 impl Receiver {
@@ -64,6 +65,7 @@ impl Receiver {
             acknowledged: replica.position,
             acknowledged_at_ms: now_ms,
             heard_at_ms: now_ms,
+            latest: replica.position,
         };
         (receiver, hello)
     }
@@ -71,6 +73,11 @@ impl Receiver {
     /// When the node was heard of last.
     pub fn heard_at_ms(&self) -> u64 {
         self.heard_at_ms
+    }
+
+    /// The version of the node's state, as it said last.
+    pub fn latest(&self) -> u64 {
+        self.latest
     }
 
     /// Takes a message. The replica is changed as a whole or not at all; what the caches have to do about it
@@ -88,18 +95,20 @@ impl Receiver {
         let position = replica.position;
         let mut consequences = Vec::new();
         match (message, &mut self.next) {
-            (ToEdge::Update { after, version, items }, None) => {
+            (ToEdge::Update { after, version, latest, items }, None) => {
                 if after != position || version <= after || items.is_empty() {
                     return Err(ReceiverError::Gap { after, version, position });
                 }
                 items.into_iter().for_each(|item| replica.take(item, &mut consequences));
                 replica.position = version;
+                self.latest = latest.max(version);
             }
-            (ToEdge::Through { version }, None) => {
+            (ToEdge::Through { version, latest }, None) => {
                 if version < position {
                     return Err(ReceiverError::Back { version, position });
                 }
                 replica.position = version;
+                self.latest = latest.max(version);
             }
             (ToEdge::SnapshotBegin { cluster, version }, None) => {
                 if cluster == replica.cluster && version < position {
@@ -122,6 +131,7 @@ impl Receiver {
                 if let Some((next, _)) = self.next.take() {
                     consequences = replica.consequences_of(&next);
                     self.acknowledged = self.acknowledged.min(next.position);
+                    self.latest = next.position;
                     *replica = next;
                 }
             }

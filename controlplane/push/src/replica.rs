@@ -44,6 +44,41 @@ pub enum Consequence {
 }
 
 impl Replica {
+    /// One that was stored as its items.
+    pub fn of(cluster: [u8; 16], position: u64, items: impl IntoIterator<Item = Item>) -> Self {
+        let mut replica = Self { cluster, position, ..Self::default() };
+        items.into_iter().for_each(|item| replica.take(item, &mut Vec::new()));
+        replica
+    }
+
+    /// Everything that it has, to be stored. Copies.
+    pub fn items(&self) -> impl Iterator<Item = Item> + '_ {
+        let fragments = self.fragments.iter().map(|(key, (version, value))| Item::Fragment {
+            key: key.clone(),
+            version: *version,
+            value: Some(value.clone()),
+        });
+        let tags = self.tags.iter().map(|((repository, tag), (version, record))| Item::Tag {
+            repository: repository.clone(),
+            tag: tag.clone(),
+            version: *version,
+            record: Some(record.clone()),
+            replaced: None,
+        });
+        let customers = self.customers.iter().map(|(name, customer)| Item::Customer {
+            name: name.clone(),
+            customer: Some(customer.clone()),
+        });
+        let members = self.members.iter().map(|(number, (role, region, revoked))| Item::Member {
+            number: *number,
+            role: *role,
+            region: region.clone(),
+            revoked: *revoked,
+        });
+        let weights = std::iter::once(Item::Weights(self.weights));
+        fragments.chain(tags).chain(customers).chain(members).chain(weights)
+    }
+
     /// Takes one item in.
     pub(crate) fn take(&mut self, item: Item, consequences: &mut Vec<Consequence>) {
         match item {

@@ -302,12 +302,13 @@ impl Sender {
                 self.open_bytes += bytes;
                 let (after, version) = (self.sent, update.version);
                 self.sent = version;
-                return Some(ToEdge::Update { after, version, items });
+                let latest = source.version();
+                return Some(ToEdge::Update { after, version, latest, items });
             }
         }
         (now_ms >= self.deadline_ms()).then(|| {
             self.sent = self.scanned;
-            ToEdge::Through { version: self.scanned }
+            ToEdge::Through { version: self.scanned, latest: source.version() }
         })
     }
 }

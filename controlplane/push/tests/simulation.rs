@@ -348,8 +348,8 @@ fn an_edge_that_lies_and_a_node_that_lies_are_found_out() {
     let (mut receiver, _) = Receiver::new(&replica, interest, 0);
     for wrong in [
         update,
-        ToEdge::Update { after: 1, version: 1, items: Vec::new() },
-        ToEdge::Through { version: 0 },
+        ToEdge::Update { after: 1, version: 1, latest: 1, items: Vec::new() },
+        ToEdge::Through { version: 0, latest: 0 },
         ToEdge::SnapshotBegin { cluster: CLUSTER, version: 0 },
         ToEdge::SnapshotPart { items: Vec::new() },
         ToEdge::SnapshotEnd { items: 0 },
@@ -359,7 +359,7 @@ fn an_edge_that_lies_and_a_node_that_lies_are_found_out() {
     receiver
         .receive(ToEdge::SnapshotBegin { cluster: CLUSTER, version: 5 }, 0, &mut replica)
         .unwrap();
-    receiver.receive(ToEdge::Through { version: 9 }, 0, &mut replica).unwrap_err();
+    receiver.receive(ToEdge::Through { version: 9, latest: 9 }, 0, &mut replica).unwrap_err();
     receiver.receive(ToEdge::SnapshotEnd { items: 1 }, 0, &mut replica).unwrap_err();
     assert_eq!(replica, before, "nothing of it was applied");
     let long = Interest { prefixes: vec!["x".to_owned(); 257] };

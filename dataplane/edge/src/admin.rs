@@ -45,6 +45,8 @@ pub trait Panel: Send + Sync + 'static {
     fn health(&self) -> impl Future<Output = Vec<String>> + Send;
     /// Why no request should be sent here now; nothing when they may.
     fn readiness(&self) -> impl Future<Output = Vec<String>> + Send;
+    /// What is worth to be known beside that, and no reason against it.
+    fn remarks(&self) -> Vec<String>;
     /// Everything that an operator would ask first.
     fn status(&self) -> impl Future<Output = Value> + Send;
 }
@@ -103,8 +105,8 @@ async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<B
     }
     match request.uri().path() {
         "/metrics" => respond(StatusCode::OK, TEXT_METRICS, panel.metrics().await),
-        "/healthz" => verdict("healthy", panel.health().await),
-        "/readyz" => verdict("ready", panel.readiness().await),
+        "/healthz" => verdict("healthy", panel.health().await, None),
+        "/readyz" => verdict("ready", panel.readiness().await, Some(panel.remarks())),
         "/status" => respond(StatusCode::OK, JSON, pretty(&panel.status().await)),
         _ => respond(
             StatusCode::NOT_FOUND,
@@ -114,9 +116,17 @@ async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<B
     }
 }
 
-fn verdict(name: &str, reasons: Vec<String>) -> Response<Full<Bytes>> {
+fn verdict(
+    name: &str,
+    reasons: Vec<String>,
+    remarks: Option<Vec<String>>,
+) -> Response<Full<Bytes>> {
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    respond(status, JSON, pretty(&json!({ name: reasons.is_empty(), "reasons": reasons })))
+    let mut body = json!({ name: reasons.is_empty(), "reasons": reasons });
+    if let Some(remarks) = remarks {
+        body["remarks"] = json!(remarks);
+    }
+    respond(status, JSON, pretty(&body))
 }
 
 fn pretty(value: &Value) -> String {
@@ -158,6 +168,10 @@ mod tests {
         async fn readiness(&self) -> Vec<String> {
             self.reasons.lock().unwrap().clone()
         }
+        fn remarks(&self) -> Vec<String> {
+            Vec::new()
+        }
+
         async fn status(&self) -> Value {
             json!({ "version": "1" })
         }

@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Size, Span};
 
+mod control;
 mod quic;
 mod upstream;
 
+pub use control::ControlSection;
 pub(crate) use outrider_settings::bounded;
 pub use outrider_settings::{CONFIG_BYTES_MAX, ConfigError, Invalid, Listen, Log, LogFormat};
 pub use quic::QuicSection;
@@ -67,6 +69,8 @@ pub struct Config {
     pub limits: LimitsSection,
     /// `[quic]`: HTTP/3.
     pub quic: QuicSection,
+    /// `[control]`: the control plane that it follows.
+    pub control: ControlSection,
     /// `[drain]`: how the edge stops.
     pub drain: DrainSection,
     /// `[log]`: what is logged to stderr.
@@ -411,6 +415,12 @@ impl Config {
         Ok(config)
     }
 
+    /// Where this edge's certificate of the control plane is, and what it knows of the state.
+    pub fn control_dir(&self) -> PathBuf {
+        let default = || self.data.dir.join(crate::data_dir::CONTROL);
+        self.control.dir.clone().unwrap_or_else(default)
+    }
+
     /// Checks every bound that one key alone, or two keys together, must keep.
     ///
     /// # Errors
@@ -422,6 +432,7 @@ impl Config {
         self.check_cache()?;
         self.check_limits()?;
         self.quic.check()?;
+        self.control.check()?;
         self.check_upstreams()
     }
 

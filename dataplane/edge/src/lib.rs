@@ -19,6 +19,7 @@ pub mod sizes;
 pub mod sockets;
 
 mod crossing;
+mod follow;
 mod metrics;
 mod process;
 mod state;

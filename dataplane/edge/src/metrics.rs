@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use outrider_cache::CacheMetrics;
+use outrider_follower::Monitor;
 use outrider_gateway::GatewayMetrics;
 use outrider_gateway::names::NamesMetrics;
 use outrider_shard::{ShardHandle, ShardStats};
@@ -17,6 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::follow::ControlMetrics;
 use crate::process::ProcessMetrics;
 use crate::state::ShardReport;
 
@@ -141,7 +143,7 @@ impl ShardGauges {
 
 impl Metrics {
     /// Makes the registry with everything in it.
-    pub(crate) fn new() -> (Metrics, Registry) {
+    pub(crate) fn new(control: Option<Monitor>) -> (Metrics, Registry) {
         let mut registry = Registry::default();
         let metrics = Metrics {
             cache: CacheMetrics::register(registry.sub_registry_with_prefix(PREFIX)),
@@ -158,6 +160,7 @@ impl Metrics {
         metrics.names.register(&mut registry);
         registry.register_collector(Box::new(metrics.shards.clone()));
         registry.register_collector(Box::new(ProcessMetrics::new()));
+        registry.register_collector(Box::new(ControlMetrics(control)));
         let ours = registry.sub_registry_with_prefix(PREFIX);
         metrics.transport.register(ours);
         metrics.uplink.register(ours);
@@ -192,7 +195,7 @@ mod tests {
 
     /// The names of all families that are shown before the first request, as their series have them.
     fn families() -> Vec<String> {
-        let (metrics, registry) = Metrics::new();
+        let (metrics, registry) = Metrics::new(None);
         metrics.shard_gauges.set(0, Some(&report()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_shard_that_does_not_answer_shows_that_and_keeps_its_last_numbers() {
-        let (metrics, registry) = Metrics::new();
+        let (metrics, registry) = Metrics::new(None);
         let mut report = report();
         report.flights = 7;
         metrics.shard_gauges.set(0, Some(&report));

@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use outrider_cache::{CacheConfig, CacheError, ImportanceWeights, Placement, SsdConfig, Stripes};
+use outrider_follower::Follower;
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
 use outrider_gateway::{GatewaySettings, Hub, Upstream};
 use outrider_settings::notify::{State, notify};
@@ -27,6 +28,7 @@ use crate::admin;
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::follow;
 use crate::metrics::Metrics;
 use crate::process;
 use crate::shard_main::{self, Events, ShardCache, ShardEvent, ShardParts, StartError};
@@ -112,6 +114,9 @@ pub enum RunError {
         /// The shard.
         id: usize,
     },
+    /// The control plane cannot be followed.
+    #[error("the control plane cannot be followed: {0}")]
+    Control(#[from] outrider_follower::StartError),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -215,6 +220,7 @@ struct Running {
     shards: Vec<ShardThread>,
     uplink: Arc<Uplink>,
     names: NamesThread,
+    follower: Option<Follower>,
     /// The lock on the directory is given back last.
     _dir: DataDir,
 }
@@ -243,7 +249,9 @@ impl Running {
             QuicServer::new(&tls, config.quic.settings(count), quic_limits).map_err(unusable)?;
         let crossing = Arc::new(Crossing::new(count));
 
-        let (metrics, registry) = Metrics::new();
+        let follower = follow::start(config)?;
+        let control = follower.as_ref().map(Follower::monitor);
+        let (metrics, registry) = Metrics::new(control.clone());
         let (names, names_client) =
             names::open(dir.path(), names_limits(config), metrics.names.clone())?;
         let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
@@ -258,6 +266,7 @@ impl Running {
             draining: AtomicBool::new(false),
             seats: seats(config, count, &cpus),
             uplink: uplink.monitor(),
+            control,
             registry,
             shard_gauges: metrics.shard_gauges.clone(),
         });
@@ -304,6 +313,7 @@ impl Running {
             shards,
             uplink,
             names,
+            follower,
             _dir: dir,
         })
     }
@@ -406,6 +416,9 @@ impl Running {
                 uplink.shutdown();
             }
             self.names.stop()?;
+        }
+        if let Some(follower) = self.follower {
+            follower.stop();
         }
         tracing::info!(cut_off = stopped.cut_off, "stopped");
         Ok(stopped)

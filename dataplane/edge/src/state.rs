@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use outrider_follower::Monitor;
 use outrider_shard::channel::Sender;
 use outrider_uplink::UplinkMonitor;
 use prometheus_client::registry::Registry;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::admin::Panel;
+use crate::follow;
 use crate::metrics::ShardGauges;
 
 /// How long a shard may take to answer before it counts as stuck. A driver's turn is far below a
@@ -199,6 +201,8 @@ pub(crate) struct Edge {
     pub(crate) draining: AtomicBool,
     pub(crate) seats: Vec<Seat>,
     pub(crate) uplink: UplinkMonitor,
+    /// None: there is no control plane.
+    pub(crate) control: Option<Monitor>,
     pub(crate) registry: Registry,
     pub(crate) shard_gauges: ShardGauges,
 }
@@ -245,6 +249,10 @@ impl Panel for Edge {
         reasons
     }
 
+    fn remarks(&self) -> Vec<String> {
+        self.control.iter().flat_map(|control| follow::remarks(&control.status())).collect()
+    }
+
     async fn status(&self) -> Value {
         let mut shards = Vec::with_capacity(self.seats.len());
         let mut outbox = None;
@@ -276,6 +284,7 @@ impl Panel for Edge {
             "shards": shards,
             "upstreams": self.uplink.status(),
             "outbox": outbox,
+            "control": self.control.as_ref().map(|control| follow::json(&control.status())),
         })
     }
 }

@@ -10,8 +10,8 @@ const EXAMPLE: &str = include_str!("../../../tools/packaging/edge.toml");
 const MANUAL: &str = include_str!("../../../docs/OPERATING.md");
 
 /// Keys whose default depends on the machine, or that have none: the example shows a value all the same.
-const WITHOUT_DEFAULT: [&str; 5] =
-    ["cache.ram", "cache.ssd", "cache.stripes", "shards.count", "tls.names"];
+const WITHOUT_DEFAULT: [&str; 6] =
+    ["cache.ram", "cache.ssd", "cache.stripes", "control.nodes", "shards.count", "tls.names"];
 /// What the example sets for production.
 const SET_BY_EXAMPLE: &str = "listen.https";
 

@@ -109,11 +109,25 @@ pub struct Outrider {
 impl Outrider {
     /// Starts one with an empty data directory and waits until it is ready.
     pub fn start(options: Options) -> Self {
-        let (http, https, admin) = (ports::free(), ports::free(), ports::free());
-        let mut outrider =
-            Self { process: None, scratch: Scratch::new(), options, http, https, admin };
+        let mut outrider = Self::stopped(options);
         outrider.resume();
         outrider
+    }
+
+    /// One that was never started.
+    pub fn stopped(options: Options) -> Self {
+        let (http, https, admin) = (ports::free(), ports::free(), ports::free());
+        Self { process: None, scratch: Scratch::new(), options, http, https, admin }
+    }
+
+    /// Runs `outrider cluster join --role edge` for it. It has more configuration, and is stopped.
+    pub fn join(&self, token: &str) -> crate::process::Output {
+        let more = self.options.config.as_ref().expect("it is started with a configuration");
+        let file = self.scratch.path().join("edge.toml");
+        std::fs::write(&file, self.config_file(more)).expect("a small file");
+        let mut command = Command::new(Self::program());
+        command.args(["cluster", "join", "--role", "edge", "--config"]).arg(file).arg(token.trim());
+        run(command)
     }
 
     /// The program.

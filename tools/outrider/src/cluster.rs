@@ -1,11 +1,12 @@
 //! `outrider cluster`: what an operator does with a cluster of the control plane.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use outrider_follower::EdgeFolder;
 use outrider_node::command::{AdminClient, CommandError, status_text};
 use outrider_node::folder::{Folder, FolderError};
-use outrider_node::join::{JoinError, join};
+use outrider_node::join::{JoinError, join, join_edge};
 use outrider_node::token::{Token, TokenError};
 use outrider_node::{Config, run as node};
 use outrider_settings::ConfigError;
@@ -37,9 +38,12 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "TIME", default_value = "15m")]
         ttl: Span,
     },
-    /// Join the cluster that the token is from; then start the node
+    /// Join the cluster that the token is from; then start the node or the edge
     Join {
-        /// The node's configuration file (TOML)
+        /// What joins: node or edge
+        #[arg(long, value_name = "ROLE", default_value = "node", value_parser = ["node", "edge"])]
+        role: String,
+        /// The node's or the edge's configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
         /// What `outrider cluster token` printed
@@ -60,6 +64,15 @@ pub(crate) enum ClusterCommand {
         /// The admin API of that node
         #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
         admin: String,
+    },
+    /// Take an edge or a dead node out of the cluster, for good: its certificate is not taken any more
+    Remove {
+        /// The admin API of a node
+        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
+        admin: String,
+        /// The number of the edge or of the node
+        #[arg(value_name = "MEMBER")]
+        member: u64,
     },
     /// Take a dead node out of the cluster, and print a token for the one that replaces it
     Replace {
@@ -106,6 +119,22 @@ impl std::fmt::Display for ClusterError {
     }
 }
 
+async fn join_as_edge(file: &Path, token: &str) -> Result<String, ClusterError> {
+    let config = outrider_edge::Config::load(file).map_err(ClusterError::Config)?;
+    let token: Token = token.parse().map_err(ClusterError::Token)?;
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let folder = EdgeFolder::new(&config.control_dir());
+    let (number, region) = join_edge(&folder, &token, &name).await.map_err(ClusterError::Join)?;
+    let mut text = format!("joined as edge {number}, in {}\n", folder.path().display());
+    if !region.is_empty() && region != config.site.region {
+        text += &format!(
+            "its token is for region {region}, and site.region is {}: one of them is wrong\n",
+            config.site.region
+        );
+    }
+    Ok(text + &format!("start it: outrider edge --config {}\n", file.display()))
+}
+
 /// Does it; gives what to print.
 pub(crate) fn run(command: ClusterCommand) -> Result<String, ClusterError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -131,7 +160,10 @@ async fn carry_out(command: ClusterCommand) -> Result<String, ClusterError> {
             let token = client(&admin)?.token(&role, &region, ttl.0).await;
             Ok(format!("{}\n", token.map_err(ClusterError::Command)?))
         }
-        ClusterCommand::Join { config: file, token } => {
+        ClusterCommand::Join { role, config: file, token } if role == "edge" => {
+            join_as_edge(&file, &token).await
+        }
+        ClusterCommand::Join { config: file, token, .. } => {
             let config = Config::load(&file).map_err(ClusterError::Config)?;
             let token: Token = token.parse().map_err(ClusterError::Token)?;
             let folder = Folder::open(&config.data.dir).map_err(ClusterError::Folder)?;
@@ -148,6 +180,10 @@ async fn carry_out(command: ClusterCommand) -> Result<String, ClusterError> {
         ClusterCommand::Leave { admin } => {
             client(&admin)?.leave().await.map_err(ClusterError::Command)?;
             Ok("the node has left its cluster; stop it, and remove its folder\n".to_owned())
+        }
+        ClusterCommand::Remove { admin, member } => {
+            client(&admin)?.remove(member).await.map_err(ClusterError::Command)?;
+            Ok(format!("{member} is no member any more\n"))
         }
         ClusterCommand::Replace { admin, node, ttl } => {
             let client = client(&admin)?;

@@ -70,3 +70,10 @@ impl<'de> Deserialize<'de> for Listen {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
+
+/// Whether this is `HOST:PORT`, a name or an address and a port that is not 0.
+pub fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+    !host.is_empty() && host.chars().all(good) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}

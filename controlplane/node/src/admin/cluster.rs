@@ -166,6 +166,15 @@ async fn leave(admin: &Admin) -> Answer {
 async fn remove(admin: &Admin, node: u64) -> Answer {
     let nodes = admin.consensus.status().nodes;
     let voters = nodes.values().filter(|(_, votes)| *votes).count();
+    let is_edge = |known: &outrider_raft::machine::Known| {
+        known.state.members().get(node).is_some_and(|member| member.role == Role::Edge)
+    };
+    if admin.consensus.shared().look(is_edge) {
+        return match admin.consensus.operate(Operation::Revoke { member: node }).await {
+            Ok(_) => json_answer(StatusCode::OK, &json!({ "removed": node })),
+            Err(error) => unavailable(&error),
+        };
+    }
     match nodes.get(&node) {
         None => return failure(StatusCode::NOT_FOUND, "there is no such node in the cluster"),
         Some((_, true)) if voters == 1 => {

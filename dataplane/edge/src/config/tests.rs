@@ -26,6 +26,7 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_do() {
             "[[upstream]]\nurl = \"https://r.example\"\npassword = \"x\"\n",
             vec!["edge.toml:3:1: unknown key `password`", "`password_file`"],
         ),
+        ("[control]\nnode = \"c1:9191\"\n", vec!["edge.toml:2:1: unknown key `node`", "`nodes`"]),
         // Not TOML, and values of the wrong kind.
         ("[cache\n", vec!["edge.toml:1:"]),
         ("[tags]\nttl = 60\n", vec!["edge.toml:2:7:", "a duration with its unit"]),
@@ -54,6 +55,10 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_do() {
         (
             "[shards]\ncount = 65\n",
             vec!["edge.toml:2: shards.count = \"65\"", "1 to 64", "leave it out"],
+        ),
+        (
+            "[control]\nnodes = [\"c1:0\"]\n",
+            vec!["edge.toml:2: control.nodes = \"c1:0\"", "not a host and a port", "HOST:PORT"],
         ),
         ("[shards]\ncount = 0\n", vec!["shards.count = \"0\"", "1 to 64"]),
         ("[shards]\nspin = \"1ms\"\n", vec!["shards.spin = \"1ms\"", "0s to 50us"]),

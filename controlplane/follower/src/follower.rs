@@ -1,0 +1,303 @@
+//! The thread that follows: one connection at a time, to any node, again and again.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use outrider_link::tls::{self, NODE_NAME, TlsError};
+use outrider_link::{Taken, follow};
+use outrider_push::{Interest, Replica};
+use quinn::{ClientConfig, Endpoint};
+use tokio::sync::watch;
+
+use crate::folder::{EdgeFolder, FolderError};
+use crate::keeper::Keeper;
+use crate::store::{Batch, Store, StoreError};
+
+/// Before the next attempt, at first; doubles up to the other.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// For looking up a node's name.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(3);
+/// For telling a node that the edge goes.
+const CLOSE_TIME_MAX: Duration = Duration::from_millis(200);
+
+/// What to follow.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The edge's folder.
+    pub folder: EdgeFolder,
+    /// `HOST:PORT` of nodes; none for those that the folder names.
+    pub nodes: Vec<String>,
+    /// What the edge uses.
+    pub interest: Interest,
+}
+
+/// Why an edge cannot follow.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The replica.
+    #[error("cannot open {path}: {source}")]
+    Store {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: StoreError,
+    },
+    /// Nobody to follow.
+    #[error("no node of the control plane is known; name them in control.nodes")]
+    NoNodes,
+    /// Threads.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// How the edge stands to the control plane.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Its number in the cluster.
+    pub edge: u64,
+    /// The node that it follows now.
+    pub node: Option<String>,
+    /// Up to which version it has the state.
+    pub version: u64,
+    /// The version of the node's state, as it said last.
+    pub latest: u64,
+    /// When a node said something last, since this start.
+    pub heard: Option<Instant>,
+    /// Up to which version the replica is on the disk.
+    pub stored: u64,
+    /// Why it is not stored any more.
+    pub store_failure: Option<String>,
+    /// Why the last connection ended.
+    pub failure: Option<String>,
+    /// Connections on which a node said something.
+    pub connections: u64,
+    /// Updates that were taken in.
+    pub updates: u64,
+    /// Times that the replica was replaced as a whole.
+    pub snapshots: u64,
+    /// Fragments in the replica.
+    pub fragments: usize,
+    /// Tags in the replica.
+    pub tags: usize,
+}
+
+impl Status {
+    /// Updates that the edge lacks, as far as it knows.
+    pub fn lag(&self) -> u64 {
+        self.latest.saturating_sub(self.version)
+    }
+}
+
+/// Tells how the edge stands. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Monitor(Arc<Mutex<Status>>);
+
+impl Monitor {
+    /// How it stands now.
+    pub fn status(&self) -> Status {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An edge that follows.
+#[derive(Debug)]
+pub struct Follower {
+    monitor: Monitor,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Reads what is on the disk, and starts to follow. No node has to be there. The caller holds the lock of
+    /// the folder.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let Settings { folder, nodes, interest } = settings;
+        let edge = folder.edge()?;
+        let nodes = if nodes.is_empty() { edge.nodes } else { nodes };
+        if nodes.is_empty() {
+            return Err(StartError::NoNodes);
+        }
+        let config = tls::client(folder.identity()?)?;
+        let (store, replica) = open(&folder.replica(), &interest)?;
+        let keeper = Keeper::start(store, replica.position)?;
+        let monitor = Monitor::default();
+        {
+            let mut status = monitor.lock();
+            status.edge = edge.number;
+            (status.version, status.latest) = (replica.position, replica.position);
+            status.stored = replica.position;
+            (status.fragments, status.tags) = (replica.fragments.len(), replica.tags.len());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = watch::channel(false);
+        // Edges begin at different nodes.
+        let first = usize::try_from(edge.number % nodes.len() as u64).unwrap_or(0);
+        let following = Following {
+            nodes,
+            next: first,
+            config,
+            interest,
+            replica,
+            keeper,
+            monitor: monitor.clone(),
+        };
+        let thread = thread::Builder::new().name("follower".to_owned()).spawn(move || {
+            let keeper = runtime.block_on(following.run(stopped));
+            keeper.stop();
+        })?;
+        Ok(Self { monitor, stop, thread })
+    }
+
+    /// Tells how it stands, also after this was dropped.
+    pub fn monitor(&self) -> Monitor {
+        self.monitor.clone()
+    }
+
+    /// Ends it; what was taken in is on the disk then.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that follows the control plane has panicked");
+        }
+    }
+}
+
+/// A replica that cannot be read is only a copy: it is thrown away.
+fn open(path: &Path, interest: &Interest) -> Result<(Store, Replica), StartError> {
+    // Each prefix stands behind its length, so that no two interests look alike.
+    let mut bytes = Vec::new();
+    for prefix in &interest.prefixes {
+        bytes.extend_from_slice(&(prefix.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(prefix.as_bytes());
+    }
+    let failed = |source| StartError::Store { path: path.display().to_string(), source };
+    match Store::open(path, &bytes) {
+        Err(StoreError::Database(error @ redb::Error::Io(_))) => Err(failed(error.into())),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the replica is thrown away");
+            fs::remove_file(path)?;
+            Store::open(path, &bytes).map_err(failed)
+        }
+        Ok(opened) => Ok(opened),
+    }
+}
+
+struct Following {
+    nodes: Vec<String>,
+    next: usize,
+    config: ClientConfig,
+    interest: Interest,
+    replica: Replica,
+    keeper: Keeper,
+    monitor: Monitor,
+}
+
+impl Following {
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) -> Keeper {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let node = self.nodes[self.next].clone();
+            self.next = (self.next + 1) % self.nodes.len();
+            let before = self.monitor.lock().connections;
+            let failure = tokio::select! {
+                failure = self.follow(&node) => failure,
+                _ = stopped.wait_for(|stop| *stop) => return self.keeper,
+            };
+            let heard = {
+                let mut status = self.monitor.lock();
+                status.node = None;
+                let same = status.failure.as_ref() == Some(&failure);
+                let heard = status.connections > before;
+                if heard || !same {
+                    tracing::warn!(node, reason = failure, "the control plane is not followed");
+                }
+                status.failure = Some(failure);
+                heard
+            };
+            if heard {
+                pause = PAUSE_MIN;
+            }
+            let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            let wait = Duration::from_millis(fastrand::u64(ms / 2..=ms));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = stopped.wait_for(|stop| *stop) => return self.keeper,
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One connection, to its end; says why.
+    async fn follow(&mut self, node: &str) -> String {
+        let lookup = tokio::time::timeout(LOOKUP_TIME_MAX, tokio::net::lookup_host(node)).await;
+        let address = match lookup {
+            Ok(Ok(mut addresses)) => addresses.next(),
+            Ok(Err(error)) => return format!("{node} cannot be looked up: {error}"),
+            Err(_) => return format!("{node} was not looked up within {LOOKUP_TIME_MAX:?}"),
+        };
+        let Some(address) = address else { return format!("{node} has no address") };
+        let own: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let mut endpoint = match Endpoint::client(own) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return format!("there is no socket: {error}"),
+        };
+        endpoint.set_default_client_config(self.config.clone());
+        let (keeper, monitor) = (&self.keeper, &self.monitor);
+        let mut last = self.replica.position;
+        let mut first = true;
+        let taken = |replica: &Replica, taken: Taken| {
+            let items = if taken.whole { replica.items().collect() } else { taken.items };
+            {
+                let mut status = monitor.lock();
+                if first {
+                    tracing::info!(
+                        node,
+                        version = replica.position,
+                        "the control plane is followed"
+                    );
+                    status.connections += 1;
+                    status.node = Some(node.to_owned());
+                }
+                (status.version, status.latest) = (replica.position, taken.latest);
+                status.heard = Some(Instant::now());
+                status.snapshots += u64::from(taken.whole);
+                status.updates += u64::from(!taken.whole && !items.is_empty());
+                (status.fragments, status.tags) = (replica.fragments.len(), replica.tags.len());
+                (status.stored, status.store_failure) = keeper.stored();
+            }
+            first = false;
+            if taken.whole || replica.position != last {
+                last = replica.position;
+                let (whole, cluster, position) = (taken.whole, replica.cluster, replica.position);
+                keeper.add(Batch { whole, cluster, position, items });
+            }
+        };
+        let interest = self.interest.clone();
+        let to = (address, NODE_NAME);
+        let error = follow(&endpoint, to, interest, &mut self.replica, taken).await;
+        endpoint.close(0_u32.into(), b"");
+        let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;
+        error.to_string()
+    }
+}
