@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use outrider_link::tls::{self, NODE_NAME, TlsError};
-use outrider_link::{Taken, follow};
+use outrider_link::{Collector, Outgoing, OutgoingStatus, Taken, follow};
 use outrider_push::{Interest, Replica};
 use quinn::{ClientConfig, Endpoint};
 use tokio::sync::watch;
@@ -90,6 +90,8 @@ pub struct Status {
     pub fragments: usize,
     /// Tags in the replica.
     pub tags: usize,
+    /// How the events are sent.
+    pub events: OutgoingStatus,
 }
 
 impl Status {
@@ -100,17 +102,21 @@ impl Status {
 }
 
 /// Tells how the edge stands. Clones are the same.
-#[derive(Clone, Debug, Default)]
-pub struct Monitor(Arc<Mutex<Status>>);
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    status: Arc<Mutex<Status>>,
+    collector: Collector,
+}
 
 impl Monitor {
     /// How it stands now.
     pub fn status(&self) -> Status {
-        self.lock().clone()
+        let events = self.collector.status();
+        Status { events, ..self.lock().clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,7 +144,8 @@ impl Follower {
         let config = tls::client(folder.identity()?)?;
         let (store, replica) = open(&folder.replica(), &interest)?;
         let keeper = Keeper::start(store, replica.position)?;
-        let monitor = Monitor::default();
+        let (events, collector) = Outgoing::new();
+        let monitor = Monitor { status: Arc::default(), collector };
         {
             let mut status = monitor.lock();
             status.edge = edge.number;
@@ -156,6 +163,7 @@ impl Follower {
             config,
             interest,
             replica,
+            events,
             keeper,
             monitor: monitor.clone(),
         };
@@ -169,6 +177,11 @@ impl Follower {
     /// Tells how it stands, also after this was dropped.
     pub fn monitor(&self) -> Monitor {
         self.monitor.clone()
+    }
+
+    /// Where to tell what happens at the edge.
+    pub fn collector(&self) -> Collector {
+        self.monitor.collector.clone()
     }
 
     /// Ends it; what was taken in is on the disk then.
@@ -206,6 +219,7 @@ struct Following {
     config: ClientConfig,
     interest: Interest,
     replica: Replica,
+    events: Outgoing,
     keeper: Keeper,
     monitor: Monitor,
 }
@@ -295,7 +309,8 @@ impl Following {
         };
         let interest = self.interest.clone();
         let to = (address, NODE_NAME);
-        let error = follow(&endpoint, to, interest, &mut self.replica, taken).await;
+        let error =
+            follow(&endpoint, to, interest, &mut self.replica, Some(&mut self.events), taken).await;
         endpoint.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;
         error.to_string()

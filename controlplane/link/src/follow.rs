@@ -12,6 +12,7 @@ use quinn::Endpoint;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::events::Outgoing;
 use crate::frames;
 
 /// A node that says nothing for so long is given up: it says something every second.
@@ -61,7 +62,7 @@ pub struct Taken {
 }
 
 /// Follows one node until the connection ends. `taken` is called after each message, but those within a
-/// snapshot, and must not block for long: the node is not listened to meanwhile.
+/// snapshot, and must not block for long: the node is not listened to meanwhile. What `events` has is sent meanwhile.
 ///
 /// # Errors
 /// Always: why it ended. The replica is whole all the same.
@@ -70,9 +71,10 @@ pub async fn follow(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
+    events: Option<&mut Outgoing>,
     mut taken: impl FnMut(&Replica, Taken),
 ) -> FollowError {
-    match run(endpoint, (address, name), interest, replica, &mut taken).await {
+    match run(endpoint, (address, name), interest, replica, events, &mut taken).await {
         Ok(()) => FollowError::Ended,
         Err(error) => error,
     }
@@ -83,6 +85,7 @@ async fn run(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
+    events: Option<&mut Outgoing>,
     taken: &mut impl FnMut(&Replica, Taken),
 ) -> Result<(), FollowError> {
     let connecting = endpoint.connect(address, name).map_err(text)?;
@@ -102,7 +105,7 @@ async fn run(
             }
         }
     });
-    let result = async {
+    let updates = async {
         frames::write(&mut send, &hello).await?;
         loop {
             let now_ms = |at: Instant| {
@@ -140,8 +143,17 @@ async fn run(
                 }
             }
         }
-    }
-    .await;
+    };
+    let beside = async {
+        match events {
+            Some(events) => events.send_over(&connection).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        result = updates => result,
+        never = beside => match never {},
+    };
     reader.abort();
     match (result, connection.close_reason()) {
         (Err(FollowError::Stream(_)), Some(quinn::ConnectionError::ApplicationClosed(close))) => {

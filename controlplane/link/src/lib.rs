@@ -1,18 +1,22 @@
-//! The push stream over QUIC. An edge opens one stream of one connection, both ends of which speak the records
-//! of `outrider-push` behind their length (4 bytes).
+//! The streams between edges and nodes over QUIC. An edge opens one connection. Its first stream is the push stream,
+//! both ends of which speak the records of `outrider-push` behind their length (4 bytes). A second one carries its
+//! events, as records of `outrider-events`; when it ends, another one may follow on the same connection.
 //!
 //! - [`serve`]: a node's end.
 //! - [`follow`]: an edge's end.
+//! - [`events`]: both ends of the stream of events.
 //! - [`frames`]: records on a stream.
 //! - [`tls`]: who may open it, and who answers.
 
 #![forbid(unsafe_code)]
 
+pub mod events;
 pub mod follow;
 pub mod frames;
 pub mod serve;
 pub mod tls;
 
+pub use events::{Collector, Outgoing, OutgoingStatus};
 pub use follow::{FollowError, Taken, follow};
 pub use serve::{Feed, Gate, Served, serve};
 

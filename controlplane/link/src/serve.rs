@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outrider_events::intake::Intake;
 use outrider_push::message::FROM_EDGE_BYTES_MAX;
 use outrider_push::{FromEdge, Sender, SenderError, ToEdge};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
@@ -13,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::frames;
+use crate::{events, frames};
 
 /// Connections at a time; more are refused.
 pub const CONNECTIONS_MAX: usize = 4_096;
@@ -89,12 +90,13 @@ enum ServeError {
     Certificate,
 }
 
-/// Serves until the endpoint is closed.
+/// Serves until the endpoint is closed. Events go into `intake`; without one their stream is not answered.
 pub async fn serve<F: Feed, G: Gate>(
     endpoint: Endpoint,
     feed: Arc<F>,
     gate: Arc<G>,
     served: Arc<Served>,
+    intake: Option<Intake>,
 ) {
     // Dropped with this future, and the connections with it.
     let mut connections = tokio::task::JoinSet::new();
@@ -105,6 +107,7 @@ pub async fn serve<F: Feed, G: Gate>(
             continue;
         }
         let (feed, gate, served) = (Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served));
+        let intake = intake.clone();
         connections.spawn(async move {
             let connection = match tokio::time::timeout(HELLO_TIME_MAX, incoming).await {
                 Ok(Ok(connection)) => connection,
@@ -115,7 +118,7 @@ pub async fn serve<F: Feed, G: Gate>(
                 Err(_) => return,
             };
             let from = connection.remote_address();
-            if let Err(error) = connected(&connection, &*feed, &*gate, &served).await {
+            if let Err(error) = connected(&connection, &*feed, &*gate, &served, intake).await {
                 tracing::info!(%from, %error, "the push stream to an edge ended");
                 connection.close(VarInt::from_u32(1), error.to_string().as_bytes());
             }
@@ -128,6 +131,7 @@ async fn connected<F: Feed, G: Gate>(
     feed: &F,
     gate: &G,
     served: &Served,
+    intake: Option<Intake>,
 ) -> Result<(), ServeError> {
     let edge = edge_of(connection, gate).ok_or(ServeError::Certificate)?;
     let opening = async {
@@ -143,6 +147,10 @@ async fn connected<F: Feed, G: Gate>(
     let id = connection.stable_id();
     served.begin(edge, id, sender.applied());
     tracing::info!(edge, from = %connection.remote_address(), "an edge follows");
+    let _events = intake.map(|intake| {
+        let streams = events::serve(connection.clone(), edge, intake);
+        AbortOnDrop(tokio::spawn(streams).abort_handle())
+    });
     let stream = Stream { connection, edge, started, sender, send };
     let result = stream.run(receive, feed, gate, served).await;
     served.end(edge, id);

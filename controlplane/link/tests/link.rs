@@ -124,7 +124,7 @@ fn place(limits: HistoryLimits) -> Place {
     edge.set_default_client_config(ClientConfig::new(tls));
     let (feed, gate) = (Arc::new(State1::new(limits)), Arc::new(Open::default()));
     let served = Arc::new(Served::default());
-    tokio::spawn(serve(node, Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served)));
+    tokio::spawn(serve(node, Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served), None));
     Place { feed, gate, served, address, edge }
 }
 
@@ -148,7 +148,7 @@ fn edge(
             let _ = positions.send((replica.position, Instant::now()));
         };
         tokio::select! {
-            error = follow(&endpoint, (address, "node"), interest, &mut replica, taken) => {
+            error = follow(&endpoint, (address, "node"), interest, &mut replica, None, taken) => {
                 panic!("{error}")
             }
             _ = left.wait_for(|left| *left) => {}
@@ -224,12 +224,12 @@ fn an_edge_that_is_not_let_in_any_more_is_told_so() {
         let gate = Arc::clone(&place.gate);
         // Once it has the (empty) snapshot it is shut out.
         let taken = |_: &Replica, _| gate.shut.store(true, Ordering::Relaxed);
-        let error = follow(&place.edge, to, interest.clone(), &mut replica, taken).await;
+        let error = follow(&place.edge, to, interest.clone(), &mut replica, None, taken).await;
         assert!(error.to_string().contains("not that of an edge that is let in"), "{error}");
-        let again = follow(&place.edge, to, interest.clone(), &mut replica, |_, _| ()).await;
+        let again = follow(&place.edge, to, interest.clone(), &mut replica, None, |_, _| ()).await;
         assert!(again.to_string().contains("not that of an edge that is let in"), "{again}");
         let other = (place.address, "another");
-        let error = follow(&place.edge, other, interest, &mut replica, |_, _| ()).await;
+        let error = follow(&place.edge, other, interest, &mut replica, None, |_, _| ()).await;
         assert!(matches!(error, FollowError::Connect(_)), "{error}");
     });
 }

@@ -3,9 +3,12 @@
 //! Everything has a default, so that the empty file is a valid configuration, of a cluster that is all on
 //! this machine.
 
+mod events;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use events::{EventsSection, KafkaSection, QueueKind, RabbitmqSection};
 use outrider_settings::units::{Size, Span};
 use outrider_settings::{ConfigError, Invalid, Log, bounded, is_host_and_port};
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,8 @@ pub struct Config {
     pub consensus: ConsensusSection,
     /// `[history]`: how much of the recent past is kept for those who follow.
     pub history: HistorySection,
+    /// `[events]`: the queue that events of edges are put into.
+    pub events: EventsSection,
     /// `[limits]`: what clients of the admin API may take.
     pub limits: LimitsSection,
     /// `[drain]`: how the node stops.
@@ -230,6 +235,7 @@ impl Config {
         let least = Span(consensus.heartbeat.0 * 4);
         bounded("consensus.election", consensus.election, least, Span::s(60))?;
         bounded("consensus.request_time", consensus.request_time, Span::ms(100), Span::s(300))?;
+        self.events.check()?;
         bounded("history.updates", self.history.updates, 1, 100_000_000)?;
         bounded("history.memory", self.history.memory, Size::mib(1), Size::gib(64))?;
         bounded("limits.connections", self.limits.connections, 1, 100_000)?;

@@ -21,6 +21,7 @@ pub mod run;
 pub mod token;
 
 mod edges;
+mod events;
 mod metrics;
 mod service;
 

@@ -57,8 +57,7 @@ impl Embedded {
     /// When it cannot be opened, or is not of this version.
     pub fn open(path: &Path, retention: Retention) -> Result<Self, QueueError> {
         let database = open(path).map_err(|error| failed(path, error))?;
-        let (identity, marks, bytes) =
-            prepare(&database).map_err(|error| failed(path, error))?;
+        let (identity, marks, bytes) = prepare(&database).map_err(|error| failed(path, error))?;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
             retention,
@@ -123,10 +122,12 @@ impl Inner {
             let mut table = transaction.open_table(ENTRIES)?;
             let mut marks = transaction.open_table(MARKS)?;
             let mut meta = transaction.open_table(META)?;
-            let number = |key| Ok::<_, redb::Error>(meta.get(key)?.map_or(0, |value| value.value()));
+            let number =
+                |key| Ok::<_, redb::Error>(meta.get(key)?.map_or(0, |value| value.value()));
             let (mut next, mut bytes) = (number("next")?, number("bytes")?);
             for entry in entries {
-                let record = entry.to_record().map_err(|e| Failure::Queue(QueueError::unavailable(e)))?;
+                let record =
+                    entry.to_record().map_err(|e| Failure::Queue(QueueError::unavailable(e)))?;
                 table.insert(next, (now_ms, record.as_slice()))?;
                 let Mark { epoch, through } = entry.batch.mark();
                 marks.insert((entry.edge, entry.batch.lane as u8), (epoch, through))?;
@@ -302,8 +303,7 @@ mod tests {
     use crate::event::Batch;
     use crate::event::tests::upload;
 
-    const KEEP: Retention =
-        Retention { bytes_max: 1 << 30, age_max: Duration::from_secs(3_600) };
+    const KEEP: Retention = Retention { bytes_max: 1 << 30, age_max: Duration::from_secs(3_600) };
 
     fn entry(edge: u64, numbers: std::ops::RangeInclusive<u64>) -> Entry {
         let events = numbers.map(upload).collect();

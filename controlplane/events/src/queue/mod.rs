@@ -16,8 +16,8 @@ pub mod rabbitmq;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use crate::consumer::Position;
 use crate::consumer::Marks;
+pub use crate::consumer::Position;
 use crate::event::Entry;
 
 /// The most entries of one append, and of one page.
@@ -48,6 +48,13 @@ impl QueueError {
     pub(crate) fn unavailable(error: impl std::fmt::Display) -> Self {
         Self::Unavailable(error.to_string())
     }
+}
+
+/// The identity of a queue that is a server of its own: what nodes call it. Cost: O(name).
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+pub(crate) fn identity_of(kind: &str, name: &str) -> [u8; 16] {
+    let digest = outrider_artifact::Digest::sha256(format!("{kind}:{name}").as_bytes());
+    digest.key()
 }
 
 /// What a read gives.

@@ -117,6 +117,7 @@ async fn status(admin: &Admin) -> Value {
         "failure": status.failure,
         "nodes": nodes.collect::<Vec<_>>(),
         "members": members,
+        "events": admin.events.report().json(),
     })
 }
 

@@ -3,10 +3,12 @@
 //! - [`server`]: connections, their bounds, and how the server ends.
 //! - [`fragments`]: what is under `/v1/state`.
 //! - [`cluster`]: what is under `/v1/cluster`.
+//! - [`events`]: what is in the queue of events.
 //! - [`answer`]: how answers look.
 
 pub mod answer;
 pub mod cluster;
+pub mod events;
 pub mod fragments;
 pub mod server;
 
@@ -20,6 +22,7 @@ use outrider_raft::Consensus;
 use serde_json::json;
 
 use crate::edges::Edges;
+use crate::events::Events;
 use crate::folder::Folder;
 use crate::metrics::Metrics;
 use answer::{Answer, failure, json_answer, method_not_allowed, text_answer};
@@ -28,6 +31,7 @@ use answer::{Answer, failure, json_answer, method_not_allowed, text_answer};
 pub struct Admin {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) edges: Arc<Edges>,
+    pub(crate) events: Arc<Events>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
     pub(crate) metrics: Metrics,
@@ -45,6 +49,7 @@ impl Admin {
         } else {
             match path.as_str() {
                 "/v1/state" => ("states", fragments::list(self, &request).await),
+                "/v1/events" => ("events", events::answer(self, &request).await),
                 "/metrics" => ("metrics", self.metrics(&request)),
                 "/healthz" => ("health", verdict(&request, "healthy", self.health())),
                 "/readyz" => ("ready", verdict(&request, "ready", self.readiness())),
@@ -62,7 +67,7 @@ impl Admin {
         if !is_read(request.method()) {
             return method_not_allowed("GET, HEAD");
         }
-        let text = self.metrics.text(&self.consensus, self.edges.served());
+        let text = self.metrics.text(&self.consensus, self.edges.served(), &self.events.report());
         text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
     }
 
