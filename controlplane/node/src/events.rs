@@ -1,6 +1,7 @@
 //! The queue of events: opened as the configuration says, watched, and shown.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use outrider_events::Lane;
 use outrider_events::intake::{Intake, Status};
 use outrider_events::queue::embedded::{Embedded, Retention};
 use outrider_events::queue::{Extent, Position, Queue, QueueError};
+use outrider_raft::Consensus;
 use serde_json::{Value, json};
 
 use crate::config::{EventsSection, QueueKind};
 use crate::folder::Folder;
+use crate::replicated::Replicated;
 
 /// How often it is looked what the queue has.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -39,6 +42,7 @@ pub enum EventsError {
 /// The queue of this node.
 pub(crate) struct Events {
     intake: Intake,
+    missed: Arc<AtomicU64>,
     known: Mutex<Known>,
 }
 
@@ -55,17 +59,27 @@ pub(crate) struct Report {
     pub(crate) waiting: usize,
     pub(crate) bytes: Option<u64>,
     pub(crate) end: Option<u64>,
+    /// Records of uploads that this node was away for too long to have.
+    pub(crate) missed: u64,
     /// Entries that each consumer has not read yet.
     pub(crate) lags: BTreeMap<String, u64>,
 }
 
 impl Events {
-    /// Opens the queue and starts what appends to it. Nobody has to be there but a disk.
-    pub(crate) fn start(config: &EventsSection, folder: &Folder) -> Result<Arc<Self>, EventsError> {
-        let events = Arc::new(Self {
-            intake: Intake::start(open(config, folder)?),
-            known: Mutex::default(),
-        });
+    /// Starts what appends to the queue. Nobody has to be there.
+    pub(crate) fn start(opened: Opened, consensus: &Arc<Consensus>) -> Arc<Self> {
+        let mut missed = Arc::default();
+        let queue: Arc<dyn Queue> = match opened {
+            Opened::Embedded(log) => {
+                let queue = Replicated::start(Arc::clone(consensus), log);
+                missed = queue.missed();
+                Arc::new(queue)
+            }
+            #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+            Opened::Server(queue) => queue,
+        };
+        let intake = Intake::start(queue);
+        let events = Arc::new(Self { intake, missed, known: Mutex::default() });
         let weak = Arc::downgrade(&events);
         tokio::spawn(async move {
             while let Some(events) = weak.upgrade() {
@@ -77,7 +91,7 @@ impl Events {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
         });
-        Ok(events)
+        events
     }
 
     /// The way into the queue.
@@ -110,6 +124,7 @@ impl Events {
             waiting: self.intake.waiting(),
             bytes: known.extent.as_ref().and_then(|extent| extent.bytes),
             end: known.extent.as_ref().map(|_| end),
+            missed: self.missed.load(Ordering::Relaxed),
             lags: known.consumers.iter().map(|(name, at)| (name.clone(), lag(at))).collect(),
         }
     }
@@ -138,27 +153,41 @@ impl Report {
             "duplicates": lanes(duplicates),
             "bytes": self.bytes,
             "end": self.end,
+            "missed": self.missed,
             "lag": self.lags,
         })
     }
 }
 
-fn open(config: &EventsSection, folder: &Folder) -> Result<Arc<dyn Queue>, EventsError> {
+/// A queue before it is used.
+pub(crate) enum Opened {
+    /// The log of this node.
+    Embedded(Embedded),
+    /// A server of its own.
+    #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+    Server(Arc<dyn Queue>),
+}
+
+/// Opens the queue. Needs nothing but the disk.
+///
+/// # Errors
+/// [`EventsError`]
+pub(crate) fn open(config: &EventsSection, folder: &Folder) -> Result<Opened, EventsError> {
     let retention =
         Retention { bytes_max: config.retention_size.0, age_max: config.retention_age.0 };
     Ok(match config.queue {
-        QueueKind::Embedded => Arc::new(Embedded::open(&folder.events(), retention)?),
+        QueueKind::Embedded => Opened::Embedded(Embedded::open(&folder.events(), retention)?),
         #[cfg(feature = "kafka")]
         QueueKind::Kafka => {
             use outrider_events::queue::kafka::{Kafka, Settings};
             let kafka = &config.kafka;
             let password = kafka.password_file.as_deref().map(secret).transpose()?;
-            Arc::new(Kafka::new(Settings {
+            Opened::Server(Arc::new(Kafka::new(Settings {
                 brokers: kafka.brokers.clone(),
                 topic: kafka.topic.clone(),
                 replicas: kafka.replicas,
                 credentials: kafka.username.clone().zip(password),
-            }))
+            })))
         }
         #[cfg(feature = "rabbitmq")]
         QueueKind::Rabbitmq => {
@@ -168,14 +197,14 @@ fn open(config: &EventsSection, folder: &Folder) -> Result<Arc<dyn Queue>, Event
                 Some(path) => secret(path)?,
                 None => "guest".to_owned(),
             };
-            Arc::new(Rabbitmq::new(Settings {
+            Opened::Server(Arc::new(Rabbitmq::new(Settings {
                 url: rabbitmq.url.clone(),
                 stream: rabbitmq.stream.clone(),
                 username: rabbitmq.username.clone(),
                 password,
                 authority_pem: rabbitmq.ca_file.as_deref().map(secret).transpose()?,
                 retention,
-            }))
+            })))
         }
         // The configuration was refused.
         #[allow(unreachable_patterns)]

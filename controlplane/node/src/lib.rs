@@ -23,6 +23,7 @@ pub mod token;
 mod edges;
 mod events;
 mod metrics;
+mod replicated;
 mod service;
 
 pub use config::Config;

@@ -218,6 +218,7 @@ struct EventMetrics {
     waiting: Gauge,
     bytes: Gauge,
     entries: Gauge,
+    missed: Gauge,
     lag: Family<ConsumerLabel, Gauge>,
 }
 
@@ -232,6 +233,11 @@ impl EventMetrics {
             ("failures", "Appends to the queue that failed", &self.failures),
             ("waiting_entries", "Entries that wait for the queue", &self.waiting),
             ("queue_bytes", "Bytes of entries in the queue, where that is known", &self.bytes),
+            (
+                "missed_records",
+                "Records of uploads that this node was away for too long to have",
+                &self.missed,
+            ),
             ("queue_entries", "Entries that the queue ever had", &self.entries),
         ] {
             registry.register(name, help, gauge.clone());
@@ -250,6 +256,7 @@ impl EventMetrics {
         set(&self.failures, report.status.failures);
         set(&self.waiting, report.waiting as u64);
         set(&self.bytes, report.bytes.unwrap_or(0));
+        set(&self.missed, report.missed);
         set(&self.entries, report.end.unwrap_or(0));
         self.lag.clear();
         for (consumer, lag) in &report.lags {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::admin::{Admin, server};
 use crate::config::Config;
 use crate::edges::{self, Edges};
-use crate::events::{Events, EventsError};
+use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
 use crate::metrics::Metrics;
 use crate::pki::{Authority, PkiError, SigningRequest, request_for};
@@ -117,10 +117,11 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     let (peers, peers_at) = listen("listen.peers", config.listen.peers)?;
     let push = edges::endpoint(&identity, peers_at)?;
     let (admin_listener, admin_at) = listen("listen.admin", config.listen.admin)?;
-    let events = Events::start(&config.events, &folder)?;
+    let queue = events::open(&config.events, &folder)?;
     let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
     let pool = Arc::new(Pool::new(tls.clone(), source));
     let consensus = Consensus::start(settings(config, &folder, &node), Arc::clone(&pool)).await?;
+    let events = Events::start(queue, &consensus);
     let own =
         Peer { name: config.name(), address: config.advertised(), admin: admin_at.to_string() };
     if node.number == FOUNDER && node.found.is_empty() {

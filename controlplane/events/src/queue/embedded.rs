@@ -18,7 +18,7 @@ use crate::event::{Entry, Lane, Mark};
 const ENTRIES: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("entries");
 /// Edge and lane: epoch and number.
 const MARKS: TableDefinition<'_, (u64, u8), (u64, u64)> = TableDefinition::new("marks");
-/// `format`, `next`, `bytes`.
+/// `format`, `next`, `bytes`, `copied`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const IDENTITY: TableDefinition<'_, (), [u8; 16]> = TableDefinition::new("identity");
 const FORMAT: u64 = 1;
@@ -45,6 +45,7 @@ struct Inner {
     retention: Retention,
     identity: [u8; 16],
     marks: Marks,
+    copied: u64,
     /// None after the disk failed, until it is opened again.
     database: Mutex<Option<Arc<Database>>>,
     bytes: AtomicU64,
@@ -57,15 +58,34 @@ impl Embedded {
     /// When it cannot be opened, or is not of this version.
     pub fn open(path: &Path, retention: Retention) -> Result<Self, QueueError> {
         let database = open(path).map_err(|error| failed(path, error))?;
-        let (identity, marks, bytes) = prepare(&database).map_err(|error| failed(path, error))?;
+        let (identity, marks, bytes, copied) =
+            prepare(&database).map_err(|error| failed(path, error))?;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
             retention,
             identity,
             marks,
+            copied,
             database: Mutex::new(Some(Arc::new(database))),
             bytes: AtomicU64::new(bytes),
         })))
+    }
+
+    /// The number that was said last with copies, when the file was opened.
+    pub fn copied(&self) -> u64 {
+        self.0.copied
+    }
+
+    /// Appends what another log has, and notes up to which of its numbers that is, in one transaction.
+    ///
+    /// # Errors
+    /// [`QueueError`]: nothing was appended.
+    pub async fn append_copies(&self, entries: Vec<Entry>, through: u64) -> Result<(), QueueError> {
+        let now_ms = now_ms();
+        self.blocking(move |inner, database| {
+            inner.append(database, &entries, now_ms, Some(through))
+        })
+        .await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -116,7 +136,13 @@ impl Inner {
         }
     }
 
-    fn append(&self, database: &Database, entries: &[Entry], now_ms: u64) -> Result<(), Failure> {
+    fn append(
+        &self,
+        database: &Database,
+        entries: &[Entry],
+        now_ms: u64,
+        copied: Option<u64>,
+    ) -> Result<(), Failure> {
         let transaction = database.begin_write()?;
         let bytes = {
             let mut table = transaction.open_table(ENTRIES)?;
@@ -150,6 +176,9 @@ impl Inner {
                 bytes -= length;
                 table.remove(number)?;
             }
+            if let Some(copied) = copied {
+                meta.insert("copied", copied)?;
+            }
             meta.insert("next", next)?;
             meta.insert("bytes", bytes)?;
             bytes
@@ -164,11 +193,16 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
     Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn failed(path: &Path, error: impl std::fmt::Display) -> QueueError {
     QueueError::Unavailable(format!("{}: {error}", path.display()))
 }
 
-type Prepared = ([u8; 16], Marks, u64);
+type Prepared = ([u8; 16], Marks, u64, u64);
 
 fn prepare(database: &Database) -> Result<Prepared, String> {
     fn text(error: impl Into<redb::Error>) -> String {
@@ -188,6 +222,7 @@ fn prepare(database: &Database) -> Result<Prepared, String> {
             }
         }
         let bytes = meta.get("bytes").map_err(text)?.map_or(0, |bytes| bytes.value());
+        let copied = meta.get("copied").map_err(text)?.map_or(0, |copied| copied.value());
         let mut identities = transaction.open_table(IDENTITY).map_err(text)?;
         let known = identities.get(()).map_err(text)?.map(|identity| identity.value());
         let identity = match known {
@@ -209,7 +244,7 @@ fn prepare(database: &Database) -> Result<Prepared, String> {
             }
         }
         transaction.open_table(ENTRIES).map_err(text)?;
-        (identity, marks, bytes)
+        (identity, marks, bytes, copied)
     };
     transaction.commit().map_err(text)?;
     Ok(prepared)
@@ -243,9 +278,9 @@ impl Queue for Embedded {
 
     fn append(&self, entries: Arc<Vec<Entry>>) -> Pending<'_, ()> {
         Box::pin(async move {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-            self.blocking(move |inner, database| inner.append(database, &entries, now_ms)).await
+            let now_ms = now_ms();
+            self.blocking(move |inner, database| inner.append(database, &entries, now_ms, None))
+                .await
         })
     }
 
@@ -371,7 +406,7 @@ mod tests {
         let queue = Embedded::open(&dir.path().join("e"), KEEP).unwrap();
         let database = queue.0.database().unwrap();
         let append = |number, at_ms| {
-            assert!(queue.0.append(&database, &[entry(1, number..=number)], at_ms).is_ok());
+            assert!(queue.0.append(&database, &[entry(1, number..=number)], at_ms, None).is_ok());
             let transaction = database.begin_read().unwrap();
             let table = transaction.open_table(ENTRIES).unwrap();
             table.iter().unwrap().map(|item| item.unwrap().0.value()).collect::<Vec<_>>()

@@ -136,7 +136,7 @@ impl Queue for Kafka {
             // The broker takes a batch of 1 MB at once if it is not told otherwise.
             while !records.is_empty() {
                 let mut bytes = 0;
-                let fits = |record: &Record| {
+                let mut fits = |record: &Record| {
                     bytes += record.approximate_size();
                     bytes <= BATCH_BYTES_MAX
                 };

@@ -244,7 +244,7 @@ fn a_record_of_another_version_or_kind_or_with_a_wrong_bit_is_refused() {
     assert_eq!(with(0, 0), RecordError::Magic);
     assert!(matches!(with(8, record[8] ^ 1), RecordError::Length { .. }));
     assert_eq!(with(40, record[40] ^ 1), RecordError::Checksum);
-    assert_eq!(RECORD_VERSION, 1);
+    assert_eq!(RECORD_VERSION, 2);
     assert!(matches!(State::from_snapshot(&record), Err(RecordError::Kind { .. })));
 }
 
