@@ -44,8 +44,6 @@ struct Held {
     last: u64,
     events: u64,
     record: Vec<u8>,
-    /// It was given to the present connection.
-    sent: bool,
     /// It was given to any connection, with this queue.
     tried: Option<[u8; 16]>,
 }
@@ -55,6 +53,9 @@ struct LaneState {
     lane: Lane,
     epoch: u64,
     held: VecDeque<Held>,
+    /// Those at the front were given to the present connection, and have so many bytes.
+    sent: usize,
+    sent_bytes: usize,
     held_bytes: usize,
     acknowledged: u64,
     /// The last that was taken.
@@ -92,6 +93,8 @@ impl Sender {
             epoch,
             given,
             held: VecDeque::new(),
+            sent: 0,
+            sent_bytes: 0,
             held_bytes: 0,
             acknowledged: 0,
             last: 0,
@@ -163,7 +166,7 @@ impl Sender {
     /// A connection was made: the hello is the next message.
     pub fn connected(&mut self) {
         self.phase = Phase::Hello;
-        self.lanes.iter_mut().flat_map(|lane| &mut lane.held).for_each(|held| held.sent = false);
+        self.lanes.iter_mut().for_each(|lane| (lane.sent, lane.sent_bytes) = (0, 0));
     }
 
     /// The connection ended.
@@ -193,8 +196,8 @@ impl Sender {
             }
             (ToEdge::Durable { lane, mark }, Phase::Welcome(_)) => {
                 let lane = self.lane_mut(*lane);
-                let sent =
-                    lane.held.iter().rev().find(|held| held.sent).map_or(0, |held| held.last);
+                let sent = lane.sent.checked_sub(1).and_then(|at| lane.held.get(at));
+                let sent = sent.map_or(0, |held| held.last);
                 let sent = Mark { epoch: lane.epoch, through: sent.max(lane.acknowledged) };
                 if mark.epoch != lane.epoch || *mark > sent {
                     return Err(SenderError::Mark { lane: lane.lane, mark: *mark, sent });
@@ -219,16 +222,18 @@ impl Sender {
             Phase::Welcome(queue) => queue,
             Phase::Away | Phase::Greeting => return Ok(None),
         };
-        let all = self.lanes.iter().flat_map(|lane| &lane.held);
-        let in_flight: usize = all.filter(|held| held.sent).map(|held| held.record.len()).sum();
+        let in_flight: usize = self.lanes.iter().map(|lane| lane.sent_bytes).sum();
         // Uploads first: accesses may wait.
-        let next =
-            self.lanes.iter_mut().find_map(|lane| lane.held.iter_mut().find(|held| !held.sent));
-        let Some(held) = next else { return Ok(None) };
-        if in_flight > 0 && in_flight + held.record.len() > WINDOW_BYTES {
+        let next = self.lanes.iter_mut().find(|lane| lane.sent < lane.held.len());
+        let Some(lane) = next else { return Ok(None) };
+        let held = &mut lane.held[lane.sent];
+        let bytes = held.record.len();
+        if in_flight > 0 && in_flight + bytes > WINDOW_BYTES {
             return Ok(None);
         }
-        (held.sent, held.tried) = (true, Some(queue));
+        held.tried = Some(queue);
+        lane.sent += 1;
+        lane.sent_bytes += bytes;
         self.sent_events += held.events;
         Ok(Some(held.record.clone()))
     }
@@ -276,7 +281,7 @@ impl LaneState {
         let record = ToNode::Batch(batch).to_record()?;
         self.held_bytes += record.len();
         self.last = last;
-        self.held.push_back(Held { last, events, record, sent: false, tried: None });
+        self.held.push_back(Held { last, events, record, tried: None });
         Ok(())
     }
 
@@ -297,7 +302,12 @@ impl LaneState {
     fn settle(&mut self, through: u64) {
         self.acknowledged = self.acknowledged.max(through);
         while let Some(held) = self.held.front().filter(|held| held.last <= self.acknowledged) {
-            self.held_bytes -= held.record.len();
+            let bytes = held.record.len();
+            self.held_bytes -= bytes;
+            if self.sent > 0 {
+                self.sent -= 1;
+                self.sent_bytes -= bytes;
+            }
             self.held.pop_front();
         }
     }

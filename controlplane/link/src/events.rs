@@ -58,7 +58,7 @@ pub struct OutgoingStatus {
     pub unsettled: u64,
     /// Accesses that were dropped, since they are too large for a record.
     pub too_large: u64,
-    /// Why the stream ended last, until something is acknowledged again.
+    /// Why the stream ended last while the connection went on, until the node says something again.
     pub failure: Option<String>,
 }
 
@@ -156,6 +156,10 @@ impl Outgoing {
             if let Some(sender) = &mut self.sender {
                 sender.disconnected();
             }
+            if connection.close_reason().is_some() {
+                // The push stream says why.
+                std::future::pending::<()>().await;
+            }
             tracing::warn!(error, "events are not taken");
             self.show(Some(error));
             tokio::time::sleep(PAUSE).await;
@@ -186,9 +190,7 @@ impl Outgoing {
                     if let Some(sender) = &mut self.sender {
                         sender.receive(&message)?;
                     }
-                    if matches!(message, ToEdge::Durable { .. }) {
-                        self.lock().failure = None;
-                    }
+                    self.lock().failure = None;
                 }
                 Some(uploads) = self.uploads.recv(), if uploads => self.take_uploads(uploads)?,
                 Some(accesses) = self.accesses.recv(), if accesses => {

@@ -236,3 +236,48 @@ fn a_queue_that_is_away_stops_neither_the_node_nor_the_edge() {
     assert!(edge.metrics().sum("outrider_outbox_pending", &[]) > 0.5);
     client.get(&registry::blob_path("team/app", &digest)).expect(200);
 }
+
+#[test]
+fn every_node_has_all_uploads_whichever_of_them_dies() {
+    let mut control = Control::start(3, QUICK);
+    let edge = edge(&control);
+    let client = edge.client();
+    let push = |numbers: std::ops::Range<u64>| {
+        let push = |n| registry::try_push_blob(&client, "team/app", &bytes(n, 500)).unwrap();
+        numbers.map(push).collect::<BTreeSet<_>>()
+    };
+    let drained = || {
+        until("the outbox is empty", || edge.metrics().sum("outrider_outbox_pending", &[]) < 0.5)
+    };
+    let mut pushed = push(0..60);
+    drained();
+    // The node that took them dies at once: the others have what it acknowledged.
+    let status = edge.admin().get("/status").expect(200).json();
+    let followed = status["control"]["node"].as_str().unwrap().to_owned();
+    let place = (0..3).find(|place| {
+        let address = control.address(*place).to_string();
+        followed.starts_with(&format!("{address}:"))
+    });
+    let place = place.expect("it follows one of them");
+    control.kill9(place);
+    let has = |control: &Control, place: usize, pushed: &BTreeSet<String>| {
+        let mut found = Vec::new();
+        until("a node has all uploads", || {
+            let Some(events) = control.events(place) else { return false };
+            let all: Vec<_> = events.iter().collect();
+            found = digests(&all, "uploads").into_iter().map(str::to_owned).collect();
+            found.len() >= pushed.len()
+        });
+        let set: BTreeSet<_> = found.iter().cloned().collect();
+        assert_eq!((found.len(), &set), (pushed.len(), pushed), "each once at node {place}");
+    };
+    for other in (0..3).filter(|other| *other != place) {
+        has(&control, other, &pushed);
+    }
+    // It goes on with another node, and the one that was away catches up.
+    pushed.extend(push(60..100));
+    drained();
+    control.resume(place);
+    control.wait_ready(place);
+    (0..3).for_each(|place| has(&control, place, &pushed));
+}
