@@ -20,7 +20,7 @@ const QUICK: &str = "[consensus]\nheartbeat = \"100ms\"\nelection = \"500ms\"\n"
 
 /// An edge that joined and runs.
 fn edge(control: &Control) -> Outrider {
-    let mut edge = Outrider::stopped(Options::default());
+    let mut edge = Outrider::stopped(Options::default().config("[control]"));
     let token = control.cluster(0, &["token", "--role", "edge", "--region", "local"]).ok();
     edge.join(&token).ok();
     edge.resume();
