@@ -124,6 +124,15 @@ fn push_until(stop: &AtomicBool, client: &Client) -> (BTreeSet<String>, usize) {
     (acknowledged, failed)
 }
 
+/// Sets it when dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Waits until so many more uploads than now are in the queue, so that each kill has something to interrupt.
 fn more_events(control: &Control, place: usize) {
     let count = || control.events(place).map(|events| events.len());
@@ -142,6 +151,8 @@ fn storm(control: &mut Control, rounds: usize, mut kill_broker: impl FnMut()) ->
     let client = edge.client();
     let (acknowledged, failed) = std::thread::scope(|scope| {
         let pushing = scope.spawn(|| push_until(&stop, &client));
+        // Also when a wait was in vain, so that the test ends.
+        let stopping = Stop(&stop);
         for _ in 0..rounds {
             more_events(control, 0);
             edge.crash_and_restart();
@@ -153,7 +164,7 @@ fn storm(control: &mut Control, rounds: usize, mut kill_broker: impl FnMut()) ->
             kill_broker();
         }
         more_events(control, 0);
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         pushing.join().unwrap()
     });
     assert!(acknowledged.len() > 100, "{} pushes", acknowledged.len());

@@ -2,7 +2,7 @@
 //! the broker has confirmed every message of it.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
@@ -27,6 +27,8 @@ const PREFETCH: u16 = 256;
 /// AMQP does not say that nothing more is there: for so long the first message is waited for, and the others.
 const FIRST_TIME_MAX: Duration = Duration::from_millis(500);
 const NEXT_TIME_MAX: Duration = Duration::from_millis(100);
+/// Where messages come all the time, a read ends after so long.
+const READ_TIME_MAX: Duration = Duration::from_secs(1);
 /// For connecting.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const OFFSET: &str = "x-stream-offset";
@@ -199,6 +201,7 @@ impl Rabbitmq {
         let consuming = channel.basic_consume(stream.into(), "".into(), options, arguments);
         let mut consumer = consuming.await.map_err(failed)?;
         let mut wait = FIRST_TIME_MAX;
+        let started = Instant::now();
         let result = loop {
             match tokio::time::timeout(wait, consumer.next()).await {
                 Err(_) => break Ok(()),
@@ -209,7 +212,7 @@ impl Rabbitmq {
                     if let Err(error) = delivery.ack(BasicAckOptions::default()).await {
                         break Err(failed(error));
                     }
-                    if enough(&delivery) {
+                    if enough(&delivery) || started.elapsed() > READ_TIME_MAX {
                         break Ok(());
                     }
                 }

@@ -1,7 +1,7 @@
 //! `GET /v1/events?after=POSITION&limit=N&consumer=NAME`: what is in the queue, a line of JSON for each event. An
 //! entry of the queue is never taken apart, so there may be some more than `limit`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
@@ -22,6 +22,8 @@ const LIMIT_DEFAULT: usize = 1_000;
 const CONSUMER_BYTES_MAX: usize = 64;
 /// For the queue's answer.
 const READ_TIME_MAX: Duration = Duration::from_secs(10);
+/// Somebody who is given something is given it after so long, though there may be more.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// Everything up to this position is in the answer, or was before.
 const POSITION: HeaderName = HeaderName::from_static("outrider-position");
 /// The retention has taken away what should stand before the first.
@@ -72,7 +74,8 @@ pub(crate) async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer
     }
     let queue = admin.events.queue();
     let (mut text, mut position, mut missed, mut count) = (String::new(), after, false, 0);
-    while count < limit {
+    let started = Instant::now();
+    while count < limit && (count == 0 || started.elapsed() < ANSWER_TIME_MAX) {
         let entries_max = (limit - count).min(ENTRIES_MAX);
         let read = queue.read(position.clone(), entries_max);
         let page = match tokio::time::timeout(READ_TIME_MAX, read).await {
