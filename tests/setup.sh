@@ -5,7 +5,8 @@
 #   tests/setup.sh --check    only check; exit 1 and say what is missing
 #
 # For Debian 12 as root. Debian's packages come from apt; Go programs are built by exact version
-# (checksums in go.sum or in Go's checksum database), and Python's packages installed by their checksums,
+# (checksums in go.sum or in Go's checksum database), Python's packages are installed by their checksums, Java's
+# servers come from Maven Central by exact version,
 # into a cache outside the checkout: ${OUTRIDER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/outrider}/tools.
 # A second run takes no time.
 # No daemon is started, here or by a package.
@@ -50,6 +51,8 @@ debian_tools=(
   "/usr/bin/python3 python3 3.11"
   "/usr/lib/jvm/java-17-openjdk-$(dpkg --print-architecture)/bin/javac openjdk-17-jdk-headless 17."
   "mvn maven 3.8"
+  "/usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server 3.10"
+  "epmd erlang-base 1:25"
 )
 
 missing_packages() {
@@ -196,6 +199,20 @@ neo4j_server() {
   printf '%s\n' "$sum" >"$tools/versions/neo4j"
 }
 
+# maven_peer NAME: the jars that tests/peers/NAME/pom.xml names, in $tools/NAME
+maven_peer() {
+  local name=$1 sum
+  sum=$(checksum "$name")
+  [ -d "$tools/$name" ] && [ "$(cat "$tools/versions/$name" 2>/dev/null)" = "$sum" ] && return 0
+  [ -z "$check_only" ] || die "$name is not in $tools (run tests/setup.sh)"
+  say "fetching $name"
+  rm -rf "${tools:?}/$name"
+  mvn -B -q -Dmaven.repo.local="$tools/maven" -f "$here/peers/$name/pom.xml" dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$tools/$name" \
+    >"$logs/$name.log" 2>&1 || { tail -20 "$logs/$name.log" >&2; die "$name cannot be fetched"; }
+  printf '%s\n' "$sum" >"$tools/versions/$name"
+}
+
 # cargo_tool NAME VERSION: a cargo subcommand. Without optimisation: it builds in half the time, and
 # the tool runs for a second.
 cargo_tool() {
@@ -228,6 +245,7 @@ go_pinned oras "$oras_version" oras \
 go_pinned oci-conformance "$conformance_version" conformance \
   go test -c -o "$tools/bin/oci-conformance" github.com/opencontainers/distribution-spec/conformance
 go_own http3 h3get=get h3pull=pull
+maven_peer kafka
 python_clients
 neo4j_server
 if [ "${1:-}" = --lint ]; then

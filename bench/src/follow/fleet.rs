@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use outrider_follower::EdgeFolder;
 use outrider_link::tls::{self, NODE_NAME};
-use outrider_link::{Taken, follow};
+use outrider_link::{Beside, Taken, follow};
 use outrider_push::{Interest, Item, Replica};
 use quinn::Endpoint;
 use tempfile::TempDir;
@@ -161,9 +161,10 @@ async fn edge(
     };
     let interest = Interest { prefixes: vec![PREFIX.to_owned()] };
     let (_nobody, mut asks) = tokio::sync::mpsc::channel(1);
+    let beside = Beside { asks: &mut asks, events: None };
     let to = (node, NODE_NAME);
     tokio::select! {
-        error = follow(&endpoint, to, interest, &mut replica, &mut asks, taken) => {
+        error = follow(&endpoint, to, interest, &mut replica, beside, taken) => {
             return Err(BenchError::Void(format!("an edge does not follow: {error}")));
         }
         _ = leave.wait_for(|leave| *leave) => {}

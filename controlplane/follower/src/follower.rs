@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use outrider_link::tls::{self, NODE_NAME, TlsError};
-use outrider_link::{Asked, Taken, follow};
+use outrider_link::{Asked, Collector, Outgoing, OutgoingStatus, Taken, follow};
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, Wish};
 use quinn::{ClientConfig, Endpoint};
@@ -112,6 +112,8 @@ pub struct Status {
     pub tags: usize,
     /// What it wanted to have written.
     pub asks: AskCounts,
+    /// How the events are sent.
+    pub events: OutgoingStatus,
 }
 
 impl Status {
@@ -122,17 +124,21 @@ impl Status {
 }
 
 /// Tells how the edge stands. Clones are the same.
-#[derive(Clone, Debug, Default)]
-pub struct Monitor(Arc<Mutex<Status>>);
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    status: Arc<Mutex<Status>>,
+    collector: Collector,
+}
 
 impl Monitor {
     /// How it stands now.
     pub fn status(&self) -> Status {
-        self.lock().clone()
+        let events = self.collector.status();
+        Status { events, ..self.lock().clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,7 +167,8 @@ impl Follower {
         let (store, replica) = open(&folder.replica(), &interest)?;
         sink.whole(&replica, &[]);
         let keeper = Keeper::start(store, replica.position)?;
-        let monitor = Monitor::default();
+        let (events, collector) = Outgoing::new();
+        let monitor = Monitor { status: Arc::default(), collector };
         {
             let mut status = monitor.lock();
             status.edge = edge.number;
@@ -181,6 +188,7 @@ impl Follower {
             config,
             interest,
             replica,
+            events,
             keeper,
             sink,
             position,
@@ -204,6 +212,11 @@ impl Follower {
     /// Tells how it stands, also after this was dropped.
     pub fn monitor(&self) -> Monitor {
         self.monitor.clone()
+    }
+
+    /// Where to tell what happens at the edge.
+    pub fn collector(&self) -> Collector {
+        self.monitor.collector.clone()
     }
 
     /// Ends it; what was taken in is on the disk then.
@@ -260,6 +273,7 @@ struct Following {
     config: ClientConfig,
     interest: Interest,
     replica: Replica,
+    events: Outgoing,
     keeper: Keeper,
     sink: Box<dyn Sink>,
     /// Told after the sink.
@@ -362,8 +376,8 @@ impl Following {
         };
         let interest = self.interest.clone();
         let to = (address, NODE_NAME);
-        let error =
-            follow(&endpoint, to, interest, &mut self.replica, &mut self.asked, taken).await;
+        let beside = Beside { asks: &mut self.asked, events: Some(&mut self.events) };
+        let error = follow(&endpoint, to, interest, &mut self.replica, beside, taken).await;
         endpoint.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;
         error.to_string()

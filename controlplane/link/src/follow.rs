@@ -13,6 +13,7 @@ use quinn::{Connection, Endpoint};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::events::Outgoing;
 use crate::frames;
 use crate::serve::ASKS_MAX;
 
@@ -71,9 +72,18 @@ pub struct Asked {
     pub reply: oneshot::Sender<Reply>,
 }
 
+/// What an edge says beside the push stream.
+#[derive(Debug)]
+pub struct Beside<'a> {
+    /// Wishes, which are passed on a few at a time. The connection ends when nobody can have any more.
+    pub asks: &'a mut mpsc::Receiver<Asked>,
+    /// Events, if any are to be sent.
+    pub events: Option<&'a mut Outgoing>,
+}
+
 /// Follows one node until the connection ends. `taken` is called after each message, but those within a
-/// snapshot, and must not block for long: the node is not listened to meanwhile. Wishes of `asks` are passed on,
-/// a few at a time.
+/// snapshot, and must not block for long: the node is not listened to meanwhile. What else there is to say goes
+/// `beside` it.
 ///
 /// # Errors
 /// Always: why it ended. The replica is whole all the same.
@@ -82,10 +92,10 @@ pub async fn follow(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    asks: &mut mpsc::Receiver<Asked>,
+    beside: Beside<'_>,
     mut taken: impl FnMut(&Replica, Taken),
 ) -> FollowError {
-    match run(endpoint, (address, name), interest, replica, asks, &mut taken).await {
+    match run(endpoint, (address, name), interest, replica, beside, &mut taken).await {
         Ok(()) => FollowError::Ended,
         Err(error) => error,
     }
@@ -96,7 +106,7 @@ async fn run(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    asks: &mut mpsc::Receiver<Asked>,
+    Beside { asks, events }: Beside<'_>,
     taken: &mut impl FnMut(&Replica, Taken),
 ) -> Result<(), FollowError> {
     let connecting = endpoint.connect(address, name).map_err(text)?;
@@ -118,7 +128,7 @@ async fn run(
     });
     // Dropped with this future.
     let mut under_way = tokio::task::JoinSet::new();
-    let result = async {
+    let updates = async {
         frames::write(&mut send, &hello).await?;
         loop {
             let now_ms = |at: Instant| {
@@ -161,8 +171,17 @@ async fn run(
                 }
             }
         }
-    }
-    .await;
+    };
+    let beside = async {
+        match events {
+            Some(events) => events.send_over(&connection).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        result = updates => result,
+        never = beside => match never {},
+    };
     reader.abort();
     match (result, connection.close_reason()) {
         (Err(FollowError::Stream(_)), Some(quinn::ConnectionError::ApplicationClosed(close))) => {

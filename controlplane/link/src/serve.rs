@@ -6,14 +6,17 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outrider_push::ask::ASK_BYTES_MAX;
+use outrider_events::intake::Intake;
+use outrider_events::message::TO_NODE_BYTES_MAX;
 use outrider_push::message::FROM_EDGE_BYTES_MAX;
 use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge};
+use outrider_state::record::{self, Kind};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::events::Events;
 use crate::frames;
 
 /// Connections at a time; more are refused.
@@ -22,6 +25,8 @@ pub const CONNECTIONS_MAX: usize = 4_096;
 pub const ASKS_MAX: u32 = 32;
 /// For the handshake and the hello.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// The first record of a stream beside the push stream: a wish is shorter, and checked when it is read.
+const OTHER_BYTES_MAX: usize = TO_NODE_BYTES_MAX;
 /// Messages of an edge that wait.
 const WAITING_MAX: usize = 16;
 /// Messages that are sent before the edge is listened to again.
@@ -94,12 +99,13 @@ enum ServeError {
     Certificate,
 }
 
-/// Serves until the endpoint is closed.
+/// Serves until the endpoint is closed. Events go into `intake`; without one their stream is not answered.
 pub async fn serve<F: Feed, G: Gate>(
     endpoint: Endpoint,
     feed: Arc<F>,
     gate: Arc<G>,
     served: Arc<Served>,
+    intake: Option<Intake>,
 ) {
     // Dropped with this future, and the connections with it.
     let mut connections = tokio::task::JoinSet::new();
@@ -110,6 +116,7 @@ pub async fn serve<F: Feed, G: Gate>(
             continue;
         }
         let (feed, gate, served) = (Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served));
+        let intake = intake.clone();
         connections.spawn(async move {
             let connection = match tokio::time::timeout(HELLO_TIME_MAX, incoming).await {
                 Ok(Ok(connection)) => connection,
@@ -120,7 +127,7 @@ pub async fn serve<F: Feed, G: Gate>(
                 Err(_) => return,
             };
             let from = connection.remote_address();
-            if let Err(error) = connected(&connection, &feed, &*gate, &served).await {
+            if let Err(error) = connected(&connection, &feed, &*gate, &served, intake).await {
                 tracing::info!(%from, %error, "the push stream to an edge ended");
                 connection.close(VarInt::from_u32(1), error.to_string().as_bytes());
             }
@@ -133,6 +140,7 @@ async fn connected<F: Feed, G: Gate>(
     feed: &Arc<F>,
     gate: &G,
     served: &Served,
+    intake: Option<Intake>,
 ) -> Result<(), ServeError> {
     let edge = edge_of(connection, gate).ok_or(ServeError::Certificate)?;
     let opening = async {
@@ -148,7 +156,8 @@ async fn connected<F: Feed, G: Gate>(
     let id = connection.stable_id();
     served.begin(edge, id, sender.applied());
     tracing::info!(edge, from = %connection.remote_address(), "an edge follows");
-    let stream = Stream { connection, edge, started, sender, send };
+    let stream =
+        Stream { connection, edge, started, sender, send, events: intake.map(Events::new) };
     let result = stream.run(receive, feed, gate, served).await;
     served.end(edge, id);
     result
@@ -166,6 +175,7 @@ struct Stream<'a> {
     started: Instant,
     sender: Sender,
     send: SendStream,
+    events: Option<Events>,
 }
 
 impl Stream<'_> {
@@ -187,7 +197,7 @@ impl Stream<'_> {
         let _reader = AbortOnDrop(reader.abort_handle());
         let mut changed = feed.changed();
         // Dropped with this future. QUIC bounds them.
-        let mut asks = tokio::task::JoinSet::new();
+        let mut others = tokio::task::JoinSet::new();
         loop {
             let more = self.say_all(&**feed).await?;
             let deadline = self.started + Duration::from_millis(self.sender.deadline_ms());
@@ -201,9 +211,10 @@ impl Stream<'_> {
                 stream = self.connection.accept_bi() => {
                     let (send, receive) = stream.map_err(io::Error::other)?;
                     edge_of(self.connection, gate).ok_or(ServeError::Certificate)?;
-                    asks.spawn(answer(Arc::clone(feed), self.edge, send, receive));
+                    let (feed, events) = (Arc::clone(feed), self.events.clone());
+                    others.spawn(beside(feed, events, self.edge, send, receive));
                 }
-                Some(_) = asks.join_next() => {}
+                Some(_) = others.join_next() => {}
                 () = tokio::time::sleep_until(deadline) => {
                     // It may have been revoked since.
                     edge_of(self.connection, gate).ok_or(ServeError::Certificate)?;
@@ -224,22 +235,38 @@ impl Stream<'_> {
     }
 }
 
-/// One wish on a stream of its own. One that cannot be read ends the stream alone.
-async fn answer<F: Feed>(feed: Arc<F>, edge: u64, mut send: SendStream, mut receive: RecvStream) {
+/// Another stream than the push stream: a wish, or events. One that cannot be read ends the stream alone.
+async fn beside<F: Feed>(
+    feed: Arc<F>,
+    events: Option<Events>,
+    edge: u64,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) {
+    let first = frames::read(&mut receive, OTHER_BYTES_MAX);
     let result = async {
-        let record = frames::read(&mut receive, ASK_BYTES_MAX);
-        let record =
-            tokio::time::timeout(HELLO_TIME_MAX, record).await.map_err(io::Error::other)?;
-        let Some(record) = record? else { return Ok(()) };
-        let reply = match Ask::from_record(&record) {
-            Ok(ask) => feed.ask(edge, ask).await,
-            Err(error) => Reply::Refused(error.to_string()),
-        };
-        frames::write(&mut send, &reply.to_record().map_err(io::Error::other)?).await
+        let first = tokio::time::timeout(HELLO_TIME_MAX, first).await.map_err(io::Error::other)?;
+        let Some(first) = first? else { return Ok(()) };
+        match events.filter(|_| record::kind(&first) == Some(Kind::EventsToNode as u8)) {
+            Some(events) => {
+                events.take(first, &mut send, receive, edge).await.map_err(io::Error::other)
+            }
+            None => answer(&*feed, edge, &first, &mut send).await,
+        }
     };
     if let Err(error) = result.await {
-        tracing::debug!(edge, %error, "an edge's wish was not answered");
+        tracing::info!(edge, %error, "a stream of an edge ended");
     }
+    let _ = send.finish();
+}
+
+/// A wish.
+async fn answer<F: Feed>(feed: &F, edge: u64, ask: &[u8], send: &mut SendStream) -> io::Result<()> {
+    let reply = match Ask::from_record(ask) {
+        Ok(ask) => feed.ask(edge, ask).await,
+        Err(error) => Reply::Refused(error.to_string()),
+    };
+    frames::write(send, &reply.to_record().map_err(io::Error::other)?).await
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

@@ -66,8 +66,10 @@ pub fn server(identity: Identity) -> Result<ServerConfig, TlsError> {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut transport = transport(FROM_EDGE_WINDOW);
-    // The push stream, and wishes.
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(1 + ASKS_MAX));
+    // The push stream, wishes, and events on one stream while another one ends.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(3 + ASKS_MAX));
+    // A queue that takes no events must not hold up what the edge has applied.
+    transport.receive_window(VarInt::from_u32(2 * FROM_EDGE_WINDOW));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

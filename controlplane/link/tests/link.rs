@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use outrider_link::{ALPN, Asked, Feed, FollowError, Gate, Served, follow, serve};
+use outrider_link::{ALPN, Asked, Beside, Feed, FollowError, Gate, Served, follow, serve};
 use outrider_push::sender::Known;
 use outrider_push::{Ask, FromEdge, Interest, Replica, Reply, Sender, SenderError, ToEdge, Wish};
 use outrider_state::change::HistoryLimits;
@@ -139,13 +139,18 @@ fn place(limits: HistoryLimits) -> Place {
     edge.set_default_client_config(ClientConfig::new(tls));
     let (feed, gate) = (Arc::new(State1::new(limits)), Arc::new(Open::default()));
     let served = Arc::new(Served::default());
-    tokio::spawn(serve(node, Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served)));
+    tokio::spawn(serve(node, Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served), None));
     Place { feed, gate, served, address, edge }
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_all().build().unwrap().block_on(future)
+}
+
+/// Wishes, and no events.
+fn beside(asks: &mut mpsc::Receiver<Asked>) -> Beside<'_> {
+    Beside { asks, events: None }
 }
 
 /// Follows until it is told to leave; gives the replica back.
@@ -165,7 +170,7 @@ fn edge(
         let to = (address, "node");
         let (_nobody, mut asks) = mpsc::channel(1);
         tokio::select! {
-            error = follow(&endpoint, to, interest, &mut replica, &mut asks, taken) => {
+            error = follow(&endpoint, to, interest, &mut replica, beside(&mut asks), taken) => {
                 panic!("{error}")
             }
             _ = left.wait_for(|left| *left) => {}
@@ -243,12 +248,15 @@ fn an_edge_that_is_not_let_in_any_more_is_told_so() {
         let asks = &mut asks;
         // Once it has the (empty) snapshot it is shut out.
         let taken = |_: &Replica, _| gate.shut.store(true, Ordering::Relaxed);
-        let error = follow(&place.edge, to, interest.clone(), &mut replica, asks, taken).await;
+        let error =
+            follow(&place.edge, to, interest.clone(), &mut replica, beside(asks), taken).await;
         assert!(error.to_string().contains("not that of an edge that is let in"), "{error}");
-        let again = follow(&place.edge, to, interest.clone(), &mut replica, asks, |_, _| ()).await;
+        let again =
+            follow(&place.edge, to, interest.clone(), &mut replica, beside(asks), |_, _| ()).await;
         assert!(again.to_string().contains("not that of an edge that is let in"), "{again}");
         let other = (place.address, "another");
-        let error = follow(&place.edge, other, interest, &mut replica, asks, |_, _| ()).await;
+        let error =
+            follow(&place.edge, other, interest, &mut replica, beside(asks), |_, _| ()).await;
         assert!(matches!(error, FollowError::Connect(_)), "{error}");
     });
 }

@@ -218,6 +218,21 @@ pub fn status_text(status: &Value) -> String {
         let (store, why) = (text(&status["graph"]["store"]), text(&status["graph"]["error"]));
         let _ = writeln!(out, "the graph's store ({store}) is down: {why}");
     }
+    let events = &status["events"];
+    let (queue, waiting) = (text(&events["queue"]), text(&events["waiting"]));
+    match events["failure"].as_str() {
+        Some(why) => {
+            let _ = writeln!(out, "events: the {queue} queue fails, {waiting} wait: {why}");
+        }
+        None => {
+            let (uploads, accesses) = (&events["events"]["uploads"], &events["events"]["accesses"]);
+            let (uploads, accesses) = (text(uploads), text(accesses));
+            let _ = writeln!(
+                out,
+                "events: {uploads} uploads, {accesses} accesses into the {queue} queue, {waiting} wait",
+            );
+        }
+    }
     if let Some(failure) = status["failure"].as_str() {
         let _ = writeln!(out, "stopped: {failure}");
     }

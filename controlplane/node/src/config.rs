@@ -3,9 +3,12 @@
 //! Everything has a default, so that the empty file is a valid configuration, of a cluster that is all on
 //! this machine.
 
+mod events;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use events::{EventsSection, KafkaSection, QueueKind, RabbitmqSection};
 use outrider_settings::units::{Size, Span};
 use outrider_settings::{ConfigError, Invalid, Log, bounded, is_host_and_port};
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,8 @@ pub struct Config {
     pub graph: GraphSection,
     /// `[history]`: how much of the recent past is kept for those who follow.
     pub history: HistorySection,
+    /// `[events]`: the queue that events of edges are put into.
+    pub events: EventsSection,
     /// `[limits]`: what clients of the admin API may take.
     pub limits: LimitsSection,
     /// `[drain]`: how the node stops.
@@ -318,6 +323,7 @@ impl Config {
         self.graph.check()?;
         bounded("graph.memory", self.graph.memory, Size::mib(1), Size::gib(64))?;
         bounded("graph.request_time", self.graph.request_time, Span::ms(100), Span::s(300))?;
+        self.events.check()?;
         bounded("history.updates", self.history.updates, 1, 100_000_000)?;
         bounded("history.memory", self.history.memory, Size::mib(1), Size::gib(64))?;
         bounded("limits.connections", self.limits.connections, 1, 100_000)?;

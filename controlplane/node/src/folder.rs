@@ -143,6 +143,11 @@ impl Folder {
         }
     }
 
+    /// The queue of events, where it is embedded.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.redb")
+    }
+
     /// The place of log and snapshot.
     pub fn raft(&self) -> PathBuf {
         self.path.join("raft")

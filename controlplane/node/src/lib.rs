@@ -23,7 +23,9 @@ pub mod run;
 pub mod token;
 
 mod edges;
+mod events;
 mod metrics;
+mod replicated;
 mod service;
 
 pub use config::Config;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrider_events::Lane;
 use outrider_link::Served;
 use outrider_raft::{Consensus, Status};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::events::Report;
 use crate::graph::{Counts, GraphService};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,6 +59,7 @@ pub(crate) struct Metrics {
     keys: Gauge,
     sessions: Gauge,
     history: Gauge,
+    events: EventMetrics,
     log_bytes: Gauge,
     snapshot_bytes: Gauge,
     graph_up: Gauge,
@@ -87,6 +90,7 @@ impl Metrics {
             keys: Gauge::default(),
             sessions: Gauge::default(),
             history: Gauge::default(),
+            events: EventMetrics::default(),
             log_bytes: Gauge::default(),
             snapshot_bytes: Gauge::default(),
             graph_up: Gauge::default(),
@@ -130,6 +134,7 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        self.events.register(registry);
         registry.register(
             "replication_lag_entries",
             "Of the leader: entries that another node does not have yet",
@@ -171,9 +176,11 @@ impl Metrics {
         consensus: &Consensus,
         served: &Served,
         graph: &GraphService,
+        events: &Report,
     ) -> String {
         let status = consensus.status();
         self.set_status(&status);
+        self.events.set(events);
         self.edge_applied.clear();
         self.edge_lag.clear();
         for (edge, applied) in served.edges() {
@@ -216,6 +223,74 @@ impl Metrics {
         for (node, matched) in status.matched.iter().filter(|(node, _)| **node != status.id) {
             let lag = status.last_log.saturating_sub(*matched);
             set(&self.lag.get_or_create(&Node { node: *node }), lag);
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConsumerLabel {
+    consumer: String,
+}
+
+/// Of the queue of events, as it stands when it is asked; the counts are of this start.
+#[derive(Debug, Default)]
+struct EventMetrics {
+    appended: Family<LaneLabel, Gauge>,
+    duplicates: Family<LaneLabel, Gauge>,
+    failing: Gauge,
+    failures: Gauge,
+    waiting: Gauge,
+    bytes: Gauge,
+    entries: Gauge,
+    missed: Gauge,
+    lag: Family<ConsumerLabel, Gauge>,
+}
+
+impl EventMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("events");
+        let (appended, duplicates) = (self.appended.clone(), self.duplicates.clone());
+        registry.register("appended", "Events that were put into the queue", appended);
+        registry.register("duplicates", "Events that edges sent again", duplicates);
+        for (name, help, gauge) in [
+            ("failing", "Whether the queue fails", &self.failing),
+            ("failures", "Appends to the queue that failed", &self.failures),
+            ("waiting_entries", "Entries that wait for the queue", &self.waiting),
+            ("queue_bytes", "Bytes of entries in the queue, where that is known", &self.bytes),
+            (
+                "missed_records",
+                "Records of uploads that this node was away for too long to have",
+                &self.missed,
+            ),
+            ("queue_entries", "Entries that the queue ever had", &self.entries),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        let lag = self.lag.clone();
+        registry.register("consumer_lag_entries", "Entries that a consumer has not read yet", lag);
+    }
+
+    fn set(&self, report: &Report) {
+        for lane in Lane::ALL {
+            let (label, at) = (LaneLabel { lane: lane.name() }, lane as usize);
+            set(&self.appended.get_or_create(&label), report.status.events[at]);
+            set(&self.duplicates.get_or_create(&label), report.status.duplicates[at]);
+        }
+        set(&self.failing, u64::from(report.status.failure.is_some()));
+        set(&self.failures, report.status.failures);
+        set(&self.waiting, report.waiting as u64);
+        set(&self.bytes, report.bytes.unwrap_or(0));
+        set(&self.missed, report.missed);
+        set(&self.entries, report.end.unwrap_or(0));
+        self.lag.clear();
+        for (consumer, lag) in &report.lags {
+            let label = ConsumerLabel { consumer: consumer.clone() };
+            set(&self.lag.get_or_create(&label), *lag);
         }
     }
 }

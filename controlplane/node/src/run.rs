@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::admin::{Admin, GRAPH_BODIES_MAX, server};
 use crate::config::Config;
 use crate::edges::{self, Edges};
+use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
 use crate::graph::GraphService;
 use crate::metrics::Metrics;
@@ -50,6 +51,9 @@ pub enum RunError {
     /// TLS for edges.
     #[error("the push stream cannot be set up: {0}")]
     Push(#[from] outrider_link::tls::TlsError),
+    /// The queue of events.
+    #[error(transparent)]
+    Events(#[from] EventsError),
     /// Log, snapshot or consensus.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -118,9 +122,11 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     let (peers, peers_at) = listen("listen.peers", config.listen.peers)?;
     let push = edges::endpoint(&identity, peers_at)?;
     let (admin_listener, admin_at) = listen("listen.admin", config.listen.admin)?;
+    let queue = events::open(&config.events, &folder)?;
     let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
     let pool = Arc::new(Pool::new(tls.clone(), source));
     let consensus = Consensus::start(settings(config, &folder, &node), Arc::clone(&pool)).await?;
+    let events = Events::start(queue, &consensus);
     let own =
         Peer { name: config.name(), address: config.advertised(), admin: admin_at.to_string() };
     if node.number == FOUNDER && node.found.is_empty() {
@@ -139,6 +145,7 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     let admin = Arc::new(Admin {
         consensus: Arc::clone(&consensus),
         edges: Arc::clone(&edges),
+        events: Arc::clone(&events),
         folder: Arc::clone(&folder),
         authority_sha256: authority.key_sha256()?,
         metrics: Metrics::new(&graph.counts),
@@ -148,8 +155,9 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         draining: AtomicBool::new(false),
     });
     let served = Arc::clone(edges.served());
-    let push_stream =
-        tokio::spawn(outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served));
+    let intake = Some(events.intake().clone());
+    let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
+    let push_stream = tokio::spawn(push_stream);
     let (stop, stopping) = watch::channel(false);
     let bounds = server::Bounds {
         connections: config.limits.connections,

@@ -8,6 +8,7 @@
 //! - [`applied`]: a request that comes again is answered as before and not applied again.
 //! - [`members`]: join tokens, and the nodes and edges that used one.
 //! - [`change`]: what a request changed, in order, and the recent past for those who follow.
+//! - [`events`]: events of edges on their way to the queues of all nodes.
 //! - [`record`]: batches and snapshots as bytes.
 //! - [`snapshot`]: all of a state as bytes, and back.
 //! - [`workload`]: seeded random requests for simulations.
@@ -16,6 +17,7 @@
 
 pub mod applied;
 pub mod change;
+pub mod events;
 pub mod members;
 pub mod outcome;
 pub mod record;
@@ -25,6 +27,7 @@ pub mod state;
 pub mod workload;
 
 pub use change::{Change, History, Update};
+pub use events::EventRecord;
 pub use outcome::Outcome;
 pub use record::RecordError;
 pub use request::{Batch, Expect, Operation, Request, RequestError, RequestId, Write};

@@ -43,6 +43,14 @@ pub enum Kind {
     Ask = 7,
     /// What came of it.
     Reply = 8,
+    /// Events of an edge, as a queue keeps them.
+    Events = 16,
+    /// What an edge says about its events.
+    EventsToNode = 17,
+    /// What a node says about them.
+    EventsToEdge = 18,
+    /// How far a consumer of events is.
+    Progress = 19,
 }
 
 /// Why bytes are not a record.
@@ -107,6 +115,13 @@ where
     bytes.resize(HEAD_BYTES, 0);
     bytes.extend_from_slice(&archive);
     Ok(bytes)
+}
+
+/// The number of the kind that a record says it is; nothing where it is none of this version.
+pub fn kind(bytes: &[u8]) -> Option<u8> {
+    let head = bytes.first_chunk::<HEAD_BYTES>()?;
+    let known = head[..4] == MAGIC && head[4..6] == RECORD_VERSION.to_le_bytes();
+    known.then_some(head[6])
 }
 
 /// Reads a record, validating all of it. Copies.

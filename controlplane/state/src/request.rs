@@ -6,6 +6,9 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::events::{
+    EVENT_RECORD_BYTES_MAX, EVENT_RECORDS_MAX, EVENT_REQUEST_BYTES_MAX, EventRecord,
+};
 use crate::members::Role;
 
 /// The longest key of a fragment, in bytes.
@@ -268,6 +271,8 @@ pub enum Operation {
         /// How it calls itself.
         name: String,
     },
+    /// Hands events of edges on to the queue of every node. What came before is left out.
+    Events(Vec<EventRecord>),
     /// Lets no member of this number in any more.
     Revoke {
         /// The member.
@@ -344,6 +349,7 @@ impl Operation {
         match self {
             Self::Write(write) => write.bytes(),
             Self::Batch(writes) => writes.iter().map(Write::bytes).sum(),
+            Self::Events(events) => events.iter().map(|event| event.record.len()).sum(),
             _ => OTHER_BYTES,
         }
     }
@@ -373,6 +379,7 @@ impl Operation {
                 bound("the token's time in ms", ttl, 1, TOKEN_TTL_MS_MAX as usize)
             }
             Self::SpendToken { name, .. } => text("the member's name", name, 1, NAME_BYTES_MAX),
+            Self::Events(events) => check_events(events),
             Self::Revoke { .. } => Ok(()),
             Self::Announce { address, .. } => text("the address", address, 0, ADDRESS_BYTES_MAX),
         }
@@ -423,6 +430,15 @@ fn check_batch(writes: &[Write]) -> Result<(), RequestError> {
         }
     }
     Ok(())
+}
+
+fn check_events(events: &[EventRecord]) -> Result<(), RequestError> {
+    bound("the events' records", events.len(), 1, EVENT_RECORDS_MAX)?;
+    for event in events {
+        bound("a record of events", event.record.len(), 1, EVENT_RECORD_BYTES_MAX)?;
+    }
+    let bytes = events.iter().map(|event| event.record.len()).sum();
+    bound("the events' bytes", bytes, 1, EVENT_REQUEST_BYTES_MAX)
 }
 
 fn check_tag(repository: &str, tag: &str) -> Result<(), RequestError> {

@@ -23,6 +23,9 @@ struct Stored {
     last_member: u64,
     keys: Vec<KeyEntry>,
     sessions: Vec<([u8; 16], Session)>,
+    events_count: u64,
+    events: Vec<Vec<u8>>,
+    event_marks: Vec<(u64, (u64, u64))>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -72,6 +75,9 @@ impl State {
             last_member: self.members.last,
             keys: self.applied.entries().cloned().collect(),
             sessions: sessions.map(|(id, session)| (*id, session.clone())).collect(),
+            events_count: self.events.count,
+            events: self.events.kept.iter().map(|record| record.to_vec()).collect(),
+            event_marks: self.events.marks.iter().map(|(edge, mark)| (*edge, *mark)).collect(),
         };
         encode(Kind::Snapshot, &stored)
     }
@@ -95,6 +101,12 @@ impl State {
             applied: Applied::restore(stored.keys, stored.sessions),
             ..Self::default()
         };
+        if stored.events_count < stored.events.len() as u64 {
+            return Err(RecordError::Contradiction("more events are kept than there ever were"));
+        }
+        state.events.count = stored.events_count;
+        state.events.marks = stored.event_marks.into_iter().collect();
+        stored.events.into_iter().for_each(|record| state.events.push(record.into()));
         let mut newest = 0;
         for StoredFragment { key, version, value } in stored.fragments {
             newest = newest.max(version);

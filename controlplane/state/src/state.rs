@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::applied::{Applied, fingerprint};
 use crate::change::{Change, Update};
+use crate::events::Events;
 use crate::members::Members;
 use crate::outcome::Outcome;
 use crate::request::{
@@ -60,6 +61,7 @@ pub struct State {
     pub(crate) weights: Weights,
     pub(crate) members: Members,
     pub(crate) applied: Applied,
+    pub(crate) events: Events,
 }
 
 impl State {
@@ -142,6 +144,11 @@ impl State {
         &self.members
     }
 
+    /// Events of edges on their way to the queues.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// What was applied already.
     pub fn applied(&self) -> &Applied {
         &self.applied
@@ -207,6 +214,10 @@ impl State {
                     self.tell_member(self.members.last, changes);
                 }
                 outcome
+            }
+            Operation::Events(events) => {
+                events.into_iter().for_each(|event| self.events.take(event));
+                DONE
             }
             Operation::Revoke { member } => {
                 if !self.members.revoke(member) {

@@ -1,6 +1,7 @@
 //! Seeded random batches for simulations and property tests: few keys, so that conditions meet and fail,
 //! and requests that come twice. The same seed gives the same batches.
 
+use crate::events::EventRecord;
 use crate::members::Role;
 use crate::request::{
     Batch, Customer, Expect, Invalidation, Operation, Request, RequestId, TagRecord, Weights, Write,
@@ -63,7 +64,13 @@ impl Workload {
 
     /// A random operation, within all bounds.
     pub fn operation(&mut self) -> Operation {
-        match self.random.u8(0..20) {
+        match self.random.u8(0..21) {
+            20 => {
+                let through = self.random.u64(1..9);
+                let record = vec![self.random.u8(..); self.random.usize(1..40)];
+                let (edge, epoch) = (self.random.u64(1..4), self.random.u64(1..3));
+                Operation::Events(vec![EventRecord { edge, epoch, through, record }])
+            }
             0 => Operation::Invalidate(Invalidation::Repository(self.repository())),
             1 => Operation::Customer {
                 name: format!("c{}", self.random.u8(0..4)),

@@ -60,6 +60,40 @@ pub struct UploadEvent {
     pub unix_ms: u64,
 }
 
+/// Which tier an answer's bytes came from; of several the slowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum AccessTier {
+    /// Memory.
+    Ram,
+    /// The SSD stripes.
+    Ssd,
+    /// An upstream.
+    Origin,
+}
+
+/// A blob, a manifest or a layer was asked for, and answered without an error.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct AccessEvent {
+    /// Who asked.
+    pub customer: String,
+    /// Where.
+    pub region: String,
+    /// Repository, or empty for a layer that was asked for by its digest alone.
+    pub image: String,
+    /// Digest, in its text form.
+    pub digest: String,
+    /// When it was asked for, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Where the bytes came from.
+    pub tier: AccessTier,
+    /// The HTTP status: 200, 206 or 304.
+    pub status: u16,
+    /// Bytes of the body that were handed to the client's connection.
+    pub bytes: u64,
+    /// From the request's head until the last of them was.
+    pub latency_us: u64,
+}
+
 impl UploadEvent {
     /// The record as it is stored. Allocates.
     pub fn to_archive(&self) -> Vec<u8> {

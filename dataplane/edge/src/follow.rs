@@ -187,6 +187,13 @@ pub(crate) fn json(status: &Status) -> Value {
             "refused": status.asks.refused,
             "unavailable": status.asks.unavailable,
         },
+        "events": {
+            "sent": status.events.sent,
+            "held": status.events.held,
+            "unsettled": status.events.unsettled,
+            "too_large": status.events.too_large,
+            "failure": status.events.failure,
+        },
     })
 }
 
@@ -207,6 +214,9 @@ pub(crate) fn remarks(status: &Status) -> Vec<String> {
     if let Some(failure) = &status.store_failure {
         remarks.push(format!("what the control plane says is not stored any more: {failure}"));
     }
+    if let Some(failure) = &status.events.failure {
+        remarks.push(format!("events are not taken: {failure}"));
+    }
     remarks
 }
 
@@ -217,7 +227,8 @@ pub(crate) struct ControlMetrics(pub(crate) Option<Monitor>);
 /// A number: its name behind the prefix, its help, and how it is read.
 type Number = (&'static str, &'static str, fn(&Status) -> u64);
 
-const GAUGES: [Number; 5] = [
+const GAUGES: [Number; 6] = [
+    ("events_held", "Events that were handed on and are not acknowledged yet", |s| s.events.held),
     ("connected", "Whether a node of the control plane is followed", |s| {
         u64::from(s.node.is_some())
     }),
@@ -229,7 +240,16 @@ const GAUGES: [Number; 5] = [
     }),
 ];
 
-const COUNTERS: [Number; 6] = [
+const COUNTERS: [Number; 9] = [
+    ("events_sent", "Events that were sent, each as often as it was", |s| s.events.sent),
+    (
+        "accesses_unsettled",
+        "Accesses that were dropped, since it is not known whether they arrived",
+        |s| s.events.unsettled,
+    ),
+    ("accesses_too_large", "Accesses that were dropped, since they are too large", |s| {
+        s.events.too_large
+    }),
     ("connections", "Connections to nodes of the control plane", |s| s.connections),
     ("updates", "Updates of the state that were taken in", |s| s.updates),
     ("snapshots", "Times that the state was taken as a whole", |s| s.snapshots),

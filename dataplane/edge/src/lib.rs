@@ -13,6 +13,7 @@ pub mod admin;
 pub mod config;
 pub mod data_dir;
 pub mod defaults;
+mod events;
 pub mod run;
 pub mod shard_main;
 pub mod sizes;

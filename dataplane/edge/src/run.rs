@@ -28,6 +28,8 @@ use crate::admin;
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::events::ACCESSES_BYTES_MAX;
+use crate::follow;
 use crate::follow::{self, Followed};
 use crate::metrics::Metrics;
 use crate::process;
@@ -261,6 +263,7 @@ impl Running {
         let crossing = Arc::new(Crossing::new(count));
 
         let control = follower.as_ref().map(Follower::monitor);
+        let collector = follower.as_ref().map(Follower::collector);
         let (metrics, registry) = Metrics::new(control.clone());
         let (names, names_client) =
             names::open(dir.path(), names_limits(config), metrics.names.clone())?;
@@ -301,7 +304,8 @@ impl Running {
                 fleet: fleet.clone(),
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
-                settings: gateway_settings(config, count),
+                settings: gateway_settings(config, count, collector.is_some()),
+                collector: collector.clone(),
                 serve: sockets.of_shard(seat.id, &tls),
                 quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),
                 crossing: Arc::clone(&crossing),
@@ -539,13 +543,14 @@ fn names_limits(config: &Config) -> NamesLimits {
     }
 }
 
-fn gateway_settings(config: &Config, shards: usize) -> GatewaySettings {
+fn gateway_settings(config: &Config, shards: usize, followed: bool) -> GatewaySettings {
     GatewaySettings {
         region: config.site.region.clone(),
         tag_ttl: config.tags.ttl.0,
         tag_stale: config.tags.stale.0,
         upload_sessions_max: config.uploads.sessions_max.div_ceil(shards),
         upload_idle: config.uploads.idle.0,
+        accesses_bytes_max: if followed { ACCESSES_BYTES_MAX } else { 0 },
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
 use outrider_gateway::names::{Fleet, FleetNames, Names, NamesClient, NamesError};
 use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
+use outrider_link::Collector;
 use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
 use outrider_transport::quic::{self, QuicParts, QuicServer, QuicSocket};
@@ -21,6 +22,7 @@ use outrider_transport::{self as transport, Drain, Limits, Listener, PinBudget};
 use outrider_uplink::Uplink;
 
 use crate::crossing::{Crossing, Out};
+use crate::events;
 use crate::metrics::{Metrics, RecoveredLabels};
 use crate::run::Event;
 use crate::state::{
@@ -93,6 +95,8 @@ pub(crate) struct ShardParts {
     pub(crate) settings: GatewaySettings,
     pub(crate) serve: Vec<Serve>,
     pub(crate) quic: Option<(QuicSocket, QuicServer)>,
+    /// Where to tell what happens, if anybody is told.
+    pub(crate) collector: Option<Collector>,
     pub(crate) crossing: Arc<Crossing>,
     pub(crate) limits: Limits,
     pub(crate) pins: PinBudget,
@@ -237,6 +241,15 @@ async fn serve(
         };
         let endpoint = quic::serve(context, quic).map_err(StartError::Quic)?;
         parts.crossing.attend(parts.id, &handle, endpoint);
+    }
+    if let Some(collector) = parts.collector {
+        if let Some(accesses) = gateway.accesses() {
+            let region = parts.edge.region.as_str().into();
+            task::spawn(events::collect(Rc::clone(accesses), collector.clone(), region));
+        }
+        if parts.id == 0 {
+            task::spawn(events::spool(parts.names.on(&handle), collector));
+        }
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
     let reporter =

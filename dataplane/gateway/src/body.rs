@@ -11,6 +11,7 @@ use outrider_cache::Tier;
 use outrider_transport::{BodyFault, PinBudget};
 use outrider_uplink::FetchBody;
 
+use crate::accesses::Answered;
 use crate::flight::Fault;
 use crate::flight::reader::{Piece, Reader};
 use crate::mesh::reply::Stream;
@@ -26,7 +27,11 @@ const PRESSED_FRAME_BYTES: usize = 64 * 1024;
 type Reading = Pin<Box<dyn Future<Output = (Reader, Option<Result<Piece, Fault>>)>>>;
 
 /// What a response sends.
-pub struct GatewayBody(Kind);
+pub struct GatewayBody {
+    kind: Kind,
+    /// Told of the bytes that are sent.
+    answered: Option<Box<Answered>>,
+}
 
 enum Kind {
     Empty,
@@ -70,63 +75,73 @@ struct Through {
     metrics: GatewayMetrics,
 }
 
+impl From<Kind> for GatewayBody {
+    fn from(kind: Kind) -> Self {
+        Self { kind, answered: None }
+    }
+}
+
 impl GatewayBody {
+    /// Has what is sent noted, when this is dropped.
+    pub(crate) fn noted(&mut self, answered: Option<Box<Answered>>) {
+        self.answered = answered;
+    }
+
+    fn sent(&mut self, bytes: &Bytes) {
+        if let Some(answered) = &mut self.answered {
+            answered.bytes += bytes.len() as u64;
+        }
+    }
+
     /// No body.
     pub(crate) fn empty() -> Self {
-        Self(Kind::Empty)
+        Kind::Empty.into()
     }
 
     /// These bytes.
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        if bytes.is_empty() { Self::empty() } else { Self(Kind::Whole(Some(bytes))) }
+        if bytes.is_empty() { Self::empty() } else { Kind::Whole(Some(bytes)).into() }
     }
 
     /// What the reader reads.
     pub(crate) fn content(reader: Reader, pins: PinBudget, metrics: GatewayMetrics) -> Self {
         let remaining = reader.remaining();
         let state = Some(State::Idle(reader));
-        Self(Kind::Content(Box::new(Content {
-            state,
-            remaining,
-            pins,
-            metrics,
-            tiers: TierCounts::default(),
-        })))
+        let tiers = TierCounts::default();
+        Kind::Content(Box::new(Content { state, remaining, pins, metrics, tiers })).into()
     }
 
     /// What another shard reads.
     pub(crate) fn of_shard(stream: Stream) -> Self {
-        Self(Kind::OfShard(stream))
+        Kind::OfShard(stream).into()
     }
 
     /// All of it, when that is at hand.
     pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
-        match &mut self.0 {
-            Kind::Empty => Some(Bytes::new()),
-            Kind::Whole(bytes) => Some(bytes.take().unwrap_or_default()),
-            Kind::Content(_) | Kind::Through(_) | Kind::OfShard(_) => None,
-        }
+        let bytes = match &mut self.kind {
+            Kind::Empty => Bytes::new(),
+            Kind::Whole(bytes) => bytes.take().unwrap_or_default(),
+            Kind::Content(_) | Kind::Through(_) | Kind::OfShard(_) => return None,
+        };
+        self.sent(&bytes);
+        Some(bytes)
     }
 
     /// The next bytes of a content, if they are in memory.
     pub(crate) fn try_next(&mut self) -> Option<Bytes> {
-        let Kind::Content(content) = &mut self.0 else { return None };
+        let Kind::Content(content) = &mut self.kind else { return None };
         let Some(State::Idle(reader)) = &mut content.state else { return None };
         let piece = reader.try_next(usize::MAX)?;
-        Some(content.count(piece))
+        let bytes = content.count(piece);
+        self.sent(&bytes);
+        Some(bytes)
     }
 
     /// What the upstream sends, checked against the digest before its last piece goes out.
     pub(crate) fn through(body: FetchBody, wanted: Digest, metrics: GatewayMetrics) -> Self {
         let hasher = Some(ContentHasher::new(wanted.algorithm()));
-        Self(Kind::Through(Box::new(Through {
-            body,
-            held: None,
-            hasher,
-            wanted,
-            passed: 0,
-            metrics,
-        })))
+        let (held, passed) = (None, 0);
+        Kind::Through(Box::new(Through { body, held, hasher, wanted, passed, metrics })).into()
     }
 }
 
@@ -138,18 +153,21 @@ impl Body for GatewayBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let next = match &mut self.0 {
+        let next = match &mut self.kind {
             Kind::Empty => return Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Kind::Content(content) => content.poll_next(context),
             Kind::Through(through) => through.poll_next(context),
             Kind::OfShard(stream) => stream.poll_next(context),
         };
+        if let Poll::Ready(Some(Ok(piece))) = &next {
+            self.sent(piece);
+        }
         next.map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => true,
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Content(content) => content.remaining == 0,
@@ -159,7 +177,7 @@ impl Body for GatewayBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Content(content) => SizeHint::with_exact(content.remaining),

@@ -15,6 +15,7 @@ use outrider_shard::ShardHandle;
 use outrider_transport::{ErrorText, Handler, Immediate, Peer, PinBudget, Protocol, RequestBody};
 use outrider_uplink::UplinkClient;
 
+use crate::accesses::{Accesses, Asked};
 use crate::body::GatewayBody;
 use crate::flight::Flights;
 use crate::mesh::Hub;
@@ -40,6 +41,8 @@ pub struct GatewaySettings {
     pub upload_sessions_max: usize,
     /// How long an upload session lives without a byte. Default 1 h.
     pub upload_idle: Duration,
+    /// Room of a shard for accesses that wait to be taken, in bytes; 0: none are noted. Default 0.
+    pub accesses_bytes_max: usize,
 }
 
 impl Default for GatewaySettings {
@@ -50,6 +53,7 @@ impl Default for GatewaySettings {
             tag_stale: Duration::from_secs(7 * 24 * 3600),
             upload_sessions_max: 1024,
             upload_idle: Duration::from_secs(3600),
+            accesses_bytes_max: 0,
         }
     }
 }
@@ -97,6 +101,7 @@ pub struct Gateway<N> {
     pub(crate) flights: Rc<Flights>,
     pub(crate) uploads: crate::uploads::Sessions,
     pub(crate) ready: crate::ready::ReadyPaths,
+    pub(crate) accesses: Option<Rc<Accesses>>,
     /// The sessions that are in the gauge.
     pub(crate) uploads_counted: Cell<i64>,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
@@ -136,11 +141,18 @@ impl<N: Names> Gateway<N> {
             uploads: crate::uploads::Sessions::default(),
             ready: crate::ready::ReadyPaths::new(&metrics),
             uploads_counted: Cell::new(0),
+            accesses: (settings.accesses_bytes_max > 0)
+                .then(|| Rc::new(Accesses::new(settings.accesses_bytes_max, &metrics))),
             settings,
             metrics,
             flights,
             manifests: Single::default(),
         })
+    }
+
+    /// What was asked for, if that is noted.
+    pub fn accesses(&self) -> Option<&Rc<Accesses>> {
+        self.accesses.as_ref()
     }
 
     /// How many fetches of a digest are under way.
@@ -154,11 +166,17 @@ impl<N: Names> Gateway<N> {
         peer: Peer,
     ) -> Response<GatewayBody> {
         let method = request.method().clone();
+        let mut asked = None;
         let (kind, answer) = match route::parse(&method, request.uri()) {
             Ok(parsed) if peer.early && !may_come_early(&parsed.operation) => {
                 (kind_of(&parsed.operation), Err(too_early()))
             }
-            Ok(parsed) => (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await),
+            Ok(parsed) => {
+                if self.accesses.is_some() {
+                    asked = Asked::by(&parsed.operation);
+                }
+                (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await)
+            }
             Err(error) => ("other", Err(error)),
         };
         let mut response = match answer {
@@ -179,6 +197,10 @@ impl<N: Names> Gateway<N> {
         let status = response.status().as_u16();
         self.metrics.requests.get_or_create(&RequestLabels { route: kind, status }).inc();
         finish_headers(&mut response);
+        if let (Some(asked), Some(accesses)) = (asked, &self.accesses) {
+            let noted = asked.answered(response.status(), response.headers(), accesses);
+            response.body_mut().noted(noted);
+        }
         response
     }
 

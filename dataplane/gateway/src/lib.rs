@@ -9,6 +9,7 @@
 //! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
+//! - [`accesses`]: what was asked for, until somebody takes it.
 //! - [`names`]: what is hosted, what tags point to, the outbox of events.
 //! - [`protocol`]: parsing and writing what goes over the wire. Pure.
 //! - [`body`]: what a response sends. [`faults`]: what a failure is called.
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accesses;
 mod blobs;
 pub mod body;
 mod contents;
@@ -36,6 +38,7 @@ mod single;
 mod uploads;
 pub mod upstreams;
 
+pub use accesses::Accesses;
 pub use body::GatewayBody;
 pub use gateway::{Gateway, GatewayParts, GatewaySettings};
 pub use mesh::{Hub, Inbox, Unanswered};

@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::accesses::DropLabels;
+
 /// What was asked, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -45,6 +47,10 @@ metrics! {
     requests: Family<RequestLabels, Counter> = "outrider_requests",
     /// Bytes of blobs and manifests handed to clients, by the tier that they came from
     body_bytes: Family<TierLabels, Counter> = "outrider_body_bytes",
+    /// Accesses to contents that were noted for the control plane
+    accesses: Counter = "outrider_accesses",
+    /// Accesses that were dropped before the control plane was told of them, by reason
+    accesses_dropped: Family<DropLabels, Counter> = "outrider_accesses_dropped",
     /// Fetches of a digest that were started
     flights_started: Counter = "outrider_flights_started",
     /// Requests that found a fetch of their digest under way

@@ -12,19 +12,22 @@ use hashbrown::HashMap;
 use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use outrider_artifact::event::AccessTier;
 use outrider_artifact::{Digest, RepositoryName};
 use outrider_cache::Tier;
 use outrider_metrics::Counter;
 use outrider_transport::{Immediate, PreparedHead};
 
+use crate::accesses::Access;
 use crate::blobs;
 use crate::flight::chunks_of;
-use crate::gateway::{Gateway, finish_headers};
+use crate::gateway::{Gateway, finish_headers, unix_ms};
 use crate::metrics::{GatewayMetrics, RequestLabels, TierLabels};
 use crate::names::{Link, Names};
 use crate::protocol::cache_status::{CacheStatus, Detail};
 use crate::protocol::route::{self, Read};
 use crate::protocol::{Operation, header};
+use crate::uploads::ANONYMOUS;
 use crate::upstreams::Meaning;
 
 /// Paths that are remembered: some 4 MiB. Beyond that all are forgotten.
@@ -99,6 +102,19 @@ impl<N: Names> Gateway<N> {
             self.touch_anywhere(&path.digest);
         } else {
             self.touch(&path.digest);
+        }
+        if let Some(accesses) = &self.accesses {
+            accesses.note(&Access {
+                customer: ANONYMOUS,
+                image: &path.name,
+                digest: &path.digest,
+                unix_ms: unix_ms(),
+                tier: AccessTier::Ram,
+                status: 200,
+                bytes: len as u64,
+                // It is answered in the turn in which it is asked.
+                latency_us: 0,
+            });
         }
         self.ready.requests.inc();
         self.ready.ram_bytes.inc_by(len as u64);

@@ -171,6 +171,28 @@ impl Control {
         Client::new(self.nodes[place].admin)
     }
 
+    /// All that is in a node's queue of events, a line for each. None while the queue does not answer.
+    pub fn events(&self, place: usize) -> Option<Vec<serde_json::Value>> {
+        const LIMIT: usize = 500;
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let target = format!("/v1/events?limit={LIMIT}&after={after}");
+            let answer = self.client(place).request("GET", &target).try_send().ok()?;
+            if answer.status != 200 {
+                return None;
+            }
+            let text = answer.text();
+            let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+            let before = all.len();
+            all.extend(lines);
+            answer.header("outrider-position")?.clone_into(&mut after);
+            // Nobody waits for what comes meanwhile.
+            if all.len() < before + LIMIT {
+                return Some(all);
+            }
+        }
+    }
+
     /// How many nodes there are.
     pub fn count(&self) -> usize {
         self.nodes.len()

@@ -8,6 +8,13 @@
 
 #![forbid(unsafe_code)]
 
+/// Message brokers, a file for each.
+pub mod brokers {
+    /// Apache Kafka.
+    pub mod kafka;
+    /// RabbitMQ.
+    pub mod rabbitmq;
+}
 /// Wrappers of third-party container clients, a file for each.
 pub mod clients {
     /// containerd and its `ctr`.

@@ -118,6 +118,7 @@ async fn status(admin: &Admin) -> Value {
         "graph": super::graph::health(admin),
         "nodes": nodes.collect::<Vec<_>>(),
         "members": members,
+        "events": admin.events.report().json(),
     })
 }
 

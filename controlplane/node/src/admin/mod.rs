@@ -4,10 +4,12 @@
 //! - [`fragments`]: what is under `/v1/state`.
 //! - [`cluster`]: what is under `/v1/cluster`.
 //! - [`graph`]: what is under `/v1/graph`.
+//! - [`events`]: what is in the queue of events.
 //! - [`answer`]: how answers look.
 
 pub mod answer;
 pub mod cluster;
+pub mod events;
 pub mod fragments;
 pub mod graph;
 pub mod server;
@@ -23,6 +25,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::edges::Edges;
+use crate::events::Events;
 use crate::folder::Folder;
 use crate::graph::GraphService;
 use crate::metrics::Metrics;
@@ -35,6 +38,7 @@ pub(crate) const GRAPH_BODIES_MAX: usize = 4;
 pub struct Admin {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) edges: Arc<Edges>,
+    pub(crate) events: Arc<Events>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
     pub(crate) graph: Arc<GraphService>,
@@ -57,6 +61,7 @@ impl Admin {
         } else {
             match path.as_str() {
                 "/v1/state" => ("states", fragments::list(self, &request).await),
+                "/v1/events" => ("events", events::answer(self, &request).await),
                 "/metrics" => ("metrics", self.metrics(&request)),
                 "/healthz" => ("health", verdict(&request, "healthy", self.health())),
                 "/readyz" => ("ready", verdict(&request, "ready", self.readiness())),
@@ -74,7 +79,8 @@ impl Admin {
         if !is_read(request.method()) {
             return method_not_allowed("GET, HEAD");
         }
-        let text = self.metrics.text(&self.consensus, self.edges.served(), &self.graph);
+        let (served, events) = (self.edges.served(), self.events.report());
+        let text = self.metrics.text(&self.consensus, served, &self.graph, &events);
         text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
     }
 

@@ -230,6 +230,12 @@ pub struct OutboxStatus {
     pub pending: u64,
     /// How many were dropped since the file was made, since nobody took them.
     pub dropped: u64,
+    /// The number that the last event was given.
+    pub given: u64,
+    /// Known by it are the numbers of this file: those of another file have another one.
+    pub epoch: u64,
+    /// Grows with every opening of the file.
+    pub opening: u64,
 }
 
 /// One event.

@@ -15,8 +15,8 @@ use super::record::{
     ReferrerRow, TagRow, decode, digest_of,
 };
 use super::store::{
-    BLOBS, CONTENT, Fault, MANIFESTS, META, META_OUTBOX_DROPPED, MIRRORED_REPOSITORIES,
-    MIRRORED_TAGS, OUTBOX, REFERRERS, REPOSITORIES, TAGS,
+    BLOBS, CONTENT, Fault, MANIFESTS, META, META_OPENING, META_OUTBOX_DROPPED, META_OUTBOX_EPOCH,
+    META_OUTBOX_NEXT, MIRRORED_REPOSITORIES, MIRRORED_TAGS, OUTBOX, REFERRERS, REPOSITORIES, TAGS,
 };
 
 /// How many entries one answer has at the most, whatever was asked for.
@@ -342,6 +342,9 @@ impl Query for OutboxStatusQuery {
         Ok(OutboxStatus {
             pending: snapshot.open_table(OUTBOX)?.len()?,
             dropped: meta.get(META_OUTBOX_DROPPED)?.map_or(0, |count| count.value()),
+            given: meta.get(META_OUTBOX_NEXT)?.map_or(0, |next| next.value().saturating_sub(1)),
+            epoch: meta.get(META_OUTBOX_EPOCH)?.map_or(0, |epoch| epoch.value()),
+            opening: meta.get(META_OPENING)?.map_or(0, |opening| opening.value()),
         })
     }
 }

@@ -12,6 +12,7 @@ use super::record::{
     digest_of, encode,
 };
 use super::{NamesError, NamesLimits};
+use crate::gateway::unix_ms;
 
 /// Version of the tables and keys. Records have versions of their own.
 const FORMAT_VERSION: u64 = 1;
@@ -21,7 +22,7 @@ pub(super) const FILE_NAME: &str = "meta.redb";
 
 type Key = &'static [u8];
 
-/// `format`, `outbox-next`, `outbox-dropped`.
+/// `format`, `opening`, `outbox-epoch`, `outbox-next`, `outbox-dropped`.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// The repositories that something was pushed to.
 pub(super) const REPOSITORIES: TableDefinition<'_, &str, ()> = TableDefinition::new("repositories");
@@ -50,6 +51,8 @@ pub(super) const MIRRORED_AGE: TableDefinition<'_, (u64, &str, &str), ()> =
 pub(super) const OUTBOX: TableDefinition<'_, u64, Key> = TableDefinition::new("outbox");
 
 const META_FORMAT: &str = "format";
+pub(super) const META_OPENING: &str = "opening";
+pub(super) const META_OUTBOX_EPOCH: &str = "outbox-epoch";
 pub(super) const META_OUTBOX_NEXT: &str = "outbox-next";
 pub(super) const META_OUTBOX_DROPPED: &str = "outbox-dropped";
 
@@ -201,9 +204,21 @@ pub(super) fn prepare(database: &Database, limits: &NamesLimits) -> Result<Sizes
         }
         tables.forget_oldest_mirrored()?;
         tables.drop_oldest_events()?;
+        count_opening(&mut tables, unix_ms())?;
     }
     transaction.commit()?;
     Sizes::of(&database.begin_read()?)
+}
+
+/// Openings and epochs are numbered by the clock, so that those of a file that was made anew are higher; one that
+/// jumps back does no harm to a file that is there.
+fn count_opening(tables: &mut Tables<'_>, now_unix_ms: u64) -> Result<(), Fault> {
+    let last = tables.meta.get(META_OPENING)?.map_or(0, |opening| opening.value());
+    tables.meta.insert(META_OPENING, now_unix_ms.max(last + 1))?;
+    if tables.meta.get(META_OUTBOX_EPOCH)?.is_none() {
+        tables.meta.insert(META_OUTBOX_EPOCH, now_unix_ms.max(1))?;
+    }
+    Ok(())
 }
 
 fn check_format(tables: &mut Tables<'_>) -> Result<(), Fault> {

@@ -45,6 +45,19 @@ fn events_wait_in_order_until_they_are_acknowledged() {
 }
 
 #[test]
+fn the_numbers_of_the_outbox_have_an_epoch_and_every_opening_a_number() {
+    let mut one = NamesBox::new();
+    put(&one, "one");
+    let before = block_on(one.names.outbox_status()).unwrap();
+    assert_eq!(before.given, 1);
+    assert!(before.epoch > 0 && before.opening > 0);
+    one.restart();
+    let after = block_on(one.names.outbox_status()).unwrap();
+    assert_eq!((after.epoch, after.given), (before.epoch, 1));
+    assert!(after.opening > before.opening);
+}
+
+#[test]
 fn the_outbox_is_bounded_and_counts_what_it_drops() {
     let mut one = NamesBox::with(NamesLimits { outbox_records_max: 2, ..NamesLimits::default() });
     for content in ["one", "two", "three", "four"] {
