@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use outrider_link::tls::{self, NODE_NAME, TlsError};
-use outrider_link::{Asked, Collector, Outgoing, OutgoingStatus, Taken, follow};
+use outrider_link::{Asked, Beside, Collector, Outgoing, OutgoingStatus, Taken, follow};
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, Wish};
 use quinn::{ClientConfig, Endpoint};

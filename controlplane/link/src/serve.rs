@@ -243,9 +243,11 @@ async fn beside<F: Feed>(
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
-    let first = frames::read(&mut receive, OTHER_BYTES_MAX);
     let result = async {
-        let first = tokio::time::timeout(HELLO_TIME_MAX, first).await.map_err(io::Error::other)?;
+        let first =
+            tokio::time::timeout(HELLO_TIME_MAX, frames::read(&mut receive, OTHER_BYTES_MAX))
+                .await
+                .map_err(io::Error::other)?;
         let Some(first) = first? else { return Ok(()) };
         match events.filter(|_| record::kind(&first) == Some(Kind::EventsToNode as u8)) {
             Some(events) => {
