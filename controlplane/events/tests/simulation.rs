@@ -14,7 +14,7 @@ use outrider_events::{
     Entry, Event, Lane, Mark, Marks, Numbered, Progress, Receiver, Sender, ToEdge, ToNode,
 };
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const STEPS: usize = 3_000;
 
 fn upload(number: u64) -> Event {
