@@ -272,7 +272,8 @@ fn wishes_are_granted_once_beside_the_stream_and_a_bad_one_costs_nothing_else() 
             let mut replica = Replica::default();
             let taken = |replica: &Replica, _| positions.send(replica.position).unwrap_or(());
             let interest = Interest::default();
-            follow(&endpoint, (address, "node"), interest, &mut replica, &mut asks, taken).await
+            follow(&endpoint, (address, "node"), interest, &mut replica, beside(&mut asks), taken)
+                .await
         });
         let ask = |sequence, holders: Vec<u64>| {
             let record = TagRecord {

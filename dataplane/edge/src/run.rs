@@ -29,7 +29,6 @@ use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::events::ACCESSES_BYTES_MAX;
-use crate::follow;
 use crate::follow::{self, Followed};
 use crate::metrics::Metrics;
 use crate::process;
