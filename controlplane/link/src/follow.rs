@@ -75,7 +75,7 @@ pub struct Asked {
 /// What an edge says beside the push stream.
 #[derive(Debug)]
 pub struct Beside<'a> {
-    /// Wishes, which are passed on a few at a time. The connection ends when nobody can have any more.
+    /// Wishes, which are passed on a few at a time.
     pub asks: &'a mut mpsc::Receiver<Asked>,
     /// Events, if any are to be sent.
     pub events: Option<&'a mut Outgoing>,
@@ -128,6 +128,8 @@ async fn run(
     });
     // Dropped with this future.
     let mut under_way = tokio::task::JoinSet::new();
+    // Nobody who could wish for anything is no reason not to follow.
+    let mut may_ask = true;
     let updates = async {
         frames::write(&mut send, &hello).await?;
         loop {
@@ -159,9 +161,11 @@ async fn run(
                         taken(replica, Taken { items, whole, consequences, latest });
                     }
                 }
-                asked = asks.recv(), if under_way.len() < ASKS_MAX as usize => {
-                    let Some(asked) = asked else { return Ok(()) };
-                    under_way.spawn(pass_on(connection.clone(), asked));
+                asked = asks.recv(), if may_ask && under_way.len() < ASKS_MAX as usize => {
+                    match asked {
+                        Some(asked) => drop(under_way.spawn(pass_on(connection.clone(), asked))),
+                        None => may_ask = false,
+                    }
                 }
                 Some(_) = under_way.join_next() => {}
                 () = tokio::time::sleep_until(wake) => {

@@ -168,7 +168,8 @@ fn edge(
             let _ = positions.send((replica.position, Instant::now()));
         };
         let to = (address, "node");
-        let (_nobody, mut asks) = mpsc::channel(1);
+        let (nobody, mut asks) = mpsc::channel(1);
+        drop(nobody);
         tokio::select! {
             error = follow(&endpoint, to, interest, &mut replica, beside(&mut asks), taken) => {
                 panic!("{error}")

@@ -12,7 +12,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
-use outrider_gateway::names::{Fleet, FleetNames, Names, NamesClient, NamesError};
+use outrider_gateway::names::{Fleet, FleetNames, HandedOver, Names, NamesClient, NamesError};
 use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
 use outrider_link::Collector;
 use outrider_shard::channel::{self, Completer, Member, Receiver};
@@ -32,6 +32,8 @@ use crate::state::{
 /// How long the disk may take at the end to write what is still queued for it. Only cached content is:
 /// uploads are on the disk before they are acknowledged.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
+/// Before it is tried again to hand tags over to the fleet.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(2);
 /// How often it is looked at meanwhile.
 const FLUSH_LOOK: Duration = Duration::from_millis(10);
 
@@ -188,6 +190,7 @@ async fn serve(
     // What is written from here on must be newer than all that lies on any shard's stripes.
     parts.member.meet().await;
     context.add_source(Box::new(CacheSource(cache.clone())));
+    let in_fleet = parts.fleet.is_some();
     let names = FleetNames::new(parts.names.on(&handle), parts.fleet);
     let gateway = Gateway::new(GatewayParts {
         shard,
@@ -208,6 +211,9 @@ async fn serve(
     parts.member.meet().await;
     let recovered = gateway.settle(adopted);
     gateway.attend(inbox_of_mesh);
+    if in_fleet && shard == 0 {
+        task::spawn(hand_over(names.clone()));
+    }
     for (outcome, contents) in [("hosted", recovered.hosted), ("lost", recovered.lost)] {
         let gauge = parts.metrics.recovered.get_or_create(&RecoveredLabels { outcome }).clone();
         // Shards add up.
@@ -266,6 +272,21 @@ async fn serve(
     // The others may still need what is here.
     parts.member.meet().await;
     Ok(cut_off)
+}
+
+/// Gives the fleet the tags that were pushed before this edge was in it, as soon as it takes them.
+async fn hand_over(names: FleetNames) {
+    loop {
+        match names.hand_over().await {
+            Ok(HandedOver { tags: 0, hidden: 0 }) => return,
+            Ok(HandedOver { tags, hidden }) => {
+                tracing::info!(tags, hidden, "tags of the time before were handed over");
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "tags are not handed over yet"),
+        }
+        time::sleep(HAND_OVER_PAUSE).await;
+    }
 }
 
 /// Answers for as long as the shard lives, while it drains too.

@@ -96,6 +96,23 @@ fn a_new_version_that_is_pushed_to_one_edge_is_answered_and_had_from_the_other()
 }
 
 #[test]
+fn what_was_pushed_before_an_edge_joined_is_the_fleets_then() {
+    let control = Control::start(1, "");
+    let upstream = FakeUpstream::start();
+    let b = edge(&control, &upstream);
+    let image = SmallImage::new(1, &[1000, 300_000]);
+    let mut a = Outrider::start(Options::with_upstream(&upstream.url()).config(""));
+    push(&a.client(), "team/app", "v1", &image);
+    a.terminate();
+    let token = control.cluster(0, &["token", "--role", "edge"]).ok();
+    a.join(&token).ok();
+    a.resume();
+    until_digest(&b, "team/app", "v1", &image.digest());
+    assert_served(&b.client(), "team/app", "v1", &image);
+    assert_served(&a.client(), "team/app", "v1", &image);
+}
+
+#[test]
 fn without_a_majority_no_tag_is_acknowledged_and_everything_else_goes_on() {
     let mut control = Control::start(3, QUICK);
     let upstream = FakeUpstream::start();

@@ -42,7 +42,7 @@ pub use model::{
     PutManifest, Referrer, ReferrersPage, Removed, Repository, SharedTags, TagOrigin, TagRecord,
     TagsPage, UploadId,
 };
-pub use shared::FleetNames;
+pub use shared::{FleetNames, HandedOver};
 
 use std::future::Future;
 use std::sync::Arc;

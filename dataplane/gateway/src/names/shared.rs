@@ -1,8 +1,8 @@
 //! The names of an edge that may be in a fleet. Content is each edge's own, and named in its own database. A tag is
 //! the fleet's: it is read from what this edge was told, and changed by a proposal to the control plane.
 //!
-//! Without a fleet every call goes through to the database as it is. A tag that was pushed before the edge
-//! joined is answered from the database until the fleet has one of that name.
+//! Without a fleet every call goes through to the database as it is. Tags that were pushed before the edge joined
+//! are handed over to the fleet, and answered from the database until then.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -26,6 +26,18 @@ const PROPOSALS_MAX: usize = 16;
 const HOLDERS_MAX: usize = 16;
 /// Repositories whose holders a shard remembers; beyond it all are forgotten.
 const HOLDERS_KNOWN_MAX: usize = 1024;
+
+/// Repositories, and tags, that are looked at together when they are handed over.
+const HAND_OVER_PAGE: usize = 256;
+
+/// What became of the tags of the time before the fleet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandedOver {
+    /// They are the fleet's now.
+    pub tags: usize,
+    /// The fleet has others of the same name.
+    pub hidden: usize,
+}
 
 /// Names for one shard. Clones share what was answered a short while ago. Not `Send`.
 #[derive(Clone, Debug)]
@@ -96,15 +108,12 @@ impl FleetNames {
         let mut expected = known.as_ref().map_or(0, |entry| entry.version);
         for _ in 0..PROPOSALS_MAX {
             let mut record = record.cloned();
-            if record.is_none() && expected == 0 {
-                return Ok(false);
+            // Also where it seems that nothing has to be changed: this edge may know less than there is.
+            if let (Some(record), Some(entry)) = (&mut record, &known) {
+                add_holders(record, entry);
             }
-            if let (Some(record), Some(entry)) = (&mut record, &known)
-                && entry.is_hosted()
-                && !add_holders(record, entry, fleet.own())
-            {
-                return Ok(true);
-            }
+            let was_there = expected != 0;
+            let is_set = record.is_some();
             let proposal = Proposal {
                 repository: repository.to_string(),
                 tag: tag.to_owned(),
@@ -112,7 +121,7 @@ impl FleetNames {
                 record,
             };
             match self.propose(fleet, proposal).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => return Ok(is_set || was_there),
                 Err(ProposalError::Mismatch(current)) => {
                     // What this edge was told may be older than what it was just told of.
                     known = fleet.tag(repository, tag).filter(|entry| entry.version == current);
@@ -123,6 +132,75 @@ impl FleetNames {
             }
         }
         Err(NamesError::Fleet("others change this tag all the time".to_owned()))
+    }
+
+    /// Gives the fleet the tags that were pushed before this edge was in it. Those of which the fleet has others
+    /// stay hidden behind them. One pass; to be made again after an error.
+    ///
+    /// # Errors
+    /// [`NamesError::Fleet`] without a majority, and those of the database.
+    pub async fn hand_over(&self) -> Result<HandedOver, NamesError> {
+        let mut done = HandedOver::default();
+        let Some(shared) = &self.fleet else { return Ok(done) };
+        let mut last = None;
+        loop {
+            let page = self.local.repositories(last.as_deref(), HAND_OVER_PAGE).await?;
+            for name in &page {
+                let Ok(repository) = name.parse::<RepositoryName>() else { continue };
+                if self.local.repository(&repository).await? == Repository::Hosted {
+                    self.hand_over_repository(&shared.fleet, &repository, &mut done).await?;
+                }
+            }
+            match page.last() {
+                Some(name) if page.len() == HAND_OVER_PAGE => last = Some(name.clone()),
+                _ => return Ok(done),
+            }
+        }
+    }
+
+    async fn hand_over_repository(
+        &self,
+        fleet: &Fleet,
+        repository: &RepositoryName,
+        done: &mut HandedOver,
+    ) -> Result<(), NamesError> {
+        let mut last: Option<String> = None;
+        loop {
+            let page = self.local.tags(repository, last.as_deref(), HAND_OVER_PAGE).await?;
+            for name in &page.tags {
+                let Ok(tag) = name.parse::<Tag>() else { continue };
+                let Some(record) = self.local.tag(repository, &tag).await? else { continue };
+                let record = FleetRecord {
+                    digest: record.digest.to_string(),
+                    size_bytes: record.size_bytes,
+                    media_type: record.media_type.to_string(),
+                    holders: vec![fleet.own()],
+                    upstream: None,
+                };
+                let proposal = Proposal {
+                    repository: repository.to_string(),
+                    tag: name.clone(),
+                    expected: 0,
+                    record: Some(record),
+                };
+                match self.propose(fleet, proposal).await {
+                    Ok(()) => {
+                        self.local.delete_tag(repository, &tag).await?;
+                        done.tags += 1;
+                    }
+                    Err(ProposalError::Unavailable(why)) => return Err(NamesError::Fleet(why)),
+                    Err(ProposalError::Mismatch(_)) => done.hidden += 1,
+                    Err(ProposalError::Refused(why)) => {
+                        tracing::warn!(%repository, tag = name, why, "the fleet does not take a tag");
+                        done.hidden += 1;
+                    }
+                }
+            }
+            match page.tags.last() {
+                Some(name) if page.more => last = Some(name.clone()),
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// What an upstream said is told to the fleet; nobody waits for that. Who is slower asks the upstream again
@@ -142,17 +220,18 @@ impl FleetNames {
     }
 }
 
-/// Those who hold the same already hold it still. False when nothing is new.
-fn add_holders(record: &mut FleetRecord, entry: &Entry, own: u64) -> bool {
-    if entry.record.digest.to_string() != record.digest {
-        return true;
+/// Those who hold the same already hold it still.
+fn add_holders(record: &mut FleetRecord, entry: &Entry) {
+    if entry.is_hosted() && entry.record.digest.to_string() == record.digest {
+        let others: Vec<u64> = entry
+            .holders
+            .iter()
+            .filter(|holder| !record.holders.contains(holder))
+            .copied()
+            .collect();
+        record.holders.extend(others);
+        record.holders.truncate(HOLDERS_MAX);
     }
-    if entry.holders.contains(&own) {
-        return false;
-    }
-    let others = entry.holders.iter().take(HOLDERS_MAX - 1);
-    record.holders = std::iter::once(own).chain(others.copied()).collect();
-    true
 }
 
 impl Names for FleetNames {

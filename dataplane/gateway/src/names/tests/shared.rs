@@ -12,7 +12,6 @@ struct Plane {
     tags: Mutex<BTreeMap<(String, String), (u64, FleetRecord)>>,
     edges: Mutex<Vec<Arc<Fleet>>>,
     version: AtomicU64,
-    proposals: AtomicU64,
     /// So many proposals find that somebody was faster.
     races: AtomicU64,
     /// Nobody answers.
@@ -23,7 +22,6 @@ struct ToPlane(Arc<Plane>);
 
 impl Proposer for ToPlane {
     fn propose(&self, proposal: Proposal, done: Proposed) {
-        self.0.proposals.fetch_add(1, Ordering::Relaxed);
         if self.0.gone.load(Ordering::Relaxed) > 0 {
             return done(Err(ProposalError::Unavailable("nobody is there".into())));
         }
@@ -37,7 +35,9 @@ impl Proposer for ToPlane {
         if current != proposal.expected {
             return done(Err(ProposalError::Mismatch(current)));
         }
-        self.0.set(&proposal.repository, &proposal.tag, proposal.record);
+        if current != 0 || proposal.record.is_some() {
+            self.0.set(&proposal.repository, &proposal.tag, proposal.record);
+        }
         done(Ok(()));
     }
 }
@@ -150,9 +150,21 @@ fn a_tag_that_one_edge_sets_is_the_fleets_and_its_content_the_edges_own() {
     a.push("app", &["v1"], "two").unwrap();
     assert_eq!(plane.record("app", "v1").unwrap().holders, [1]);
     assert_eq!(b.digest("app", "v1"), Some(digest("two")), "what was answered before is not");
-    let before = plane.proposals.load(Ordering::Relaxed);
     a.push("app", &["v1"], "two").unwrap();
-    assert_eq!(plane.proposals.load(Ordering::Relaxed), before, "there is nothing to say");
+    assert_eq!(plane.record("app", "v1").unwrap().holders, [1]);
+    // One that has not heard of the last version yet does not believe that nothing is to be done.
+    let late = Fleet::new(3, Box::new(ToPlane(plane.clone())));
+    let late = Edge {
+        names: FleetNames::new(b.one.client.blocking(), Some(late.clone())),
+        fleet: late,
+        one: NamesBox::new(),
+    };
+    late.fleet.set_tag("app", "v1", 1, Some(record("one", 3)));
+    late.push("app", &["v1"], "one").unwrap();
+    assert_eq!(plane.record("app", "v1").unwrap().digest, digest("one").to_string());
+    a.push("app", &["v4"], "four").unwrap();
+    assert!(block_on(late.names.delete_tag(&repository("app"), &tag("v4"))).unwrap());
+    assert_eq!(plane.record("app", "v4"), None);
 }
 
 #[test]
@@ -243,6 +255,31 @@ fn what_an_upstream_says_is_told_to_the_others_who_ask_it_themselves() {
     a.push("own", &["v1"], "one").unwrap();
     let refused = block_on(b.names.remember_mirrored_tag(mirrored("own", "v1", "two", 5)));
     assert!(matches!(refused.unwrap_err(), NamesError::Hosted { .. }));
+}
+
+#[test]
+fn tags_of_the_time_before_are_handed_over_and_the_fleets_own_win() {
+    let plane = Arc::new(Plane::default());
+    let (a, b) = (edge(&plane, 1), edge(&plane, 2));
+    b.push("app", &["v2"], "theirs").unwrap();
+    a.one.put(manifest("app", &["v1", "v2", "v3"], "mine", 1)).unwrap();
+    a.one.put(manifest("other/app", &["v1"], "mine", 1)).unwrap();
+    a.one.remember(mirrored("up", "v1", "one", 5)).unwrap();
+    plane.gone.store(1, Ordering::Relaxed);
+    block_on(a.names.hand_over()).unwrap_err();
+    assert_eq!(a.digest("app", "v1"), Some(digest("mine")));
+    plane.gone.store(0, Ordering::Relaxed);
+    let done = block_on(a.names.hand_over()).unwrap();
+    assert_eq!(done, HandedOver { tags: 3, hidden: 1 });
+    assert_eq!(b.tags("app", None, 9).0, ["v1", "v2", "v3"]);
+    for (text, content) in [("v1", "mine"), ("v2", "theirs"), ("v3", "mine")] {
+        assert_eq!(b.digest("app", text), Some(digest(content)), "{text}");
+        assert_eq!(a.digest("app", text), Some(digest(content)), "{text}");
+    }
+    assert_eq!(plane.record("other/app", "v1").unwrap().holders, [1]);
+    assert_eq!(plane.record("up", "v1"), None, "what an upstream said is not this edge's to say");
+    let again = block_on(a.names.hand_over()).unwrap();
+    assert_eq!(again, HandedOver { tags: 0, hidden: 1 });
 }
 
 #[test]
