@@ -202,7 +202,6 @@ pub(crate) fn open(config: &EventsSection, folder: &Folder) -> Result<Opened, Ev
                 stream: rabbitmq.stream.clone(),
                 username: rabbitmq.username.clone(),
                 password,
-                authority_pem: rabbitmq.ca_file.as_deref().map(secret).transpose()?,
                 retention,
             })))
         }

@@ -38,7 +38,7 @@ const SEGMENT_BYTES_MAX: i64 = 64 << 20;
 /// Where the stream is.
 #[derive(Clone)]
 pub struct Settings {
-    /// `amqp://HOST:PORT/VHOST`, or `amqps://`.
+    /// `amqp://HOST:PORT/VHOST`.
     pub url: String,
     /// The stream. It is made if it is not there.
     pub stream: String,
@@ -46,8 +46,6 @@ pub struct Settings {
     pub username: String,
     /// Password.
     pub password: String,
-    /// Certificates of the authority, as PEM, for `amqps`.
-    pub authority_pem: Option<String>,
     /// How much is kept, when it is made.
     pub retention: Retention,
 }
@@ -114,11 +112,11 @@ impl Rabbitmq {
 
     async fn connect(&self) -> Result<Connected, QueueError> {
         let failed = |error: lapin::Error| self.failed(error);
-        let Settings { url, stream, username, password, authority_pem, retention } = &self.settings;
+        let Settings { url, stream, username, password, retention } = &self.settings;
         let mut uri: AMQPUri = url.parse().map_err(|error: String| self.failed(error))?;
         uri.authority.userinfo.username.clone_from(username);
         uri.authority.userinfo.password.clone_from(password);
-        let tls = OwnedTLSConfig { identity: None, cert_chain: authority_pem.clone() };
+        let tls = OwnedTLSConfig::default();
         let properties =
             ConnectionProperties::default().with_connection_name("outrider events".into());
         let runtime = lapin::runtime::default_runtime().map_err(failed)?;

@@ -66,7 +66,7 @@ impl Default for KafkaSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RabbitmqSection {
-    /// `amqp://HOST:PORT/VHOST`, or `amqps://`; without user and password.
+    /// `amqp://HOST:PORT/VHOST`, without user and password.
     pub url: String,
     /// The stream. It is made if it is not there. Default `outrider-events`.
     pub stream: String,
@@ -74,8 +74,6 @@ pub struct RabbitmqSection {
     pub username: String,
     /// File with the password. Default: the password is `guest`.
     pub password_file: Option<PathBuf>,
-    /// File with the certificates of the authority, for `amqps`. Default: the system's.
-    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for RabbitmqSection {
@@ -85,7 +83,6 @@ impl Default for RabbitmqSection {
             stream: "outrider-events".to_owned(),
             username: "guest".to_owned(),
             password_file: None,
-            ca_file: None,
         }
     }
 }
@@ -149,14 +146,16 @@ impl RabbitmqSection {
         if !cfg!(feature = "rabbitmq") {
             return Err(not_built("rabbitmq"));
         }
-        let rest = ["amqp://", "amqps://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
-        let why = match rest {
-            None => "it does not begin with amqp:// or amqps://",
+        let why = match self.url.strip_prefix("amqp://") {
+            None if self.url.starts_with("amqps://") => {
+                "there is no TLS to RabbitMQ: put a tunnel before it"
+            }
+            None => "it does not begin with amqp://",
             Some(rest) if rest.contains('@') => "user and password do not belong into it",
             Some("") => "it names no host",
             Some(_) => return Ok(()),
         };
-        let example = "write for example \"amqps://rabbit.example.com:5671/%2f\", and username and password_file";
+        let example = "write for example \"amqp://rabbit.example.com:5672/%2f\", and username and password_file";
         Err(Invalid::new("events.rabbitmq.url", &self.url, why, example))
     }
 }
