@@ -21,6 +21,8 @@ use crate::serve::ASKS_MAX;
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// For the handshake.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// For a node's reason to end it, once its stream has ended.
+const REASON_TIME_MAX: Duration = Duration::from_secs(1);
 /// Messages of the node that wait.
 const WAITING_MAX: usize = 16;
 
@@ -187,8 +189,15 @@ async fn run(
         never = beside => match never {},
     };
     reader.abort();
+    if result.is_ok() {
+        // The end of the stream may overtake what the node says about it.
+        let _ = tokio::time::timeout(REASON_TIME_MAX, connection.closed()).await;
+    }
     match (result, connection.close_reason()) {
-        (Err(FollowError::Stream(_)), Some(quinn::ConnectionError::ApplicationClosed(close))) => {
+        (
+            Ok(()) | Err(FollowError::Stream(_)),
+            Some(quinn::ConnectionError::ApplicationClosed(close)),
+        ) if !close.reason.is_empty() => {
             Err(FollowError::Refused(String::from_utf8_lossy(&close.reason).into_owned()))
         }
         (result, _) => result,
