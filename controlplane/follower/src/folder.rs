@@ -10,13 +10,11 @@
 //!
 //! `edge.json` is written last: a folder without it belongs to no cluster.
 
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use outrider_link::tls::Identity;
-use outrider_settings::files::write_whole;
+use outrider_settings::files::{FileError, PrivateFolder, write_whole};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -32,15 +30,8 @@ const KEY: &str = "edge-key.pem";
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// A file or the folder.
-    #[error("cannot {what} {path}: {source}")]
-    File {
-        /// What was being done.
-        what: &'static str,
-        /// To what.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// It belongs to no cluster yet.
     #[error(
         "{0} belongs to no cluster: run `outrider cluster join --role edge --config FILE TOKEN`"
@@ -115,7 +106,7 @@ impl EdgeFolder {
     /// [`FolderError::File`]
     pub fn has_joined(&self) -> Result<bool, FolderError> {
         let path = self.path.join(EDGE);
-        path.try_exists().map_err(file_error("look for", &path))
+        Ok(path.try_exists().map_err(FileError::of("look for", &path))?)
     }
 
     /// Refuses a folder that belongs to a cluster.
@@ -137,16 +128,13 @@ impl EdgeFolder {
         &self,
         new: impl FnOnce() -> Result<String, String>,
     ) -> Result<String, FolderError> {
-        let path = self.tls(KEY);
-        match fs::read_to_string(&path) {
-            Ok(pem) => Ok(pem),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let pem = new().map_err(|reason| unreadable(&path, reason))?;
-                self.write(KEY, &pem, 0o600)?;
-                Ok(pem)
-            }
-            Err(source) => Err(file_error("read", &path)(source)),
+        let tls = self.tls();
+        if let Some(pem) = tls.read_if_there(KEY)? {
+            return Ok(pem);
         }
+        let pem = new().map_err(|reason| unreadable(&tls.file(KEY), reason))?;
+        tls.write(KEY, &pem, 0o600)?;
+        Ok(pem)
     }
 
     /// Writes what a newcomer was given.
@@ -155,8 +143,9 @@ impl EdgeFolder {
     /// [`FolderError`]
     pub fn take_over(&self, given: &Given<'_>) -> Result<(), FolderError> {
         self.check_free()?;
-        self.write(CA, given.authority_pem, 0o644)?;
-        self.write(CERTIFICATE, given.certificate_pem, 0o644)?;
+        let tls = self.tls();
+        tls.write(CA, given.authority_pem, 0o644)?;
+        tls.write(CERTIFICATE, given.certificate_pem, 0o644)?;
         let edge = EdgeFile {
             format: FORMAT,
             number: given.number,
@@ -165,7 +154,7 @@ impl EdgeFolder {
         };
         let path = self.path.join(EDGE);
         let text = serde_json::to_string_pretty(&edge).map_err(|e| unreadable(&path, e))?;
-        write_whole(&path, text.as_bytes(), 0o600).map_err(file_error("write", &path))
+        Ok(write_whole(&path, text.as_bytes(), 0o600).map_err(FileError::of("write", &path))?)
     }
 
     /// Who this edge is.
@@ -179,7 +168,7 @@ impl EdgeFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(FolderError::NoCluster(self.path.display().to_string()));
             }
-            Err(source) => return Err(file_error("read", &path)(source)),
+            Err(source) => return Err(FileError::of("read", &path)(source).into()),
         };
         let edge: EdgeFile = serde_json::from_str(&text).map_err(|e| unreadable(&path, e))?;
         match edge.format {
@@ -196,42 +185,20 @@ impl EdgeFolder {
     /// # Errors
     /// [`FolderError`]
     pub fn identity(&self) -> Result<Identity, FolderError> {
+        let tls = self.tls();
         let certificate = |name| {
-            let (path, pem) = self.read(name)?;
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| unreadable(&path, e))
+            CertificateDer::from_pem_slice(tls.read(name)?.as_bytes())
+                .map_err(|error| unreadable(&tls.file(name), error))
         };
-        let (path, key) = self.read(KEY)?;
-        let key =
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| unreadable(&path, e))?;
+        let key = PrivateKeyDer::from_pem_slice(tls.read(KEY)?.as_bytes())
+            .map_err(|error| unreadable(&tls.file(KEY), error))?;
         let authority = certificate(CA)?;
         Ok(Identity { chain: vec![certificate(CERTIFICATE)?, authority.clone()], key, authority })
     }
 
-    fn tls(&self, name: &str) -> PathBuf {
-        self.path.join("tls").join(name)
+    fn tls(&self) -> PrivateFolder {
+        PrivateFolder::new(self.path.join("tls"))
     }
-
-    fn read(&self, name: &str) -> Result<(PathBuf, String), FolderError> {
-        let path = self.tls(name);
-        let text = fs::read_to_string(&path).map_err(file_error("read", &path))?;
-        Ok((path, text))
-    }
-
-    fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), FolderError> {
-        let dir = self.path.join("tls");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(file_error("make", &dir))?;
-        let path = dir.join(name);
-        write_whole(&path, text.as_bytes(), mode).map_err(file_error("write", &path))
-    }
-}
-
-fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
-    let path = path.display().to_string();
-    move |source| FolderError::File { what, path, source }
 }
 
 fn unreadable(path: &Path, reason: impl std::fmt::Display) -> FolderError {
@@ -265,7 +232,7 @@ mod tests {
         assert!(matches!(folder.take_over(&given), Err(FolderError::Taken(_))));
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(folder.path().to_owned()), 0o700);
-        assert_eq!(mode(folder.tls(KEY)), 0o600);
+        assert_eq!(mode(folder.tls().file(KEY)), 0o600);
         let error = folder.identity().unwrap_err().to_string();
         assert!(error.contains("edge-key.pem cannot be read"), "{error}");
         fs::write(folder.path().join(EDGE), "{\"format\":2}").unwrap();

@@ -288,6 +288,13 @@ impl Parameters {
     }
 }
 
+/// Cuts off what is beyond the limit, and says whether there was something.
+pub(crate) fn cut<T>(all: &mut Vec<T>, limit: usize) -> bool {
+    let more = all.len() > limit;
+    all.truncate(limit);
+    more
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

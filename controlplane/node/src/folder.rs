@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use outrider_raft::rpc::Identity;
 use outrider_raft::rpc::tls::{Role, TlsError};
-use outrider_settings::files::write_whole;
+use outrider_settings::files::{FileError, PrivateFolder, write_whole};
 use rustix::fs::{FlockOperation, flock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -36,15 +36,8 @@ pub const FOUNDER: u64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// A file or the folder.
-    #[error("cannot {what} {path}: {source}")]
-    File {
-        /// What was being done.
-        what: &'static str,
-        /// To what.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another process uses it.
     #[error(
         "{0} is in use by another process; stop that one, or give this node a folder of its own"
@@ -125,7 +118,7 @@ impl Folder {
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .map_err(file_error("make", path))?;
+            .map_err(FileError::of("make", path))?;
         let lock = path.join("lock");
         let file = OpenOptions::new()
             .write(true)
@@ -133,13 +126,13 @@ impl Folder {
             .truncate(false)
             .mode(0o600)
             .open(&lock)
-            .map_err(file_error("open", &lock))?;
+            .map_err(FileError::of("open", &lock))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(FolderError::Locked(path.display().to_string()))
             }
-            Err(errno) => Err(file_error("lock", &lock)(errno.into())),
+            Err(errno) => Err(FileError::of("lock", &lock)(errno.into()).into()),
         }
     }
 
@@ -157,8 +150,8 @@ impl Folder {
         self.path.display().to_string()
     }
 
-    fn tls(&self, name: &str) -> PathBuf {
-        self.path.join("tls").join(name)
+    fn tls(&self) -> PrivateFolder {
+        PrivateFolder::new(self.path.join("tls"))
     }
 
     fn node_file(&self) -> PathBuf {
@@ -173,7 +166,7 @@ impl Folder {
         match self.node_file().try_exists() {
             Ok(false) => Ok(()),
             Ok(true) => Err(FolderError::Taken(self.shown())),
-            Err(source) => Err(file_error("look for", &self.node_file())(source)),
+            Err(source) => Err(FileError::of("look for", &self.node_file())(source).into()),
         }
     }
 
@@ -182,16 +175,13 @@ impl Folder {
     /// # Errors
     /// [`FolderError`]
     pub fn own_key(&self) -> Result<String, FolderError> {
-        let path = self.tls("node-key.pem");
-        match fs::read_to_string(&path) {
-            Ok(pem) => Ok(pem),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let (pem, _) = pki::new_key()?;
-                self.write("node-key.pem", &pem, 0o600)?;
-                Ok(pem)
-            }
-            Err(source) => Err(file_error("read", &path)(source)),
+        let tls = self.tls();
+        if let Some(pem) = tls.read_if_there("node-key.pem")? {
+            return Ok(pem);
         }
+        let (pem, _) = pki::new_key()?;
+        tls.write("node-key.pem", &pem, 0o600)?;
+        Ok(pem)
     }
 
     /// Makes a new cluster with this node as its first.
@@ -221,10 +211,11 @@ impl Folder {
     /// [`FolderError`]
     pub fn take_over(&self, given: &Given<'_>) -> Result<(), FolderError> {
         self.check_free()?;
-        self.write("ca-key.pem", given.authority_key_pem, 0o600)?;
-        self.write("ca.pem", given.authority_pem, 0o644)?;
-        self.write("node-key.pem", given.key_pem, 0o600)?;
-        self.write("node.pem", given.certificate_pem, 0o644)?;
+        let tls = self.tls();
+        tls.write("ca-key.pem", given.authority_key_pem, 0o600)?;
+        tls.write("ca.pem", given.authority_pem, 0o644)?;
+        tls.write("node-key.pem", given.key_pem, 0o600)?;
+        tls.write("node.pem", given.certificate_pem, 0o644)?;
         let found = given.found.clone();
         self.write_node(&NodeFile { format: FORMAT, number: given.number, left: false, found })
     }
@@ -243,7 +234,8 @@ impl Folder {
             path: self.node_file().display().to_string(),
             reason: error.to_string(),
         })?;
-        write_file(&self.node_file(), &text, 0o600)
+        let path = self.node_file();
+        Ok(write_whole(&path, text.as_bytes(), 0o600).map_err(FileError::of("write", &path))?)
     }
 
     /// Who this node is.
@@ -257,7 +249,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(FolderError::NoCluster(self.shown()));
             }
-            Err(source) => return Err(file_error("read", &path)(source)),
+            Err(source) => return Err(FileError::of("read", &path)(source).into()),
         };
         let unreadable =
             |reason: String| FolderError::Unreadable { path: path.display().to_string(), reason };
@@ -277,7 +269,8 @@ impl Folder {
     /// # Errors
     /// [`FolderError`]
     pub fn authority(&self) -> Result<Authority, FolderError> {
-        Ok(Authority::load(&self.read("ca.pem")?, &self.read("ca-key.pem")?)?)
+        let tls = self.tls();
+        Ok(Authority::load(&tls.read("ca.pem")?, &tls.read("ca-key.pem")?)?)
     }
 
     /// The node's certificate as TLS wants it; renewed before if it is due.
@@ -286,12 +279,13 @@ impl Folder {
     /// [`FolderError`]
     pub fn identity(&self, node: &NodeFile, now: SystemTime) -> Result<Identity, FolderError> {
         let authority = self.authority()?;
-        let key_pem = self.read("node-key.pem")?;
-        let mut pem = self.read("node.pem")?;
+        let tls = self.tls();
+        let key_pem = tls.read("node-key.pem")?;
+        let mut pem = tls.read("node.pem")?;
         if pki::is_due(&pem, now)? {
             let request = SigningRequest::from_pem(&pki::request_for(&key_pem)?)?;
             pem = authority.sign(&request, Role::Node, node.number, now)?;
-            self.write("node.pem", &pem, 0o644)?;
+            tls.write("node.pem", &pem, 0o644)?;
         }
         let der = |pem: &str| {
             CertificateDer::from_pem_slice(pem.as_bytes())
@@ -303,30 +297,6 @@ impl Folder {
         let chain = vec![der(&pem)?, authority.clone()];
         Ok(Identity { chain, key, authority })
     }
-
-    fn read(&self, name: &str) -> Result<String, FolderError> {
-        let path = self.tls(name);
-        fs::read_to_string(&path).map_err(file_error("read", &path))
-    }
-
-    fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), FolderError> {
-        let dir = self.path.join("tls");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(file_error("make", &dir))?;
-        write_file(&dir.join(name), text, mode)
-    }
-}
-
-fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), FolderError> {
-    write_whole(path, text.as_bytes(), mode).map_err(file_error("write", path))
-}
-
-fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
-    let path = path.display().to_string();
-    move |source| FolderError::File { what, path, source }
 }
 
 #[cfg(test)]

@@ -87,12 +87,6 @@ impl GatewayBody {
         self.answered = answered;
     }
 
-    fn sent(&mut self, bytes: &Bytes) {
-        if let Some(answered) = &mut self.answered {
-            answered.bytes += bytes.len() as u64;
-        }
-    }
-
     /// No body.
     pub(crate) fn empty() -> Self {
         Kind::Empty.into()
@@ -116,25 +110,21 @@ impl GatewayBody {
         Kind::OfShard(stream).into()
     }
 
-    /// All of it, when that is at hand.
+    /// All of it, when that is at hand. For another shard, which notes what it sends.
     pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
-        let bytes = match &mut self.kind {
-            Kind::Empty => Bytes::new(),
-            Kind::Whole(bytes) => bytes.take().unwrap_or_default(),
-            Kind::Content(_) | Kind::Through(_) | Kind::OfShard(_) => return None,
-        };
-        self.sent(&bytes);
-        Some(bytes)
+        match &mut self.kind {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Whole(bytes) => Some(bytes.take().unwrap_or_default()),
+            Kind::Content(_) | Kind::Through(_) | Kind::OfShard(_) => None,
+        }
     }
 
-    /// The next bytes of a content, if they are in memory.
+    /// The next bytes of a content, if they are in memory. For another shard.
     pub(crate) fn try_next(&mut self) -> Option<Bytes> {
         let Kind::Content(content) = &mut self.kind else { return None };
         let Some(State::Idle(reader)) = &mut content.state else { return None };
         let piece = reader.try_next(usize::MAX)?;
-        let bytes = content.count(piece);
-        self.sent(&bytes);
-        Some(bytes)
+        Some(content.count(piece))
     }
 
     /// What the upstream sends, checked against the digest before its last piece goes out.
@@ -160,8 +150,8 @@ impl Body for GatewayBody {
             Kind::Through(through) => through.poll_next(context),
             Kind::OfShard(stream) => stream.poll_next(context),
         };
-        if let Poll::Ready(Some(Ok(piece))) = &next {
-            self.sent(piece);
+        if let (Poll::Ready(Some(Ok(piece))), Some(answered)) = (&next, &mut self.answered) {
+            answered.bytes += piece.len() as u64;
         }
         next.map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }

@@ -195,18 +195,15 @@ impl<N: Names> Gateway<N> {
                 None => return self.read_held(key, digest, method, headers).await,
             },
         };
-        let stored = match self.at_hand(&digest).await? {
-            Some(stored) => Some(stored),
-            None if !self.names.holders(key).is_empty() => {
-                return self.read_held(key, &digest, method, headers).await;
-            }
-            None => None,
-        };
-        let stored = stored.ok_or_else(|| {
-            tracing::error!(%digest, repository = %key, "a hosted manifest cannot be read from its disk");
-            ApiError::new(Code::Unknown, format!("{digest} is hosted here, and cannot be read from its disk"))
-        })?;
-        Ok(self.serve_whole(&digest, &media_type, stored.bytes, method, headers))
+        if let Some(stored) = self.at_hand(&digest).await? {
+            return Ok(self.serve_whole(&digest, &media_type, stored.bytes, method, headers));
+        }
+        if !self.names.holders(key).is_empty() {
+            return self.read_held(key, &digest, method, headers).await;
+        }
+        tracing::error!(%digest, repository = %key, "a hosted manifest cannot be read from its disk");
+        let text = format!("{digest} is hosted here, and cannot be read from its disk");
+        Err(ApiError::new(Code::Unknown, text))
     }
 
     /// A manifest of a repository that other edges hold.

@@ -26,7 +26,8 @@ use crate::error::{FetchError, TimeoutStage, UplinkError};
 use crate::fetch::{Command, FetchHead, FetchMethod, FetchRequest, Target};
 use crate::lane::{Lane, LaneSettings, lock};
 use crate::metrics::{BLOB, MANIFEST, UplinkMetrics};
-use crate::window::{self, BodySender, FetchBody, Gone};
+use crate::serve::Stop;
+use crate::window::{self, BodySender, FetchBody};
 
 /// Edges that are remembered; beyond it those that nothing is fetched from are forgotten.
 const PEERS_MAX: usize = 1024;
@@ -309,18 +310,6 @@ impl Peers {
             counter.inc_by(bytes.len() as u64);
             to.send(bytes).await?;
         }
-    }
-}
-
-/// Why a body is not carried on.
-enum Stop {
-    Failed(FetchError),
-    Gone,
-}
-
-impl From<Gone> for Stop {
-    fn from(_: Gone) -> Self {
-        Self::Gone
     }
 }
 

@@ -138,7 +138,7 @@ async fn head_of(
 }
 
 /// Why a body is not carried on.
-enum Stop {
+pub(crate) enum Stop {
     Failed(FetchError),
     Gone,
 }

@@ -12,7 +12,9 @@ use super::tables::{
     unpack,
 };
 use crate::node::Kind;
-use crate::query::{Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, REACH_MAX, Row};
+use crate::query::{
+    Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, REACH_MAX, Row, cut,
+};
 use crate::store::GraphError;
 
 type Pairs = ReadOnlyTable<(u64, u64), ()>;
@@ -36,13 +38,6 @@ fn seconds(
 ) -> Result<impl DoubleEndedIterator<Item = Result<u64, Fault>>, Fault> {
     let range = table.range((first, 0)..=(first, u64::MAX))?;
     Ok(range.map(|entry| Ok(entry?.0.value().1)))
-}
-
-/// Cuts off what is beyond the limit, and says whether there was something.
-fn cut<T>(all: &mut Vec<T>, limit: usize) -> bool {
-    let more = all.len() > limit;
-    all.truncate(limit);
-    more
 }
 
 impl<'t> Reader<'t> {

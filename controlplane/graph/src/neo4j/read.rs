@@ -9,7 +9,9 @@ use super::bolt::{Connection, Fields, Statement};
 use super::packstream::Value;
 use super::write::{Fault, damaged, kind, number, text, version_key};
 use crate::node::Kind;
-use crate::query::{Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, REACH_MAX, Row};
+use crate::query::{
+    Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, REACH_MAX, Row, cut,
+};
 use crate::store::{GraphError, Stats};
 
 /// Of a content `n`.
@@ -130,12 +132,6 @@ fn version_row(fields: &Fields) -> Result<Row, Fault> {
     row.accesses = Some(number(fields, 6)?);
     row.last_unix_ms = Some(number(fields, 7)?);
     Ok(row)
-}
-
-fn cut<T>(all: &mut Vec<T>, limit: usize) -> bool {
-    let more = all.len() > limit;
-    all.truncate(limit);
-    more
 }
 
 fn serials(rows: &[Fields]) -> Result<Vec<u64>, Fault> {

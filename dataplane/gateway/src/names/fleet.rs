@@ -242,7 +242,7 @@ impl Fleet {
     /// such as can be reached.
     pub(super) fn holders(&self, repository: &str) -> Arc<[u64]> {
         let view = self.read();
-        let Some(tags) = view.repositories.get(repository) else { return Arc::new([]) };
+        let Some(tags) = view.repositories.get(repository) else { return Arc::default() };
         let mut hosted: Vec<&Entry> = tags.values().filter(|entry| entry.is_hosted()).collect();
         hosted.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.version));
         let mut holders = Vec::new();

@@ -205,7 +205,7 @@ pub trait Names: 'static {
 
     /// The other edges that hold what was pushed to the repository, dearest first.
     fn holders(&self, _repository: &RepositoryName) -> Arc<[u64]> {
-        Arc::new([])
+        Arc::default()
     }
 
     /// How many events wait.

@@ -486,7 +486,7 @@ impl Names for FleetNames {
     }
 
     fn holders(&self, repository: &RepositoryName) -> Arc<[u64]> {
-        let Some(shared) = &self.fleet else { return Arc::new([]) };
+        let Some(shared) = &self.fleet else { return Arc::default() };
         let generation = shared.fleet.generations.of(repository);
         let mut known = shared.holders.borrow_mut();
         if let Some((of, holders)) = known.get(repository)
