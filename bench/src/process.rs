@@ -206,9 +206,8 @@ mod tests {
         const BUSY: Duration = Duration::from_millis(200);
         let pid = std::process::id();
         let before = usage(pid).unwrap();
-        let busy = std::thread::spawn(move || {
-            while usage(pid).unwrap().since(&before).cpu < BUSY {}
-        });
+        let busy =
+            std::thread::spawn(move || while usage(pid).unwrap().since(&before).cpu < BUSY {});
         busy.join().unwrap();
         let used = usage(pid).unwrap().since(&before);
         assert!(used.cpu + TICKS_ERROR_MAX >= BUSY, "{used:?}");
