@@ -4,6 +4,7 @@
 //! - [`types`]: what openraft is told about our log.
 //! - [`codec`]: openraft's own types as bytes, for the log and the network.
 //! - [`log_store`]: the log and the vote on disk.
+//! - `early`: when an entry counts as appended before it is there.
 //! - [`machine`]: the state machine, its recent changes, and snapshots on disk.
 //! - [`rpc`]: calls between nodes over mutual TLS: frames, a pool of connections, a server.
 //! - [`network`]: openraft's messages as calls.
@@ -14,6 +15,7 @@
 
 pub mod codec;
 pub mod consensus;
+mod early;
 pub mod log_store;
 pub mod machine;
 pub mod network;

@@ -4,23 +4,28 @@
 //! before it. Recent entries are kept in memory, where replication and the state machine find them. A
 //! failure of the disk is told to openraft, which then stops this node: it must not vote or acknowledge on
 //! what may be lost.
+//!
+//! **A leader's own fsync runs beside those of the others** (`early`): openraft hands entries on only once they
+//! are appended, so it is told so at once, and what the others answer is held back until they are on this disk
+//! too ([`LogStore::durable`]).
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, OptionalSend, RaftLogReader, StorageIOError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::codec::{Put, Take};
-use crate::types::{Entry, LogId, NodeId, StorageError, Types, Vote};
+use crate::early::Early;
+use crate::types::{Entry, LogId, Membership, NodeId, StorageError, Types, Vote};
 
 /// Version of the tables.
 const FORMAT_VERSION: u8 = 1;
@@ -70,12 +75,25 @@ struct Recent {
 }
 
 enum Job {
-    Append(Vec<(u64, Vec<u8>)>, LogFlushed<Types>),
+    /// Rows, and whom to tell, if that was not done before.
+    Append(Vec<(u64, Vec<u8>)>, Option<LogFlushed<Types>>),
     Vote(Vec<u8>, Done),
     /// All from this index on.
     Truncate(u64, Done),
     /// All up to this index; the log id, encoded.
     Purge(u64, Vec<u8>, Done),
+}
+
+impl Job {
+    /// What is on the disk once it was written.
+    fn moves(&self, durable: &mut u64) {
+        match self {
+            Self::Append(rows, _) => *durable = rows.last().map_or(*durable, |(index, _)| *index),
+            Self::Vote(..) => {}
+            Self::Truncate(from, _) => *durable = (*durable).min(from.saturating_sub(1)),
+            Self::Purge(upto, ..) => *durable = (*durable).max(*upto),
+        }
+    }
 }
 
 type Done = oneshot::Sender<Result<(), String>>;
@@ -86,6 +104,9 @@ pub struct LogStore {
     node: NodeId,
     database: Arc<Database>,
     recent: Arc<RwLock<Recent>>,
+    early: Arc<Mutex<Early>>,
+    /// All up to this index is on the disk; or why nothing is written any more.
+    durable: watch::Receiver<Result<u64, String>>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -113,11 +134,54 @@ impl LogStore {
         let database = Arc::new(database);
         let (jobs, waiting) = mpsc::channel(JOBS_MAX);
         let owned = Arc::clone(&database);
+        let last = recent.last.max(recent.purged).map_or(0, |id| id.index);
+        let (written, durable) = watch::channel(Ok(last));
         std::thread::Builder::new()
             .name("raft-log".to_owned())
-            .spawn(move || write_until_the_end(&owned, waiting))
+            .spawn(move || write_until_the_end(&owned, waiting, &written))
             .map_err(OpenError::Thread)?;
-        Ok(Self { node, database, recent: Arc::new(RwLock::new(recent)), jobs })
+        let (recent, early) =
+            (Arc::new(RwLock::new(recent)), Arc::new(Mutex::new(Early::new(node))));
+        Ok(Self { node, database, recent, early, durable, jobs })
+    }
+
+    /// Waits until all up to this index is on this disk.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn durable(&self, index: u64) -> Result<(), String> {
+        let mut durable = self.durable.clone();
+        let enough = |now: &Result<u64, String>| now.as_ref().map_or(true, |now| *now >= index);
+        match durable.wait_for(enough).await {
+            Ok(now) => now.as_ref().map(drop).map_err(Clone::clone),
+            Err(_) => Err("the log's thread has ended".to_owned()),
+        }
+    }
+
+    /// Why nothing is written any more, if that is so.
+    pub fn failure(&self) -> Option<String> {
+        self.durable.borrow().as_ref().err().cloned()
+    }
+
+    /// Writes nothing as long as what this gives is there: a disk that takes its time, for tests.
+    #[doc(hidden)]
+    pub fn hold(&self) -> impl Sized + use<> {
+        self.database.begin_write()
+    }
+
+    /// Ends when nothing can be written any more.
+    pub fn failed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut durable = self.durable.clone();
+        async move { drop(durable.wait_for(Result::is_err).await) }
+    }
+
+    /// The membership in use, as of the entry of this index. See `early`.
+    pub fn set_membership(&self, index: u64, membership: &Membership) {
+        self.early().set_membership(index, membership);
+    }
+
+    fn early(&self) -> std::sync::MutexGuard<'_, Early> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> std::sync::RwLockReadGuard<'_, Recent> {
@@ -240,6 +304,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let mut put = Put::default();
         put.vote(vote);
+        self.early().vote(vote);
         self.done(|done| Job::Vote(put.0, done)).await
     }
 
@@ -280,20 +345,33 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let rows = {
-            let mut recent = self.recent_mut();
+        let (rows, early) = {
+            let (mut recent, mut early) = (self.recent_mut(), self.early());
             let mut rows = Vec::new();
+            let mut all_early = true;
             for entry in entries {
                 rows.push((entry.log_id.index, row_of(&entry)));
+                all_early &= early.append(&entry);
                 recent.push(entry);
             }
             // What is not on the disk yet stays, whatever it weighs.
-            recent.shrink(rows.first().map_or(0, |(index, _)| *index));
-            rows
+            let durable = self.durable.borrow().as_ref().map_or(0, |durable| *durable);
+            let first = rows.first().map_or(0, |(index, _)| *index);
+            recent.shrink(first.min(durable + 1));
+            (rows, all_early)
         };
-        if let Err(error) = self.jobs.send(Job::Append(rows, callback)).await {
-            let Job::Append(_, callback) = error.0 else { return Ok(()) };
-            callback.log_io_completed(Err(io::Error::other("the log's thread has ended")));
+        let (now, later) = if early { (Some(callback), None) } else { (None, Some(callback)) };
+        if let Err(error) = self.jobs.send(Job::Append(rows, later)).await {
+            let Job::Append(_, later) = error.0 else { return Ok(()) };
+            let failed = io::Error::other("the log's thread has ended");
+            if let Some(callback) = now.or(later) {
+                callback.log_io_completed(Err(failed));
+            }
+            return Ok(());
+        }
+        if let Some(callback) = now {
+            callback
+                .log_io_completed(self.failure().map_or(Ok(()), |why| Err(io::Error::other(why))));
         }
         Ok(())
     }
@@ -415,7 +493,11 @@ fn open(path: &Path) -> Result<(Database, Recent, u8), redb::Error> {
 }
 
 /// The thread: takes all that waits, writes it in one transaction, and then says so.
-fn write_until_the_end(database: &Database, mut waiting: mpsc::Receiver<Job>) {
+fn write_until_the_end(
+    database: &Database,
+    mut waiting: mpsc::Receiver<Job>,
+    durable: &watch::Sender<Result<u64, String>>,
+) {
     while let Some(first) = waiting.blocking_recv() {
         let mut jobs = vec![first];
         while jobs.len() < JOBS_MAX
@@ -423,13 +505,24 @@ fn write_until_the_end(database: &Database, mut waiting: mpsc::Receiver<Job>) {
         {
             jobs.push(job);
         }
-        let result = write(database, &jobs).map_err(|error| error.to_string());
-        if let Err(error) = &result {
-            tracing::error!(error, "the log cannot be written");
+        // Once it failed, nobody knows what is on the disk.
+        let before = durable.borrow().clone();
+        let result = before.and_then(|_| write(database, &jobs).map_err(|error| error.to_string()));
+        match &result {
+            Ok(()) => durable.send_modify(|durable| {
+                if let Ok(durable) = durable {
+                    jobs.iter().for_each(|job| job.moves(durable));
+                }
+            }),
+            Err(error) => {
+                tracing::error!(error, "the log cannot be written");
+                let _ = durable.send_replace(Err(error.clone()));
+            }
         }
         for job in jobs {
             match job {
-                Job::Append(_, callback) => {
+                Job::Append(_, None) => {}
+                Job::Append(_, Some(callback)) => {
                     callback.log_io_completed(result.clone().map_err(io::Error::other));
                 }
                 Job::Vote(_, done) | Job::Truncate(_, done) | Job::Purge(_, _, done) => {

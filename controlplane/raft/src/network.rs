@@ -1,4 +1,5 @@
-//! openraft's messages as calls to other nodes, and the answers to theirs.
+//! openraft's messages as calls to other nodes, and the answers to theirs. What is said about entries, by others
+//! to this node and by this node to others, waits until its own disk has them: see `early`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use openraft::raft::{
 use openraft::{RaftNetwork, RaftNetworkFactory, SnapshotSegmentId};
 
 use crate::codec::{CodecError, Put, Take};
+use crate::log_store::LogStore;
 use crate::rpc::frame::Kind;
 use crate::rpc::{CallError, Lane, Pool};
 use crate::types::{NodeId, Peer, Raft, Types, Vote};
@@ -25,13 +27,18 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Makes the connections that openraft asks for.
 #[derive(Clone, Debug)]
-pub struct Network(pub Arc<Pool>);
+pub struct Network {
+    /// The connections.
+    pub pool: Arc<Pool>,
+    /// This node's log.
+    pub log: LogStore,
+}
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Link {
-        Link { pool: Arc::clone(&self.0), target, peer: node.clone() }
+        Link { pool: Arc::clone(&self.pool), log: self.log.clone(), target, peer: node.clone() }
     }
 }
 
@@ -39,6 +46,7 @@ impl RaftNetworkFactory<Types> for Network {
 #[derive(Debug)]
 pub struct Link {
     pool: Arc<Pool>,
+    log: LogStore,
     target: NodeId,
     peer: Peer,
 }
@@ -77,8 +85,13 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<AppendEntriesResponse<NodeId>, Failed> {
         let mut put = Put::default();
         put.append(&rpc);
+        let upto = upto(&rpc);
         let mut take = self.call(Lane::Raft, Kind::APPEND, put, &option).await?;
-        take.appended().map_err(unreadable)
+        let response = take.appended().map_err(unreadable)?;
+        if let Err(reason) = self.log.durable(upto).await {
+            return Err(NetworkError::new(&std::io::Error::other(reason)).into());
+        }
+        Ok(response)
     }
 
     async fn vote(
@@ -114,6 +127,12 @@ impl RaftNetwork<Types> for Link {
     }
 }
 
+/// The last index that an answer to this is about.
+fn upto(request: &AppendEntriesRequest<Types>) -> u64 {
+    let last = request.entries.last().map(|entry| entry.log_id);
+    last.or(request.prev_log_id).map_or(0, |id| id.index)
+}
+
 fn take_installed(take: &mut Take) -> Result<Result<Vote, SnapshotMismatch>, CodecError> {
     if take.bool()? {
         return Ok(Ok(take.vote()?));
@@ -126,7 +145,12 @@ fn take_installed(take: &mut Take) -> Result<Result<Vote, SnapshotMismatch>, Cod
 ///
 /// # Errors
 /// What is wrong with it, or why this node cannot.
-pub async fn answer(raft: &Raft, from: NodeId, kind: Kind, body: Bytes) -> Result<Bytes, String> {
+pub async fn answer(
+    (raft, log): (&Raft, &LogStore),
+    from: NodeId,
+    kind: Kind,
+    body: Bytes,
+) -> Result<Bytes, String> {
     let mut take = Take::new(body);
     let mut put = Put::default();
     let speaks_for = |vote: &Vote| {
@@ -140,7 +164,16 @@ pub async fn answer(raft: &Raft, from: NodeId, kind: Kind, body: Bytes) -> Resul
         Kind::APPEND => {
             let request = take.append().map_err(text)?;
             speaks_for(&request.vote)?;
-            put.appended(&raft.append_entries(request).await.map_err(text)?);
+            let upto = upto(&request);
+            let response = raft.append_entries(request).await.map_err(text)?;
+            if !matches!(
+                response,
+                AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_)
+            ) {
+                // It may have had these before as a leader, and be writing them still.
+                log.durable(upto).await?;
+            }
+            put.appended(&response);
         }
         Kind::VOTE => {
             let request = take.vote_request().map_err(text)?;

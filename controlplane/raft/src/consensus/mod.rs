@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::metrics::RaftServerMetrics;
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use outrider_state::change::HistoryLimits;
 use outrider_state::record::{Kind as RecordKind, encode};
 use outrider_state::{Batch, Operation, Outcome, Request, RequestError, RequestId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 mod propose;
 mod reads;
@@ -103,6 +104,7 @@ pub enum Unavailable {
 pub struct Consensus {
     settings: Settings,
     raft: Raft,
+    log: LogStore,
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     session: Session,
@@ -156,18 +158,26 @@ impl Consensus {
         let (log, machine) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
         let shared = machine.shared();
         let config = config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?;
-        let network = Network(Arc::clone(&pool));
-        let raft = Raft::new(settings.id, Arc::new(config), network, log, machine)
+        let network = Network { pool: Arc::clone(&pool), log: log.clone() };
+        let raft = Raft::new(settings.id, Arc::new(config), network, log.clone(), machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let (proposals, waiting_proposals) = mpsc::channel(WAITING_PROPOSALS_MAX);
         let (reads, waiting_reads) = mpsc::channel(WAITING_READS_MAX);
         let session = Session::new();
-        let this = Arc::new(Self { settings, raft, shared, pool, session, proposals, reads });
+        let this = Arc::new(Self { settings, raft, log, shared, pool, session, proposals, reads });
         tokio::spawn(propose::run(Arc::downgrade(&this), waiting_proposals));
         tokio::spawn(reads::run(Arc::downgrade(&this), waiting_reads));
         tokio::spawn(upkeep(Arc::downgrade(&this)));
+        tokio::spawn(tell_the_log(this.raft.server_metrics(), this.log.clone()));
+        tokio::spawn(stop_with_the_log(Arc::downgrade(&this), this.log.failed()));
         Ok(this)
+    }
+
+    /// See [`LogStore::hold`].
+    #[doc(hidden)]
+    pub fn hold_disk(&self) -> impl Sized + use<> {
+        self.log.hold()
     }
 
     /// The state machine.
@@ -361,7 +371,7 @@ impl Consensus {
                 self.change_membership(kind, body).await.map_err(text)?;
                 Ok(Bytes::new())
             }
-            _ => network::answer(&self.raft, number, kind, body).await,
+            _ => network::answer((&self.raft, &self.log), number, kind, body).await,
         }
     }
 
@@ -390,7 +400,8 @@ impl Consensus {
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         let nodes = membership.nodes().map(|(id, peer)| (*id, (peer.clone(), voters.contains(id))));
         let matched = metrics.replication.iter().flatten();
-        let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let stopped = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let failure = self.log.failure().or(stopped);
         Status {
             id: self.settings.id,
             state: match metrics.state {
@@ -438,6 +449,32 @@ fn config(settings: &Settings) -> Config {
         max_in_snapshot_log_to_keep: KEEP_ENTRIES,
         purge_batch_size: 1_000,
         ..Config::default()
+    }
+}
+
+/// Stops a node whose log cannot be written. A leader that was told early has not learned of it otherwise.
+async fn stop_with_the_log(node: std::sync::Weak<Consensus>, failed: impl Future<Output = ()>) {
+    failed.await;
+    if let Some(node) = node.upgrade() {
+        node.stop().await;
+    }
+}
+
+/// Tells the log which membership is in use.
+async fn tell_the_log(
+    mut metrics: watch::Receiver<RaftServerMetrics<NodeId, Peer>>,
+    log: LogStore,
+) {
+    loop {
+        {
+            let metrics = metrics.borrow_and_update();
+            let membership = &metrics.membership_config;
+            let index = membership.log_id().map_or(0, |id| id.index);
+            log.set_membership(index, membership.membership());
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 

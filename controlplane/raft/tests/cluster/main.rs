@@ -3,6 +3,7 @@
 mod nodes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nodes::{Cluster, run};
 use outrider_raft::Unavailable;
@@ -109,9 +110,46 @@ fn a_leader_that_comes_back_leads_only_in_a_new_term_and_reads_nothing_of_the_pa
 }
 
 #[test]
+fn a_leader_whose_disk_is_slow_hands_on_and_acknowledges_nothing_before_it_has_it_itself() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        loop {
+            let leader = cluster.leader().await;
+            let node = cluster.node(leader);
+            assert!(node.operate(put("a", "1", Expect::Any)).await.unwrap().is_done());
+            let before = node.status();
+            let held = node.hold_disk();
+            let write = {
+                let node = Arc::clone(node);
+                tokio::spawn(async move { node.operate(put("a", "2", Expect::Any)).await })
+            };
+            // Others have it on their disks while this one is still writing.
+            for other in cluster.nodes().filter(|other| other.id() != leader) {
+                while other.status().last_log <= before.last_log {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            // Whatever would come of that has time to come.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let acknowledged = write.is_finished();
+            let after: Vec<_> = cluster.nodes().map(|node| node.status()).collect();
+            drop(held);
+            assert!(write.await.unwrap().unwrap().is_done());
+            // On a busy machine another one may have been elected, which then acknowledges it.
+            if after.iter().all(|status| status.term == before.term) {
+                assert!(!acknowledged);
+                let version = before.progress.version;
+                assert!(after.iter().all(|status| status.progress.version <= version));
+                return;
+            }
+        }
+    });
+}
+
+#[test]
 fn without_a_majority_nothing_is_acknowledged_and_nothing_is_read() {
     run(async {
-        let mut cluster = Cluster::of(3).await;
+        let mut cluster = Cluster::with_request_time(3, Duration::from_secs(2)).await;
         cluster.stop(1).await;
         cluster.stop(3).await;
         let alone = cluster.node(2);

@@ -48,11 +48,18 @@ pub(crate) struct Cluster {
     dir: TempDir,
     addresses: BTreeMap<NodeId, String>,
     running: BTreeMap<NodeId, Running>,
+    request_time: Duration,
 }
 
 impl Cluster {
-    /// So many nodes, numbered from 1, all of them voters.
+    /// So many nodes, numbered from 1, all of them voters. Requests have longer than any election takes on a busy
+    /// machine.
     pub(crate) async fn of(count: u64) -> Self {
+        Self::with_request_time(count, Duration::from_secs(60)).await
+    }
+
+    /// The same; requests have this long.
+    pub(crate) async fn with_request_time(count: u64, request_time: Duration) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -63,6 +70,7 @@ impl Cluster {
             dir: tempfile::tempdir().unwrap(),
             addresses: BTreeMap::new(),
             running: BTreeMap::new(),
+            request_time,
         };
         for id in 1..=count {
             cluster.start(id).await;
@@ -134,7 +142,7 @@ impl Cluster {
             dir: self.dir.path().join(id.to_string()),
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(500),
-            request_time: Duration::from_secs(2),
+            request_time: self.request_time,
             history: HistoryLimits::default(),
         };
         let pool = Arc::new(Pool::new(tls.clone(), None));
