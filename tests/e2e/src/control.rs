@@ -52,15 +52,20 @@ impl Control {
         let mut control = Self { nodes: Vec::new(), cuts, network, more, scratch: Scratch::new() };
         for place in 0..count {
             control.add();
-            if place == 0 {
-                control.command(place, &["cluster", "init"]).ok();
-            } else {
-                control.join(place);
-            }
-            control.resume(place);
-            control.wait_ready(place);
+            control.enter(place);
         }
         control
+    }
+
+    /// Begins the cluster with a new node, or lets it join, and waits until it is a voter.
+    pub fn enter(&mut self, place: usize) {
+        if place == 0 {
+            self.command(place, &["cluster", "init"]).ok();
+        } else {
+            self.join(place);
+        }
+        self.resume(place);
+        self.wait_ready(place);
     }
 
     /// A new node that is in no cluster and does not run; gives its place.
