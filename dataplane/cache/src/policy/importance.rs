@@ -29,7 +29,7 @@ impl Policy for ImportancePolicy {
         let cost = weights.fetch * inputs.fetch_ms.clamp(COST_MS_MIN, COST_MS_MAX)
             + weights.execute * inputs.execute_ms.clamp(0.0, COST_MS_MAX);
         let worth = weights.class
-            * f64::from(inputs.class)
+            * inputs.class
             * weights.frequency
             * f64::from(inputs.frequency.max(1))
             * cost
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     const NEUTRAL: Inputs = Inputs {
-        class: 1,
+        class: 1.0,
         frequency: 1,
         fetch_ms: 1.0,
         execute_ms: 0.0,
@@ -62,7 +62,7 @@ mod tests {
         assert!(score(0.0, Inputs { fetch_ms: 50.0, ..NEUTRAL }) > base);
         assert!(score(0.0, Inputs { execute_ms: 50.0, ..NEUTRAL }) > base);
         assert!(score(0.0, Inputs { depth_log2: 2.0, ..NEUTRAL }) > base);
-        assert!(score(0.0, Inputs { class: 3, ..NEUTRAL }) > base);
+        assert!(score(0.0, Inputs { class: 3.0, ..NEUTRAL }) > base);
         assert!(score(0.0, Inputs { size_bytes: 1 << 16, ..NEUTRAL }) > base);
     }
 

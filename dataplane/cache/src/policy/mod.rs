@@ -8,8 +8,8 @@ pub(crate) use importance::ImportancePolicy;
 /// What a policy may look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Inputs {
-    /// Class of the customer, 1 is neutral.
-    pub(crate) class: u8,
+    /// Weight of the customer's class, 1 is neutral.
+    pub(crate) class: f64,
     /// Distinct customer-minutes, 1–255.
     pub(crate) frequency: u8,
     /// Measured time to fetch, in milliseconds.
