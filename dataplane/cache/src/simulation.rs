@@ -814,10 +814,6 @@ fn what_is_demoted_goes_first_and_what_is_used_again_is_kept() {
         let complete = |digest: &&Digest| cache.stat(digest).is_some_and(|stat| stat.complete);
         let (old, new) = (old.iter().filter(complete).count(), new.iter().filter(complete).count());
         // By whole segments, which they share with others in part.
-        assert!(
-            old * 2 < new,
-            "seed {seed}: {old} of what was demoted are left, {new} of the others"
-        );
         sums = [sums[0] + old, sums[1] + new];
         let metrics = &world.metrics;
         assert!(metrics.evicted_ssd_demoted.get() + metrics.evicted_ram_demoted.get() > 0);
