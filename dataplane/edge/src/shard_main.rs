@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
 use outrider_gateway::names::{Fleet, FleetNames, HandedOver, Names, NamesClient, NamesError};
-use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
+use outrider_gateway::{AccessShared, Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
 use outrider_link::Collector;
 use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
@@ -95,6 +95,7 @@ pub(crate) struct ShardParts {
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) settings: GatewaySettings,
+    pub(crate) access: Option<Arc<AccessShared>>,
     pub(crate) serve: Vec<Serve>,
     pub(crate) quic: Option<(QuicSocket, QuicServer)>,
     /// Where to tell what happens, if anybody is told.
@@ -204,6 +205,7 @@ async fn serve(
         upstreams: parts.upstreams,
         settings: parts.settings,
         metrics: parts.metrics.gateway,
+        access: parts.access,
     });
     // The main thread takes the uplink down when no shard holds it any more.
     drop(parts.uplink);

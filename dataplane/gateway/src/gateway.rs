@@ -15,6 +15,9 @@ use outrider_shard::ShardHandle;
 use outrider_transport::{ErrorText, Handler, Immediate, Peer, PinBudget, Protocol, RequestBody};
 use outrider_uplink::UplinkClient;
 
+use crate::access::AccessShared;
+use crate::access::asker::Asker;
+use crate::access::gate::Gate;
 use crate::accesses::{Accesses, Asked};
 use crate::body::GatewayBody;
 use crate::flight::Flights;
@@ -82,6 +85,8 @@ pub struct GatewayParts<N> {
     pub settings: GatewaySettings,
     /// What is counted.
     pub metrics: GatewayMetrics,
+    /// Who may do what; nothing: everybody may everything.
+    pub access: Option<Arc<AccessShared>>,
 }
 
 /// The gateway of one shard. It stays on its thread.
@@ -102,6 +107,7 @@ pub struct Gateway<N> {
     pub(crate) uploads: crate::uploads::Sessions,
     pub(crate) ready: crate::ready::ReadyPaths,
     pub(crate) accesses: Option<Rc<Accesses>>,
+    pub(crate) gate: Option<Rc<Gate>>,
     /// The sessions that are in the gauge.
     pub(crate) uploads_counted: Cell<i64>,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
@@ -125,6 +131,7 @@ impl<N: Names> Gateway<N> {
             upstreams,
             settings,
             metrics,
+            access,
         } = parts;
         let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
         Rc::new_cyclic(|me| Self {
@@ -141,6 +148,7 @@ impl<N: Names> Gateway<N> {
             uploads: crate::uploads::Sessions::default(),
             ready: crate::ready::ReadyPaths::new(&metrics),
             uploads_counted: Cell::new(0),
+            gate: access.map(|shared| Rc::new(Gate::new(shared, &metrics))),
             accesses: (settings.accesses_bytes_max > 0)
                 .then(|| Rc::new(Accesses::new(settings.accesses_bytes_max, &metrics))),
             settings,
@@ -172,10 +180,21 @@ impl<N: Names> Gateway<N> {
                 (kind_of(&parsed.operation), Err(too_early()))
             }
             Ok(parsed) => {
-                if self.accesses.is_some() {
-                    asked = Asked::by(&parsed.operation);
+                let kind = kind_of(&parsed.operation);
+                match self.let_in(&parsed, &request, peer).await {
+                    Ok(asker) => {
+                        if self.accesses.is_some() {
+                            asked = Asked::by(&parsed.operation, &asker);
+                        }
+                        let note = self.note_of(&parsed.operation, &asker, peer);
+                        let answer = self.dispatch(parsed, request, peer, asker).await;
+                        if let Some(note) = note {
+                            note.tell(&answer);
+                        }
+                        (kind, answer)
+                    }
+                    Err(error) => (kind, Err(error)),
                 }
-                (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await)
             }
             Err(error) => ("other", Err(error)),
         };
@@ -209,10 +228,14 @@ impl<N: Names> Gateway<N> {
         request: Request,
         http: http::Request<RequestBody>,
         peer: Peer,
+        asker: Asker,
     ) -> Answer {
         let ns = request.ns.as_deref();
         let (head, body) = http.into_parts();
         match request.operation {
+            Operation::Token { scopes, service } => {
+                self.give_token(&head.method, scopes, service, &head.headers, body, peer).await
+            }
             Operation::Ping => Ok(json(StatusCode::OK, "{}")),
             Operation::BlobRead { name, digest, method } => {
                 self.find_blob(&name, ns, &digest, method, &head.headers).await
@@ -221,20 +244,20 @@ impl<N: Names> Gateway<N> {
                 self.read_manifest(&name, ns, &reference, method, &head.headers).await
             }
             Operation::ManifestPut { name, reference, tags } => {
-                self.put_manifest(name, reference, tags, &head.headers, body).await
+                self.put_manifest(name, reference, tags, &head.headers, body, &asker).await
             }
             Operation::ManifestDelete { name, reference } => {
                 self.delete_manifest(&name, &reference).await
             }
             Operation::BlobDelete { name, digest } => self.delete_blob(&name, &digest).await,
             Operation::UploadStart { name, digest, mount, algorithm } => {
-                self.start_upload(name, digest, mount, algorithm, body).await
+                self.start_upload(name, digest, mount, algorithm, body, &asker).await
             }
             Operation::UploadChunk { name, session } => {
                 self.take_upload(name, session, head.headers, body).await
             }
             Operation::UploadFinish { name, session, digest } => {
-                self.finish_upload(name, session, digest, head.headers, body).await
+                self.finish_upload(name, session, digest, head.headers, body, &asker).await
             }
             Operation::UploadStatus { name, session } => self.upload_status(name, session).await,
             Operation::UploadCancel { name, session } => self.cancel_upload(name, session).await,
@@ -244,11 +267,11 @@ impl<N: Names> Gateway<N> {
                 self.list_referrers(&name, ns, &digest, artifact_type, page).await
             }
             Operation::LayerUpload { image, version, customer, digest } => {
-                self.upload_layer(image, version, customer, digest, peer, body).await
+                self.upload_layer(image, version, customer, digest, peer, body, &asker).await
             }
             Operation::LayerRequest { digest, customer, region, image, method } => {
                 let wanted = crate::layers::Wanted { digest, customer, region, image, method };
-                self.request_layer(wanted, peer, &head.headers).await
+                self.request_layer(wanted, peer, &head.headers, &asker).await
             }
         }
     }
@@ -270,13 +293,15 @@ impl<N: Names> Handler for Gateway<N> {
         self.answer(request, peer)
     }
 
-    fn immediate(&self, request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
-        self.ready(request)
+    fn immediate(&self, request: &http::request::Parts, peer: Peer) -> Option<Immediate> {
+        self.ready(request, peer)
     }
 
     fn admit(&self, customer: &str, region: &str, peer: Peer) -> Result<(), String> {
         let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        self.may_ask_for(said(customer), said(region).as_deref(), peer)
+        // Where it is asked who they are, each of the wants says so, and is refused by itself.
+        let customer = if self.gate.is_some() { None } else { said(customer) };
+        self.may_ask_for(customer, said(region).as_deref(), peer, &Asker::open())
             .map_err(|error| error.message().to_owned())
     }
 }
@@ -284,6 +309,7 @@ impl<N: Names> Handler for Gateway<N> {
 fn kind_of(operation: &Operation) -> &'static str {
     match operation {
         Operation::Ping => "ping",
+        Operation::Token { .. } => "token",
         Operation::BlobRead { .. } | Operation::BlobDelete { .. } => "blob",
         Operation::ManifestRead { .. }
         | Operation::ManifestPut { .. }

@@ -10,6 +10,7 @@
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
 //! - [`accesses`]: what was asked for, until somebody takes it.
+//! - [`access`]: who asks, and whether they may.
 //! - [`names`]: what is hosted, what tags point to, the outbox of events.
 //! - [`protocol`]: parsing and writing what goes over the wire. Pure.
 //! - [`body`]: what a response sends. [`faults`]: what a failure is called.
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod accesses;
 mod blobs;
 pub mod body;
@@ -38,6 +40,7 @@ mod single;
 mod uploads;
 pub mod upstreams;
 
+pub use access::{AccessShared, AccessTables};
 pub use accesses::Accesses;
 pub use body::GatewayBody;
 pub use gateway::{Gateway, GatewayParts, GatewaySettings};

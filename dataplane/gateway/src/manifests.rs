@@ -17,6 +17,7 @@ use outrider_cache::UploadId;
 use outrider_transport::RequestBody;
 use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target};
 
+use crate::access::asker::Asker;
 use crate::blobs::Whence;
 use crate::body::GatewayBody;
 use crate::contents::Stored;
@@ -396,6 +397,7 @@ impl<N: Names> Gateway<N> {
         tags: Vec<Tag>,
         headers: &HeaderMap,
         mut body: RequestBody,
+        asker: &Asker,
     ) -> Answer {
         self.must_be_pushable(&name).await?;
         let bytes = read_body(&mut body).await?;
@@ -404,7 +406,8 @@ impl<N: Names> Gateway<N> {
             Reference::Digest(digest) => *digest,
             Reference::Tag(_) => Digest::sha256(&bytes),
         };
-        let put = Pushed { name, reference, tags, digest, manifest, bytes };
+        let (by, linked_only) = (asker.name().to_owned(), asker.is_asked());
+        let put = Pushed { name, reference, tags, digest, manifest, bytes, by, linked_only };
         // Known before it is stored, so that it can lie at home, where everybody looks first.
         let at = self.upload_shard(self.hub.placement().home(&digest)).await?;
         if at == self.shard {
@@ -414,7 +417,7 @@ impl<N: Names> Gateway<N> {
     }
 
     async fn store_manifest(&self, pushed: Pushed) -> Answer {
-        let Pushed { name, reference, mut tags, digest, manifest, bytes } = pushed;
+        let Pushed { name, reference, mut tags, digest, manifest, bytes, by, linked_only } = pushed;
         let name = &name;
         let asked_tags = tags.clone();
         if let Reference::Tag(tag) = reference
@@ -422,7 +425,7 @@ impl<N: Names> Gateway<N> {
         {
             tags.push(tag);
         }
-        self.take_in_references(name, &manifest).await?;
+        self.take_in_references(name, &manifest, &by, linked_only).await?;
         let (_, mut open) = self.open_upload(digest.algorithm())?;
         uploads::take_bytes(&mut open, &bytes).await?;
         let stored = uploads::close(open, &digest).await?;
@@ -433,6 +436,7 @@ impl<N: Names> Gateway<N> {
             tags.last().map(|tag| &**tag),
             &digest,
             size_bytes,
+            &by,
         );
         event.media_type.clone_from(&manifest.media_type);
         // In a fleet tags are set for all, once the content that they point to is here.
@@ -492,11 +496,14 @@ impl<N: Names> Gateway<N> {
     }
 
     /// Sees to it that the blobs of a manifest are hosted in its repository. What is only cached is
-    /// copied: the cache may forget it. Manifests of an index may come later.
+    /// copied: the cache may forget it. Manifests of an index may come later. With `linked_only` a digest alone is
+    /// no right to what is cached: it must have been pushed or mounted, or be held for this repository elsewhere.
     async fn take_in_references(
         &self,
         name: &RepositoryName,
         manifest: &Manifest,
+        by: &str,
+        linked_only: bool,
     ) -> Result<(), ApiError> {
         let mut missing = Vec::new();
         for descriptor in manifest.required() {
@@ -505,8 +512,8 @@ impl<N: Names> Gateway<N> {
             }
             let linked = self.names.link(name, &descriptor.digest).await?.blob.is_some();
             if !linked
-                && !self.take_in(name, &descriptor.digest).await?
-                && !self.bring_in(name, &descriptor.digest).await?
+                && (linked_only || !self.take_in(name, &descriptor.digest, by).await?)
+                && !self.bring_in(name, &descriptor.digest, by).await?
             {
                 missing.push(descriptor.digest.to_string());
             }
@@ -591,6 +598,10 @@ struct Pushed {
     digest: Digest,
     manifest: Manifest,
     bytes: Bytes,
+    /// Whose it is.
+    by: String,
+    /// Its blobs must be the repository's already.
+    linked_only: bool,
 }
 
 impl<N: Names> Errand<N> {
@@ -740,7 +751,7 @@ async fn read_body(body: &mut RequestBody) -> Result<Bytes, ApiError> {
     Ok(bytes.freeze())
 }
 
-fn unknown(name: &RepositoryName, reference: &Reference) -> ApiError {
+pub(crate) fn unknown(name: &RepositoryName, reference: &Reference) -> ApiError {
     ApiError::new(Code::ManifestUnknown, format!("{name} has no manifest {reference}")).with_detail(
         serde_json::json!({ "name": name.to_string(), "reference": reference.to_string() }),
     )
