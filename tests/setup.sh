@@ -46,6 +46,7 @@ debian_tools=(
   "make make 4.3"
   "mount mount 2.38"
   "unshare util-linux 2.38"
+  "nsenter util-linux 2.38"
   "ip iproute2 6."
   "chromium chromium 1"
   "/usr/bin/python3 python3 3.11"

@@ -197,28 +197,20 @@ mod tests {
     fn this_process_uses_cpu_time_and_memory() {
         let pid = std::process::id();
         let before = usage(pid).unwrap().cpu;
-        let start = std::time::Instant::now();
-        let mut sum = 0_u64;
-        while start.elapsed() < Duration::from_millis(60) {
-            sum = std::hint::black_box(sum.wrapping_add(1));
-        }
-        assert!(usage(pid).unwrap().cpu > before);
+        while usage(pid).unwrap().cpu <= before {}
         assert!(memory(pid).unwrap().resident_bytes > 0);
     }
 
     #[test]
     fn the_time_of_a_thread_that_ended_is_not_lost() {
+        const BUSY: Duration = Duration::from_millis(200);
         let pid = std::process::id();
         let before = usage(pid).unwrap();
-        let busy = std::thread::spawn(|| {
-            let start = std::time::Instant::now();
-            while start.elapsed() < Duration::from_millis(400) {
-                std::hint::black_box(start);
-            }
-        });
+        let busy =
+            std::thread::spawn(move || while usage(pid).unwrap().since(&before).cpu < BUSY {});
         busy.join().unwrap();
         let used = usage(pid).unwrap().since(&before);
-        assert!(used.cpu > Duration::from_millis(50), "{used:?}");
+        assert!(used.cpu + TICKS_ERROR_MAX >= BUSY, "{used:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::process::Signal;
@@ -85,7 +85,8 @@ impl Control {
         place
     }
 
-    fn dir(&self, place: usize) -> PathBuf {
+    /// Its folder. May be mounted before it joins.
+    pub fn dir(&self, place: usize) -> PathBuf {
         self.scratch.path().join(format!("n{place}"))
     }
 
@@ -143,6 +144,18 @@ impl Control {
     pub fn kill9(&mut self, place: usize) {
         self.nodes[place].process.as_mut().expect("it runs").kill();
         self.nodes[place].process = None;
+    }
+
+    /// Waits until a node has ended by itself; how.
+    pub fn wait_end(&mut self, place: usize) -> ExitStatus {
+        let mut process = self.nodes[place].process.take().expect("it runs");
+        process.wait_end(crate::wait::WAIT_MAX).expect("it ends")
+    }
+
+    /// All that a node printed.
+    pub fn log(&self, place: usize) -> String {
+        let log = self.scratch.path().join(format!("n{place}.log"));
+        String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
     }
 
     /// Ends a node in order, with success.

@@ -1,10 +1,10 @@
 //! The wires between nodes, some of which can be cut: a proxy before each node that knows by the source
 //! address who calls. A cut holds bytes back and gives no sign, as a broken network does; once it is mended
-//! they arrive late, as TCP would send them again.
+//! they arrive late, as TCP would send them again. Datagrams are lost meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -23,10 +23,14 @@ struct Wires {
 }
 
 impl Wires {
+    fn is_cut(&self, wire: (IpAddr, IpAddr)) -> bool {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner).contains(&wire)
+    }
+
     /// Waits while the wire is cut; false when the test is over.
     fn pass(&self, wire: (IpAddr, IpAddr)) -> bool {
         while !self.over.load(Ordering::Relaxed) {
-            if !self.cut.lock().unwrap_or_else(PoisonError::into_inner).contains(&wire) {
+            if !self.is_cut(wire) {
                 return true;
             }
             thread::sleep(LOOK_INTERVAL);
@@ -45,11 +49,14 @@ impl Cuts {
         Self::default()
     }
 
-    /// An address that leads to `target`, a listener of the node `to`.
+    /// An address that leads to `target`, a listener of the node `to`, by TCP and by UDP.
     pub fn proxy(&self, to: IpAddr, target: SocketAddr) -> SocketAddr {
         let port = crate::ports::free();
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         listener.set_nonblocking(true).expect("a listener can be made non-blocking");
+        let socket = UdpSocket::bind(("127.0.0.1", port)).expect("the port is free");
+        let wires = Arc::clone(&self.0);
+        thread::spawn(move || datagrams(&wires, &socket, to, target));
         let wires = Arc::clone(&self.0);
         thread::spawn(move || {
             while !wires.over.load(Ordering::Relaxed) {
@@ -122,4 +129,38 @@ fn copy(wires: &Wires, wire: (IpAddr, IpAddr), mut from: TcpStream, mut to: TcpS
     }
     let _ = to.shutdown(Shutdown::Both);
     let _ = from.shutdown(Shutdown::Both);
+}
+
+/// Passes datagrams on, each client's from a socket of its own.
+fn datagrams(wires: &Arc<Wires>, socket: &UdpSocket, to: IpAddr, target: SocketAddr) {
+    let _ = socket.set_read_timeout(Some(READ_WAIT));
+    let mut clients: HashMap<SocketAddr, UdpSocket> = HashMap::new();
+    let mut buffer = vec![0; 64 << 10];
+    while !wires.over.load(Ordering::Relaxed) {
+        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+        let there = clients.entry(client).or_insert_with(|| {
+            let there = UdpSocket::bind((to, 0)).expect("the node's address is this machine's");
+            there.connect(target).expect("a datagram socket connects at once");
+            let wires = Arc::clone(wires);
+            let handles = (there.try_clone(), socket.try_clone());
+            let (Ok(from), Ok(back)) = handles else { panic!("a socket is cloned") };
+            thread::spawn(move || answers(&wires, &from, to, &back, client));
+            there
+        });
+        if !wires.is_cut((client.ip(), to)) {
+            let _ = there.send(&buffer[..length]);
+        }
+    }
+}
+
+fn answers(wires: &Wires, from: &UdpSocket, node: IpAddr, back: &UdpSocket, client: SocketAddr) {
+    let _ = from.set_read_timeout(Some(READ_WAIT));
+    let mut buffer = vec![0; 64 << 10];
+    while !wires.over.load(Ordering::Relaxed) {
+        // A node that is away refuses: that is its loss.
+        let Ok(length) = from.recv(&mut buffer) else { continue };
+        if !wires.is_cut((node, client.ip())) {
+            let _ = back.send_to(&buffer[..length], client);
+        }
+    }
 }

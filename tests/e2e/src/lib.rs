@@ -56,6 +56,8 @@ pub mod linear;
 pub mod metrics;
 /// A Neo4j.
 pub mod neo4j;
+/// Machines in network namespaces.
+pub mod netns;
 /// The product under test.
 pub mod outrider;
 /// Ports that no other test gets.

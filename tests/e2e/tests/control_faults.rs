@@ -1,8 +1,9 @@
-//! Nodes are killed, paused and cut off while clients read and write; what the clients saw must be
-//! explained by one order of all operations.
+//! Nodes are killed, paused and cut off while clients read and write, and push tags to two edges; what the clients
+//! saw must be explained by one order of all operations, and no tag that was acknowledged may be lost.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,6 +13,8 @@ use outrider_e2e::control::Control;
 use outrider_e2e::cut::Cuts;
 use outrider_e2e::http::{Answer, Client};
 use outrider_e2e::linear::{Answered, Asked, Operation, check};
+use outrider_e2e::registry::{manifest_request, try_push_blob, try_push_manifest};
+use outrider_e2e::{Options, Outrider, SmallImage, until};
 use rustix::process::Signal;
 
 /// Keys are few, so that clients meet.
@@ -22,6 +25,11 @@ const EPISODES: usize = 20;
 /// How long a fault lasts, and the time between two. Longer than an election.
 const FAULT: Duration = Duration::from_millis(1_150);
 const CALM: Duration = Duration::from_millis(300);
+/// Where edges call from.
+const EDGES: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Images that are pushed, and tags of each edge that they are pushed as.
+const IMAGES: u64 = 8;
+const TAGS: usize = 3;
 /// Between two operations of a client.
 const PAUSE: Duration = Duration::from_millis(8);
 
@@ -133,6 +141,45 @@ fn client(shared: &Shared, seed: u64) {
     }
 }
 
+/// What a tag may stand for: the digest that was acknowledged last, and those of which nobody knows.
+#[derive(Default)]
+struct Pushed {
+    may_be: Vec<String>,
+    acknowledged: usize,
+}
+
+/// Pushes images as the tags of an edge, which nobody else writes, until all is over. An edge knows what it has
+/// acknowledged.
+fn pusher(over: &AtomicBool, client: Client, edge: usize) -> Vec<(String, Pushed)> {
+    let mut tags: Vec<(String, Pushed)> =
+        (0..TAGS).map(|tag| (format!("e{edge}-{tag}"), Pushed::default())).collect();
+    let images: Vec<SmallImage> = (0..IMAGES).map(|n| SmallImage::new(n, &[500])).collect();
+    for turn in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        thread::sleep(PAUSE);
+        let image = &images[turn % images.len()];
+        let (tag, pushed) = &mut tags[turn % TAGS];
+        let pushing =
+            try_push_manifest(&client, "team/app", tag, &image.media_type, &image.manifest);
+        match pushing {
+            Ok(_) => {
+                pushed.may_be = vec![image.digest()];
+                pushed.acknowledged += 1;
+                assert_eq!(digest_of(&client, tag), Some(image.digest()), "who was told reads it");
+            }
+            Err(_) => pushed.may_be.push(image.digest()),
+        }
+    }
+    tags
+}
+
+fn digest_of(client: &Client, tag: &str) -> Option<String> {
+    let answer = manifest_request(client, "HEAD", "team/app", tag).send();
+    (answer.status == 200).then(|| answer.header("docker-content-digest").unwrap().to_owned())
+}
+
 fn fault(control: &mut Control, random: &mut Random) -> String {
     let count = control.count();
     let asked = random.below(count as u64) as usize;
@@ -155,7 +202,9 @@ fn fault(control: &mut Control, random: &mut Random) -> String {
         }
         kind => {
             let own = control.address(victim);
-            for other in others.iter().map(|place| control.address(*place)) {
+            // Sometimes the edges still reach it.
+            let edges = (kind == 2).then_some(EDGES);
+            for other in others.iter().map(|place| control.address(*place)).chain(edges) {
                 if kind != 3 {
                     control.cuts().cut(own, other);
                 }
@@ -193,6 +242,21 @@ fn what_clients_see_is_linearizable_whatever_happens_to_the_nodes() {
             thread::spawn(move || client(&shared, seed.wrapping_mul(97).wrapping_add(number)))
         })
         .collect();
+    let edges: Vec<Outrider> =
+        (0..2).map(|_| Outrider::joined(&control, Options::default().config(""))).collect();
+    for edge in &edges {
+        for image in (0..IMAGES).map(|n| SmallImage::new(n, &[500])) {
+            for blob in image.blobs() {
+                try_push_blob(&edge.client(), "team/app", blob).unwrap();
+            }
+        }
+    }
+    let pushers: Vec<_> = (0..2)
+        .map(|place| {
+            let (shared, client) = (Arc::clone(&shared), edges[place].client());
+            thread::spawn(move || pusher(&shared.over, client, place))
+        })
+        .collect();
     let mut random = Random(seed);
     for _ in 0..episodes {
         thread::sleep(CALM);
@@ -210,6 +274,25 @@ fn what_clients_see_is_linearizable_whatever_happens_to_the_nodes() {
     for client in clients {
         client.join().expect("a client saw only what may be answered");
     }
+    let mut pushes = 0;
+    for tags in pushers.into_iter().map(|pusher| pusher.join().expect("an edge keeps its word")) {
+        for (tag, pushed) in tags {
+            pushes += pushed.acknowledged;
+            let mut found = [None, None];
+            until(&format!("both edges answer the same for {tag}"), || {
+                found = [0, 1].map(|edge| digest_of(&edges[edge].client(), &tag));
+                found[0] == found[1]
+            });
+            let found = found[0].take();
+            let allowed = match &found {
+                Some(digest) => pushed.may_be.contains(digest),
+                None => pushed.acknowledged == 0,
+            };
+            assert!(allowed, "{tag} is {found:?} and not {:?}", pushed.may_be);
+        }
+    }
+    eprintln!("{pushes} tags were pushed");
+    assert!(pushes > episodes, "only {pushes} tags were pushed");
     // After all of it the three agree.
     for (key, history) in shared.histories.iter().enumerate() {
         let called = shared.now();

@@ -58,12 +58,31 @@ impl Native {
 
     /// Sends these bytes on a stream and reads all that comes back.
     fn send(&self, bytes: &[u8]) -> Result<Vec<u8>, quinn::ReadToEndError> {
+        self.send_and_open(bytes, 0, &Gate::shut())
+    }
+
+    /// As [`Self::send`], and opens the gate when more than `before` bytes have come back.
+    fn send_and_open(
+        &self,
+        bytes: &[u8],
+        before: usize,
+        gate: &Gate,
+    ) -> Result<Vec<u8>, quinn::ReadToEndError> {
         self.runtime.block_on(async {
             let (mut send, mut receive) = self.quic.open_bi().await.unwrap();
             // The server may refuse before it has all.
             let _ = send.write_all(bytes).await;
             let _ = send.finish();
-            receive.read_to_end(1 << 28).await
+            let mut read = Vec::new();
+            while read.len() <= before {
+                match receive.read_chunk(usize::MAX, true).await? {
+                    Some(chunk) => read.extend_from_slice(&chunk.bytes),
+                    None => return Ok(read),
+                }
+            }
+            gate.open();
+            read.extend(receive.read_to_end(1 << 28).await?);
+            Ok(read)
         })
     }
 
@@ -187,7 +206,10 @@ fn many_digests_come_in_one_round_trip_and_one_that_fails_stops_no_other() {
     upstream.always("GET", &sha256(&broken), &[Fault::status(500)]);
     let wrong = bytes(8, 300_000);
     upstream.blob(&wrong);
-    upstream.always("GET", &sha256(&wrong), &[Fault::Flip(7)]);
+    // The end of it is not there before its beginning was answered.
+    let gate = Gate::shut();
+    let faults = [Fault::Flip(7), Fault::Hold(270_000, gate.clone())];
+    upstream.always("GET", &sha256(&wrong), &faults);
     let outrider = Outrider::start(Options::with_upstream(&upstream.url()));
     let client = Native::connect(&outrider);
     let mut wants: Vec<Want> = image.layers.iter().map(|layer| whole(layer)).collect();
@@ -217,7 +239,7 @@ fn many_digests_come_in_one_round_trip_and_one_that_fails_stops_no_other() {
         wants: vec![whole(&image.layers[1]), whole(&wrong)],
         ..native::Request::default()
     };
-    let cut = client.send(&request.encode().unwrap()).unwrap_err();
+    let cut = client.send_and_open(&request.encode().unwrap(), 100_000, &gate).unwrap_err();
     let quinn::ReadToEndError::Read(quinn::ReadError::Reset(code)) = &cut else { panic!("{cut}") };
     assert_eq!(code.into_inner(), u64::from(native::CONTENT_WRONG));
     assert!(client.want("team/app", whole(&image.layers[1])).1 == image.layers[1]);

@@ -5,18 +5,20 @@ use std::process::Command;
 
 use crate::image::TAG;
 use crate::layout::Pulled;
+use crate::netns::Machine;
 use crate::process::{Output, run};
 use crate::scratch::Scratch;
 use crate::tools;
 
 /// skopeo with a home of its own.
 #[derive(Debug, Default)]
-pub struct Skopeo {
+pub struct Skopeo<'a> {
     scratch: Scratch,
     ca_dir: Option<PathBuf>,
+    machine: Option<&'a Machine>,
 }
 
-impl Skopeo {
+impl<'a> Skopeo<'a> {
     /// For plain HTTP.
     pub fn new() -> Self {
         Self::default()
@@ -27,7 +29,13 @@ impl Skopeo {
         let scratch = Scratch::new();
         let dir = scratch.dir("certs");
         std::fs::copy(ca_pem, dir.join("ca.crt")).expect("the CA's certificate is there");
-        Self { scratch, ca_dir: Some(dir) }
+        Self { scratch, ca_dir: Some(dir), machine: None }
+    }
+
+    /// Run on this machine.
+    pub fn on(mut self, machine: &'a Machine) -> Self {
+        self.machine = Some(machine);
+        self
     }
 
     fn copy(&self, side: &str) -> Command {
@@ -52,7 +60,7 @@ impl Skopeo {
         let layout = Pulled::default();
         let mut command = self.copy("src");
         command.arg(format!("docker://{image}")).arg(format!("oci:{}:{TAG}", layout.display()));
-        (layout, run(command))
+        (layout, self.run(command))
     }
 
     /// Pushes the image of `layout` as `image`, its digests kept.
@@ -60,6 +68,13 @@ impl Skopeo {
         let mut command = self.copy("dest");
         command.arg("--preserve-digests");
         command.arg(format!("oci:{}:{TAG}", layout.display())).arg(format!("docker://{image}"));
-        run(command).ok();
+        self.run(command).ok();
+    }
+
+    fn run(&self, command: Command) -> Output {
+        match self.machine {
+            Some(machine) => run(machine.within(&command)),
+            None => run(command),
+        }
     }
 }
