@@ -15,7 +15,8 @@ use outrider_state::{Operation, Outcome};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
-use crate::admin::{Admin, GRAPH_BODIES_MAX, server};
+use crate::admin::watch::WATCHERS_MAX;
+use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
 use crate::config::Config;
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
@@ -142,6 +143,7 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         edges: Arc::clone(&edges),
     };
     let members = tokio::spawn(serve(peers, tls, Arc::new(members)));
+    let (stop, stopping) = watch::channel(false);
     let admin = Arc::new(Admin {
         consensus: Arc::clone(&consensus),
         edges: Arc::clone(&edges),
@@ -151,14 +153,16 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         metrics: Metrics::new(&graph.counts),
         graph,
         graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
+        large_bodies: Semaphore::new(LARGE_BODIES_MAX),
+        watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         body_time_max: config.limits.idle_time.0,
         draining: AtomicBool::new(false),
+        stopping: stopping.clone(),
     });
     let served = Arc::clone(edges.served());
     let intake = Some(events.intake().clone());
     let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
     let push_stream = tokio::spawn(push_stream);
-    let (stop, stopping) = watch::channel(false);
     let bounds = server::Bounds {
         connections: config.limits.connections,
         idle_time: config.limits.idle_time.0,
