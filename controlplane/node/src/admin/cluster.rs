@@ -38,7 +38,7 @@ struct Removal {
 }
 
 pub(crate) async fn status(admin: &Admin) -> Value {
-    let following = admin.edges.everywhere().await;
+    let (following, silent) = admin.edges.everywhere().await;
     let status = admin.consensus.status();
     let nodes = status.nodes.iter().map(|(id, (peer, votes))| {
         json!({
@@ -47,6 +47,7 @@ pub(crate) async fn status(admin: &Admin) -> Value {
             "address": peer.address,
             "admin": peer.admin,
             "voter": votes,
+            "answers": !silent.contains(id),
             "leader": status.leader == Some(*id),
             "matched": status.matched.get(id),
         })
@@ -82,6 +83,9 @@ pub(crate) async fn status(admin: &Admin) -> Value {
         "version": status.progress.version,
         "failure": status.failure,
         "graph": super::graph::health(admin),
+        "disk": admin.folder.disk().map(|(free, total)| {
+            json!({ "free_bytes": free, "total_bytes": total })
+        }),
         "nodes": nodes.collect::<Vec<_>>(),
         "members": members,
         "events": admin.events.report().json(),

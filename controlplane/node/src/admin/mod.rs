@@ -7,10 +7,12 @@
 //! - [`cluster`]: what is under `/v1/cluster`.
 //! - [`graph`]: what is under `/v1/graph`.
 //! - [`events`]: what is in the queue of events.
+//! - [`beside`]: the edge in the same process, if there is one.
 //! - [`input`], [`answer`]: what requests bring, and how answers look.
 
 pub mod answer;
 pub mod batch;
+pub mod beside;
 pub mod cluster;
 pub mod customers;
 pub mod events;
@@ -22,14 +24,14 @@ pub mod server;
 pub mod tags;
 pub mod watch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use outrider_raft::Consensus;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::edges::Edges;
@@ -37,6 +39,8 @@ use crate::events::Events;
 use crate::folder::Folder;
 use crate::graph::GraphService;
 use crate::metrics::Metrics;
+pub use beside::{Beside, Pending};
+
 use answer::{Answer, Refusal, failure, json_answer, method_not_allowed, refusal, text_answer};
 use route::Place;
 
@@ -47,6 +51,7 @@ pub(crate) const LARGE_BODIES_MAX: usize = 16;
 
 /// What the API works on.
 pub struct Admin {
+    pub(crate) started: Instant,
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) edges: Arc<Edges>,
     pub(crate) events: Arc<Events>,
@@ -63,6 +68,7 @@ pub struct Admin {
     pub(crate) draining: AtomicBool,
     /// True once nobody should watch any more.
     pub(crate) stopping: tokio::sync::watch::Receiver<bool>,
+    pub(crate) beside: OnceLock<Arc<dyn Beside>>,
 }
 
 impl Admin {
@@ -109,9 +115,10 @@ impl Admin {
             Place::GraphManifests => Ok(graph::post(self, request).await),
             Place::GraphQuery => Ok(graph::query(self, name, &request).await),
             Place::Events => Ok(events::answer(self, &request).await),
-            Place::Metrics => Ok(self.metrics()),
-            Place::Health => Ok(verdict("healthy", &self.health())),
-            Place::Ready => Ok(verdict("ready", &self.readiness())),
+            Place::Metrics => Ok(self.metrics().await),
+            Place::Health => Ok(verdict("healthy", &self.health().await, None)),
+            Place::Ready => Ok(self.ready().await),
+            Place::Status => Ok(json_answer(StatusCode::OK, &self.status().await)),
         }
     }
 
@@ -121,21 +128,37 @@ impl Admin {
         self.large_bodies.try_acquire().map_err(|_| full())
     }
 
-    fn metrics(&self) -> Answer {
+    /// The edge in the same process, once. Its pages are answered from then on.
+    pub(crate) fn set_beside(&self, beside: Arc<dyn Beside>) {
+        let first = self.beside.set(beside).is_ok();
+        debug_assert!(first, "there is one edge in a process");
+    }
+
+    async fn metrics(&self) -> Answer {
         let (served, events) = (self.edges.served(), self.events.report());
-        let text = self.metrics.text(&self.consensus, served, &self.graph, &events);
+        let mut text = self.metrics.text(&self.consensus, served, &self.graph, &events);
+        if let Some(beside) = self.beside.get() {
+            text = beside::joined(&beside.metrics().await, &text);
+        }
         text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
     }
 
-    /// Why this process should be started again.
-    fn health(&self) -> Vec<String> {
+    /// Why this process should be started again. An edge serves also without its node.
+    async fn health(&self) -> Vec<String> {
+        match self.beside.get() {
+            Some(beside) => beside.health().await,
+            None => self.failure(),
+        }
+    }
+
+    fn failure(&self) -> Vec<String> {
         self.consensus.status().failure.into_iter().collect()
     }
 
-    /// Why no request should be sent here now.
+    /// Why no request should be sent to this node now.
     fn readiness(&self) -> Vec<String> {
         let status = self.consensus.status();
-        let mut reasons = self.health();
+        let mut reasons = self.failure();
         if self.draining.load(Ordering::Acquire) {
             reasons.push("draining".to_owned());
         }
@@ -147,13 +170,49 @@ impl Admin {
         }
         reasons
     }
+
+    /// Of the edge, where there is one: what the node lacks is then a remark.
+    async fn ready(&self) -> Answer {
+        let Some(beside) = self.beside.get() else {
+            return verdict("ready", &self.readiness(), None);
+        };
+        let mut remarks = beside.remarks();
+        let own = self.readiness().into_iter();
+        remarks.extend(own.map(|reason| format!("the node of this process: {reason}")));
+        verdict("ready", &beside.readiness().await, Some(&remarks))
+    }
+
+    /// What an operator would ask first.
+    async fn status(&self) -> Value {
+        let node = cluster::status(self).await;
+        let mut status = match self.beside.get() {
+            Some(beside) => beside.status().await,
+            None => {
+                let reasons = self.readiness();
+                json!({
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "pid": std::process::id(),
+                    "uptime_s": self.started.elapsed().as_secs(),
+                    "ready": reasons.is_empty(),
+                    "not_ready_because": reasons,
+                    "draining": self.draining.load(Ordering::Acquire),
+                })
+            }
+        };
+        status["node"] = node;
+        status
+    }
 }
 
 fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-fn verdict(name: &str, reasons: &[String]) -> Answer {
+fn verdict(name: &str, reasons: &[String], remarks: Option<&[String]>) -> Answer {
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_answer(status, &json!({ name: reasons.is_empty(), "reasons": reasons }))
+    let mut value = json!({ name: reasons.is_empty(), "reasons": reasons });
+    if let Some(remarks) = remarks {
+        value["remarks"] = json!(remarks);
+    }
+    json_answer(status, &value)
 }

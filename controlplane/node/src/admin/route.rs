@@ -25,6 +25,7 @@ pub(crate) enum Place {
     Metrics,
     Health,
     Ready,
+    Status,
 }
 
 /// One row of the table.
@@ -74,6 +75,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("/metrics", READ, Place::Metrics, "metrics"),
     route("/healthz", READ, Place::Health, "health"),
     route("/readyz", READ, Place::Ready, "ready"),
+    route("/status", READ, Place::Status, "status"),
 ];
 
 impl Route {
