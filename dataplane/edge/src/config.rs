@@ -367,6 +367,8 @@ pub struct UpOptions {
     pub tls_names: Vec<String>,
     /// `--upstream`, repeated.
     pub upstreams: Vec<UpstreamArgument>,
+    /// Not `--no-control`.
+    pub control: bool,
 }
 
 impl Config {
@@ -410,6 +412,7 @@ impl Config {
         config.cache.ssd = options.ssd;
         config.tls.names = options.tls_names;
         config.log.level = "warn".to_owned();
+        config.control.embedded = options.control;
         config.upstream = options.upstreams.into_iter().map(Upstream::from).collect();
         config.check().map_err(for_command_line)?;
         Ok(config)
@@ -419,6 +422,11 @@ impl Config {
     pub fn control_dir(&self) -> PathBuf {
         let default = || self.data.dir.join(crate::data_dir::CONTROL);
         self.control.dir.clone().unwrap_or_else(default)
+    }
+
+    /// Where the node of this process has everything, if there is one.
+    pub fn node_dir(&self) -> PathBuf {
+        self.data.dir.join(crate::data_dir::NODE)
     }
 
     /// Checks every bound that one key alone, or two keys together, must keep.

@@ -36,12 +36,14 @@ pub(crate) struct Followed {
     pub(crate) certificate: MemberCertificate,
 }
 
-/// Follows, if this edge has joined a cluster. `https` is where it listens.
+/// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
+/// it listens.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
 pub(crate) fn start(
     config: &Config,
+    nodes: Vec<String>,
     https: Option<SocketAddr>,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
@@ -63,7 +65,7 @@ pub(crate) fn start(
     }
     let follower = Follower::start(Settings {
         folder,
-        nodes: config.control.nodes.clone(),
+        nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
         sink: Box::new(ToFleet(Arc::clone(&fleet))),

@@ -29,4 +29,5 @@ pub use outrider_settings::{logging, units};
 
 pub use config::{Config, ConfigError};
 pub use data_dir::{DataDir, DataDirError};
-pub use run::{Ready, RunError, Stopped, run};
+pub use run::{Companion, Ready, RunError, Stopped, run};
+pub use state::Pages;

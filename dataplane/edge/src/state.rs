@@ -6,8 +6,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_follower::Monitor;
@@ -207,6 +207,32 @@ pub(crate) struct Edge {
     pub(crate) shard_gauges: ShardGauges,
 }
 
+/// The admin pages of a running edge, for who answers them beside others of its own.
+#[derive(Clone)]
+pub struct Pages(pub(crate) Arc<Edge>);
+
+impl Panel for Pages {
+    async fn metrics(&self) -> String {
+        self.0.metrics().await
+    }
+
+    async fn health(&self) -> Vec<String> {
+        self.0.health().await
+    }
+
+    async fn readiness(&self) -> Vec<String> {
+        self.0.readiness().await
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.0.remarks()
+    }
+
+    async fn status(&self) -> Value {
+        self.0.status().await
+    }
+}
+
 impl Panel for Edge {
     async fn metrics(&self) -> String {
         for seat in &self.seats {
@@ -277,6 +303,9 @@ impl Panel for Edge {
             "uptime_s": self.started.elapsed().as_secs(),
             "region": self.region,
             "data_dir": self.data_dir,
+            "disk": outrider_settings::files::disk(&self.data_dir).map(|(free, total)| {
+                json!({ "free_bytes": free, "total_bytes": total })
+            }),
             "ready": reasons.is_empty(),
             "not_ready_because": reasons,
             "draining": self.draining.load(Ordering::Acquire),
