@@ -217,6 +217,15 @@ pub struct Importance {
     pub depth: f64,
 }
 
+impl Importance {
+    /// What the cache is told.
+    #[must_use]
+    pub fn weights(&self) -> ImportanceWeights {
+        let Importance { class, frequency, fetch, execute, depth } = self.clone();
+        ImportanceWeights { class, frequency, fetch, execute, depth }
+    }
+}
+
 impl Default for Importance {
     fn default() -> Self {
         let ImportanceWeights { class, frequency, fetch, execute, depth } =

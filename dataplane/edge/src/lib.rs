@@ -22,6 +22,7 @@ pub mod sockets;
 mod crossing;
 mod follow;
 mod metrics;
+mod orders;
 mod process;
 mod state;
 

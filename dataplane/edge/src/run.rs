@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use outrider_cache::{CacheConfig, CacheError, ImportanceWeights, Placement, SsdConfig, Stripes};
+use outrider_cache::{CacheConfig, CacheError, Placement, SsdConfig, Stripes};
 use outrider_follower::Follower;
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
-use outrider_gateway::{GatewaySettings, Hub, Upstream};
+use outrider_gateway::{GatewaySettings, Hub, Orders, Upstream};
 use outrider_settings::notify::{State, notify};
 use outrider_shard::channel::Rendezvous;
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
@@ -280,7 +280,8 @@ impl Running {
             }
             None => Vec::new(),
         };
-        let followed = follow::start(config, nodes, sockets.addresses.https)?;
+        let orders = Orders::new(count);
+        let followed = follow::start(config, nodes, sockets.addresses.https, &orders)?;
         let (follower, fleet, peers, certificate) = match followed {
             Some(Followed { follower, fleet, peers, certificate }) => {
                 (Some(follower), Some(fleet), Some(peers), Some(certificate))
@@ -341,9 +342,11 @@ impl Running {
                 member,
                 names: names_client.clone(),
                 fleet: fleet.clone(),
+                orders: Arc::clone(&orders),
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config, count, collector.is_some()),
+                access: None,
                 collector: collector.clone(),
                 serve: sockets.of_shard(seat.id, &tls),
                 quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),
@@ -602,6 +605,8 @@ fn gateway_upstreams(config: &Config) -> Vec<Upstream> {
         id: UpstreamId(u16::try_from(index).expect("UPSTREAMS_MAX is far below 2^16")),
         name: upstream.name.clone(),
         host: upstream.host(),
+        tag_ttl: upstream.tag_ttl.map(|ttl| ttl.0),
+        content_ttl: upstream.content_ttl.map(|ttl| ttl.0),
     };
     config.upstream.iter().enumerate().map(upstream).collect()
 }
@@ -652,11 +657,9 @@ fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shards: usize) -> 
         stripe_errors_max: cache.stripe_errors_max,
         ..SsdConfig::new(dir.ssd(), sizes.ssd.0, stripes_u16(sizes))
     });
-    let crate::config::Importance { class, frequency, fetch, execute, depth } =
-        cache.importance.clone();
     CacheConfig {
         ssd,
-        weights: ImportanceWeights { class, frequency, fetch, execute, depth },
+        weights: cache.importance.weights(),
         object_bytes_max: cache.object_max.0,
         ..CacheConfig::new(0)
     }

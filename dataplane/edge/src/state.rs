@@ -4,6 +4,7 @@
 //! Shared by the main thread, the shards and the admin server. A shard is asked by a message into its
 //! bounded inbox, and answers when its driver comes round to it; an idle shard does nothing for this.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -77,6 +78,8 @@ pub(crate) struct ShardReport {
     pub(crate) cache: CacheReport,
     /// Fetches of a digest that are under way.
     pub(crate) flights: usize,
+    /// How customers with a guarantee stand.
+    pub(crate) shares: Vec<ShareReport>,
     /// Bytes that clients have not taken yet, and that therefore cannot be reused.
     pub(crate) pinned_bytes: usize,
     pub(crate) recovered: RecoveredReport,
@@ -115,6 +118,26 @@ impl From<outrider_cache::Usage> for CacheReport {
             stripes_out: usage.stripes_out,
             registered_buffers: usage.registered,
         }
+    }
+}
+
+/// How a customer with a guarantee stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ShareReport {
+    pub(crate) customer: Box<str>,
+    pub(crate) guaranteed_ram_bytes: u64,
+    pub(crate) guaranteed_ssd_bytes: u64,
+    pub(crate) ram_bytes: u64,
+    pub(crate) ssd_bytes: u64,
+}
+
+impl ShareReport {
+    /// The same customer's on all shards.
+    fn add(&mut self, other: &Self) {
+        self.guaranteed_ram_bytes += other.guaranteed_ram_bytes;
+        self.guaranteed_ssd_bytes += other.guaranteed_ssd_bytes;
+        self.ram_bytes += other.ram_bytes;
+        self.ssd_bytes += other.ssd_bytes;
     }
 }
 
@@ -282,6 +305,7 @@ impl Panel for Edge {
     async fn status(&self) -> Value {
         let mut shards = Vec::with_capacity(self.seats.len());
         let mut outbox = None;
+        let mut shares: BTreeMap<Box<str>, ShareReport> = BTreeMap::new();
         for seat in &self.seats {
             let mut shard = json!({ "id": seat.id, "cpu": seat.cpu, "stage": seat.stage().text() });
             match seat.report().await {
@@ -291,6 +315,12 @@ impl Panel for Edge {
                     shard["flights"] = json!(report.flights);
                     shard["pinned_bytes"] = json!(report.pinned_bytes);
                     outbox = outbox.or(report.outbox);
+                    for share in report.shares {
+                        match shares.get_mut(&share.customer) {
+                            Some(sum) => sum.add(&share),
+                            None => drop(shares.insert(share.customer.clone(), share)),
+                        }
+                    }
                 }
                 Err(why) => shard["no_answer"] = json!(why),
             }
@@ -313,6 +343,7 @@ impl Panel for Edge {
             "shards": shards,
             "upstreams": self.uplink.status(),
             "outbox": outbox,
+            "customers": shares.values().collect::<Vec<_>>(),
             "control": self.control.as_ref().map(|control| follow::json(&control.status())),
         })
     }

@@ -2,6 +2,8 @@
 //! every answer carries.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
-use outrider_cache::{Access, Cache};
+use outrider_cache::{Access, Cache, Customer};
 use outrider_shard::ShardHandle;
 use outrider_transport::{ErrorText, Handler, Immediate, Peer, PinBudget, Protocol, RequestBody};
 use outrider_uplink::UplinkClient;
@@ -20,6 +22,7 @@ use crate::access::asker::Asker;
 use crate::access::gate::Gate;
 use crate::accesses::{Accesses, Asked};
 use crate::body::GatewayBody;
+use crate::customers::Customers;
 use crate::flight::Flights;
 use crate::mesh::Hub;
 use crate::mesh::table::Table;
@@ -97,6 +100,7 @@ pub struct Gateway<N> {
     pub(crate) me: Weak<Self>,
     pub(crate) table: RefCell<Table>,
     pub(crate) cache: Cache,
+    pub(crate) customers: Customers,
     pub(crate) names: Rc<N>,
     pub(crate) uplink: UplinkClient,
     pub(crate) pins: PinBudget,
@@ -133,7 +137,9 @@ impl<N: Names> Gateway<N> {
             metrics,
             access,
         } = parts;
-        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
+        let customers = Customers::default();
+        let behalf = customers.behalf_cell();
+        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone(), behalf);
         Rc::new_cyclic(|me| Self {
             shard,
             handle,
@@ -141,6 +147,7 @@ impl<N: Names> Gateway<N> {
             me: me.clone(),
             table: RefCell::new(Table::new(table_bytes_max)),
             cache,
+            customers,
             names: Rc::new(names),
             uplink,
             pins,
@@ -161,6 +168,11 @@ impl<N: Names> Gateway<N> {
     /// What was asked for, if that is noted.
     pub fn accesses(&self) -> Option<&Rc<Accesses>> {
         self.accesses.as_ref()
+    }
+
+    /// How customers with a guarantee stand on this shard.
+    pub fn shares(&self) -> Vec<(Box<str>, outrider_cache::Share)> {
+        self.customers.shares(&self.cache)
     }
 
     /// How many fetches of a digest are under way.
@@ -187,7 +199,7 @@ impl<N: Names> Gateway<N> {
                             asked = Asked::by(&parsed.operation, &asker);
                         }
                         let note = self.note_of(&parsed.operation, &asker, peer);
-                        let answer = self.dispatch(parsed, request, peer, asker).await;
+                        let answer = self.serve_for(parsed, request, peer, asker).await;
                         if let Some(note) = note {
                             note.tell(&answer);
                         }
@@ -221,6 +233,26 @@ impl<N: Names> Gateway<N> {
             response.body_mut().noted(noted);
         }
         response
+    }
+
+    /// The answer, where the customer may ask so fast, on the customer's behalf.
+    async fn serve_for(
+        self: &Rc<Self>,
+        request: Request,
+        http: http::Request<RequestBody>,
+        peer: Peer,
+        asker: Asker,
+    ) -> Answer {
+        let customer = {
+            let name = speaks_for(&request.operation, &asker, peer);
+            if let Err(wait) = self.customers.admit(name) {
+                self.metrics.over_rate.inc();
+                return Err(too_many(wait));
+            }
+            self.customers.of(name)
+        };
+        let mut answer = pin!(self.dispatch(request, http, peer, asker));
+        poll_fn(|cx| self.customers.during(customer, || answer.as_mut().poll(cx))).await
     }
 
     async fn dispatch(
@@ -278,7 +310,12 @@ impl<N: Names> Gateway<N> {
 
     /// Counts an access for the importance of what this shard has and was asked for.
     pub(crate) fn touch(&self, digest: &Digest) {
-        self.cache.touch(digest, Access { customer_hash: 0, unix_s: unix_ms() / 1000 });
+        self.touch_for(digest, self.customers.behalf());
+    }
+
+    /// The same, for somebody.
+    pub(crate) fn touch_for(&self, digest: &Digest, customer: Customer) {
+        self.cache.touch(digest, Access { customer, unix_s: unix_ms() / 1000 });
     }
 }
 
@@ -334,6 +371,26 @@ fn may_come_early(operation: &Operation) -> bool {
         Operation::ManifestRead { reference, .. } => matches!(reference, Reference::Digest(_)),
         _ => false,
     }
+}
+
+/// Whose request it is. Where nobody is asked who they are, anybody of this machine is whom they say.
+fn speaks_for<'a>(operation: &'a Operation, asker: &'a Asker, peer: Peer) -> &'a str {
+    match operation {
+        Operation::LayerRequest { customer: Some(said), .. }
+        | Operation::LayerUpload { customer: Some(said), .. }
+            if !asker.is_asked() && peer.is_loopback() =>
+        {
+            said
+        }
+        _ => asker.name(),
+    }
+}
+
+fn too_many(wait: Duration) -> ApiError {
+    let message = "this customer asks for more than its requests a second at this edge";
+    // Whole seconds, at least one.
+    let wait = Duration::from_secs(wait.as_secs() + 1);
+    ApiError::new(Code::TooManyRequests, message).with_retry_after(wait)
 }
 
 fn too_early() -> ApiError {

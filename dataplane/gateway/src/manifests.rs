@@ -165,7 +165,16 @@ impl<N: Names> Gateway<N> {
     /// Whether what an upstream said of a tag is believed without asking.
     fn is_fresh(&self, record: &TagRecord) -> bool {
         let overtaken = matches!(record.origin, TagOrigin::Mirrored { overtaken, .. } if overtaken);
-        !overtaken && age_ms(record) < millis(self.settings.tag_ttl)
+        !overtaken && age_ms(record) < millis(self.tag_ttl(record))
+    }
+
+    /// How long it is: what its upstream has, or else all.
+    fn tag_ttl(&self, record: &TagRecord) -> Duration {
+        let own = match &record.origin {
+            TagOrigin::Hosted => None,
+            TagOrigin::Mirrored { upstream, .. } => self.upstreams.tag_ttl(upstream),
+        };
+        own.unwrap_or(self.settings.tag_ttl)
     }
 
     fn serve_fresh(
@@ -174,7 +183,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        let left_s = millis(self.settings.tag_ttl).saturating_sub(age_ms(record)) / 1000;
+        let left_s = millis(self.tag_ttl(record)).saturating_sub(age_ms(record)) / 1000;
         self.serve_tag(record, stored, left_s as i64, method, headers)
     }
 
@@ -306,7 +315,7 @@ impl<N: Names> Gateway<N> {
             }
             return Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers));
         };
-        let stale_ms = age_ms(&record) - millis(self.settings.tag_ttl).min(age_ms(&record));
+        let stale_ms = age_ms(&record) - millis(self.tag_ttl(&record)).min(age_ms(&record));
         let may_be_stale = stale_ms < millis(self.settings.tag_stale);
         let serve_stale = || {
             self.metrics.stale_tags.inc();
@@ -324,7 +333,7 @@ impl<N: Names> Gateway<N> {
         };
         match checked {
             Ok(Fetched { bytes: None, .. }) => {
-                let ttl_s = (millis(self.settings.tag_ttl) / 1000) as i64;
+                let ttl_s = (millis(self.tag_ttl(&record)) / 1000) as i64;
                 Ok(self.serve_tag(&record, &stored, ttl_s, method, headers))
             }
             Ok(fetched) => Ok(self.serve_fetched(&fetched, Forward::Stale, method, headers)),
@@ -363,7 +372,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        self.touch_anywhere(&fetched.digest);
+        self.touch_anywhere(&fetched.digest, self.customers.behalf());
         let bytes = fetched.bytes.clone().unwrap_or_default();
         let not_modified = conditional::if_none_match(headers, &fetched.digest);
         let mut response =

@@ -90,6 +90,14 @@ metrics! {
     uploads_expired: Counter = "outrider_uploads_expired",
     /// Contents that were stored by an upload
     uploads_stored: Counter = "outrider_uploads_stored",
+    /// Requests that were refused, since their customer asks for more than its requests a second
+    over_rate: Counter = "outrider_over_rate",
+    /// Contents that were purged by the control plane
+    purged: Counter = "outrider_purged",
+    /// Contents of manifests that no tag stands for any more, which are the first victims
+    demoted: Counter = "outrider_demoted",
+    /// Replaced manifests whose contents were left alone: too many, or their successor is not known here
+    replaced_left: Counter = "outrider_replaced_left",
     /// Questions that a shard asked another
     mesh_questions: Counter = "outrider_mesh_questions",
     /// Questions that were refused, since too many waited for the other shard

@@ -105,10 +105,14 @@ impl<N: Names> Gateway<N> {
         if !may_read || len as u64 != path.size {
             return None;
         }
+        // Who asks too fast is told so by the long way.
+        let name = asker.name();
+        self.customers.admit(name).ok()?;
+        let customer = self.customers.of(name);
         if found.kept {
-            self.touch_anywhere(&path.digest);
+            self.touch_anywhere(&path.digest, customer);
         } else {
-            self.touch(&path.digest);
+            self.touch_for(&path.digest, customer);
         }
         if let Some(accesses) = &self.accesses {
             accesses.note(&Access {

@@ -34,6 +34,9 @@ pub(crate) enum CustomerCommand {
         /// Requests that it may make at each edge; 0 for no bound
         #[arg(long, value_name = "N")]
         requests_per_second: Option<u32>,
+        /// Seconds after which content that it has not used goes first; 0 for as the upstream says
+        #[arg(long, value_name = "SECONDS")]
+        content_ttl: Option<u32>,
         #[command(flatten)]
         admin: At,
     },
@@ -120,6 +123,7 @@ pub(crate) fn customer(command: CustomerCommand) -> Result<String, CommandError>
                 guaranteed,
                 stored_max,
                 requests_per_second,
+                content_ttl,
                 admin,
             } => {
                 let (client, path) =
@@ -137,6 +141,7 @@ pub(crate) fn customer(command: CustomerCommand) -> Result<String, CommandError>
                         ("guaranteed_bytes", size(guaranteed)),
                         ("stored_bytes_max", size(stored_max)),
                         ("requests_per_second_max", requests_per_second.map(|n| json!(n))),
+                        ("content_ttl_s", content_ttl.map(|n| json!(n))),
                     ],
                 );
                 put(&client, &path, &customer).await?;
@@ -171,6 +176,9 @@ fn customer_line(row: &Value) -> String {
     }
     if number("requests_per_second_max") > 0 {
         line.push_str(&format!("  at most {} requests/s", number("requests_per_second_max")));
+    }
+    if number("content_ttl_s") > 0 {
+        line.push_str(&format!("  unused content for {} s", number("content_ttl_s")));
     }
     line + "\n"
 }

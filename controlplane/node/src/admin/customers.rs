@@ -26,21 +26,45 @@ struct CustomerJson {
     stored_bytes_max: u64,
     #[serde(default)]
     requests_per_second_max: u32,
+    #[serde(default)]
+    content_ttl_s: u32,
 }
 
 impl From<CustomerJson> for Customer {
     fn from(json: CustomerJson) -> Self {
-        let CustomerJson { class, guaranteed_bytes, stored_bytes_max, requests_per_second_max } =
-            json;
-        Self { class, guaranteed_bytes, stored_bytes_max, requests_per_second_max }
+        let CustomerJson {
+            class,
+            guaranteed_bytes,
+            stored_bytes_max,
+            requests_per_second_max,
+            content_ttl_s,
+        } = json;
+        Self {
+            class,
+            guaranteed_bytes,
+            stored_bytes_max,
+            requests_per_second_max,
+            content_ttl_s,
+        }
     }
 }
 
 impl From<&Customer> for CustomerJson {
     fn from(customer: &Customer) -> Self {
-        let &Customer { class, guaranteed_bytes, stored_bytes_max, requests_per_second_max } =
-            customer;
-        Self { class, guaranteed_bytes, stored_bytes_max, requests_per_second_max }
+        let &Customer {
+            class,
+            guaranteed_bytes,
+            stored_bytes_max,
+            requests_per_second_max,
+            content_ttl_s,
+        } = customer;
+        Self {
+            class,
+            guaranteed_bytes,
+            stored_bytes_max,
+            requests_per_second_max,
+            content_ttl_s,
+        }
     }
 }
 
