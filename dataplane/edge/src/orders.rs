@@ -23,7 +23,8 @@ impl ToCaches {
     /// All of it is as the replica says; nothing may be missed. After a start it is not known what was done before it.
     pub(crate) fn whole(&self, replica: &Replica, consequences: &[Consequence]) {
         let customers = replica.customers.iter();
-        let customers = customers.map(|(name, customer)| (name.as_str().into(), standing(customer)));
+        let customers =
+            customers.map(|(name, customer)| (name.as_str().into(), standing(customer)));
         self.orders.tell(&Order::Customers(Arc::new(customers.collect())));
         self.weigh(&replica.weights);
         self.follow(replica, consequences);

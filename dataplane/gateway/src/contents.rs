@@ -165,7 +165,9 @@ impl<N: Names> Gateway<N> {
         origin: Origin,
     ) {
         let total = bytes.len() as u64;
-        if let Err(error) = self.cache.begin(digest, total, media_type, origin, self.customers.behalf()) {
+        if let Err(error) =
+            self.cache.begin(digest, total, media_type, origin, self.customers.behalf())
+        {
             tracing::debug!(%digest, "a manifest is not kept: {error}");
             return;
         }

@@ -159,9 +159,9 @@ impl Customers {
         let shares: HashMap<u64, Share> =
             cache.shares().into_iter().map(|share| (share.key, share)).collect();
         let known = self.known.borrow();
-        let named = known.iter().filter_map(|(name, known)| {
-            Some((name.clone(), *shares.get(&known.customer.key())?))
-        });
+        let named = known
+            .iter()
+            .filter_map(|(name, known)| Some((name.clone(), *shares.get(&known.customer.key())?)));
         named.collect()
     }
 

@@ -39,13 +39,7 @@ impl From<CustomerJson> for Customer {
             requests_per_second_max,
             content_ttl_s,
         } = json;
-        Self {
-            class,
-            guaranteed_bytes,
-            stored_bytes_max,
-            requests_per_second_max,
-            content_ttl_s,
-        }
+        Self { class, guaranteed_bytes, stored_bytes_max, requests_per_second_max, content_ttl_s }
     }
 }
 
@@ -58,13 +52,7 @@ impl From<&Customer> for CustomerJson {
             requests_per_second_max,
             content_ttl_s,
         } = customer;
-        Self {
-            class,
-            guaranteed_bytes,
-            stored_bytes_max,
-            requests_per_second_max,
-            content_ttl_s,
-        }
+        Self { class, guaranteed_bytes, stored_bytes_max, requests_per_second_max, content_ttl_s }
     }
 }
 

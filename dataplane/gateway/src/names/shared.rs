@@ -267,8 +267,8 @@ impl Names for FleetNames {
         let TagOrigin::Mirrored { upstream, checked_unix_ms, etag, .. } = &record.origin else {
             return Ok(local);
         };
-        let others_know = entry
-            .is_some_and(|entry| entry.record.digest != record.digest && !entry.is_checked());
+        let others_know =
+            entry.is_some_and(|entry| entry.record.digest != record.digest && !entry.is_checked());
         if !others_know && !shared.fleet.is_void(repository, tag, *checked_unix_ms) {
             return Ok(local);
         }
