@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri};
+use http::header::ETAG;
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -39,7 +41,70 @@ pub enum CommandError {
     Refused(String),
 }
 
-/// The admin API of one node.
+/// One request of the admin API.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The method.
+    pub method: Method,
+    /// The path and the query, encoded.
+    pub path: String,
+    /// Headers beside those that every request has.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// Without a body.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
+    }
+}
+
+/// An answer of any status.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The status.
+    pub status: StatusCode,
+    /// The version in its `ETag`, if it has one.
+    pub version: Option<u64>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answered {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// [`CommandError::Refused`], in the words of the node where the status is no success.
+    pub fn json(&self) -> Result<Value, CommandError> {
+        if self.status.is_success() {
+            return serde_json::from_slice(&self.body)
+                .map_err(|_| CommandError::Refused(format!("{}, not in JSON", self.status)));
+        }
+        Err(self.refusal())
+    }
+
+    /// That it is a success.
+    ///
+    /// # Errors
+    /// [`CommandError::Refused`]
+    pub fn done(&self) -> Result<(), CommandError> {
+        if self.status.is_success() { Ok(()) } else { Err(self.refusal()) }
+    }
+
+    fn refusal(&self) -> CommandError {
+        let value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let mut why =
+            value["error"].as_str().map_or_else(|| self.status.to_string(), str::to_owned);
+        if let Some(current) = value.get("current") {
+            let _ = write!(why, " ({current})");
+        }
+        CommandError::Refused(why)
+    }
+}
+
+/// The admin API of one node, or of an edge.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
     url: String,
@@ -47,6 +112,26 @@ pub struct AdminClient {
 }
 
 impl AdminClient {
+    /// Where the API is when nobody says: of a node, else of an edge with a node in it, whichever listens.
+    pub const DEFAULTS: [&'static str; 2] = ["http://127.0.0.1:9190", "http://127.0.0.1:9180"];
+
+    /// At this address, or at the first of [`AdminClient::DEFAULTS`] where somebody listens.
+    ///
+    /// # Errors
+    /// [`CommandError::Url`]
+    pub async fn at(url: Option<&str>) -> Result<Self, CommandError> {
+        if let Some(url) = url {
+            return Self::new(url);
+        }
+        for url in Self::DEFAULTS {
+            let client = Self::new(url)?;
+            if TcpStream::connect(&client.host).await.is_ok() {
+                return Ok(client);
+            }
+        }
+        Self::new(Self::DEFAULTS[0])
+    }
+
     /// `http://HOST:PORT`.
     ///
     /// # Errors
@@ -115,45 +200,57 @@ impl AdminClient {
         self.ask(Method::GET, &format!("/v1/graph{path}"), None).await
     }
 
+    /// Any request, and the whole answer.
+    ///
+    /// # Errors
+    /// [`CommandError::Unreachable`]
+    pub async fn call(&self, call: Call) -> Result<Answered, CommandError> {
+        let work = async {
+            let answer = self.send(call).await?;
+            let status = answer.status();
+            let version = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+            let version = version.and_then(|tag| tag.trim_matches('"').parse().ok());
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| self.unreachable(error))?.to_bytes();
+            Ok(Answered { status, version, body })
+        };
+        match tokio::time::timeout(TIME_MAX, work).await {
+            Ok(result) => result,
+            Err(_) => Err(self.unreachable(format!("no answer for {TIME_MAX:?}"))),
+        }
+    }
+
+    /// Any request; the answer's body may take as long as it does.
+    ///
+    /// # Errors
+    /// [`CommandError::Unreachable`]
+    pub async fn send(&self, call: Call) -> Result<Response<Incoming>, CommandError> {
+        let stream = TcpStream::connect(&self.host).await.map_err(|e| self.unreachable(e))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|e| self.unreachable(e))?;
+        tokio::spawn(connection);
+        let mut request =
+            Request::builder().method(call.method).uri(call.path).header("host", &self.host);
+        for (name, value) in call.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(call.body)).map_err(|e| self.unreachable(e))?;
+        sender.send_request(request).await.map_err(|e| self.unreachable(e))
+    }
+
+    fn unreachable(&self, reason: impl std::fmt::Display) -> CommandError {
+        CommandError::Unreachable { url: self.url.clone(), reason: reason.to_string() }
+    }
+
     async fn ask(
         &self,
         method: Method,
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, CommandError> {
-        let unreachable =
-            |reason: String| CommandError::Unreachable { url: self.url.clone(), reason };
-        let work = async {
-            let stream = TcpStream::connect(&self.host).await.map_err(|e| e.to_string())?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                    .await
-                    .map_err(|e| e.to_string())?;
-            tokio::spawn(connection);
-            let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header("host", &self.host)
-                .header("content-type", "application/json")
-                .body(Full::new(body))
-                .map_err(|e| e.to_string())?;
-            let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok::<_, String>((status, body.map_err(|e| e.to_string())?.to_bytes()))
-        };
-        let (status, body) = match tokio::time::timeout(TIME_MAX, work).await {
-            Ok(result) => result.map_err(unreachable)?,
-            Err(_) => return Err(unreachable(format!("no answer for {TIME_MAX:?}"))),
-        };
-        let value: Value = serde_json::from_slice(&body)
-            .map_err(|_| CommandError::Refused(format!("{status}, not in JSON")))?;
-        if status == StatusCode::OK {
-            return Ok(value);
-        }
-        let error = value["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
-        Err(CommandError::Refused(error))
+        let headers = vec![("content-type", "application/json".to_owned())];
+        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        self.call(Call { method, path: path.to_owned(), headers, body }).await?.json()
     }
 }
 

@@ -253,9 +253,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Where other nodes reach this one.
-    pub fn advertised(&self) -> String {
-        self.node.advertise.clone().unwrap_or_else(|| self.listen.peers.to_string())
+    /// Where other nodes reach this one, which listens there.
+    pub fn advertised(&self, listened: std::net::SocketAddr) -> String {
+        self.node.advertise.clone().unwrap_or_else(|| listened.to_string())
     }
 
     /// How it calls itself.
@@ -383,6 +383,8 @@ mod tests {
     fn all_addresses_are_fine_when_it_is_said_which_one_to_use() {
         let text =
             "[listen]\npeers = \"0.0.0.0:9191\"\n[node]\nadvertise = \"c1.example.com:9191\"";
-        assert_eq!(Config::parse(text, "f").unwrap().advertised(), "c1.example.com:9191");
+        let listened = "10.0.0.1:1".parse().unwrap();
+        let advertised = Config::parse(text, "f").unwrap().advertised(listened);
+        assert_eq!(advertised, "c1.example.com:9191");
     }
 }

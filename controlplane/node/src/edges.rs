@@ -1,7 +1,7 @@
 //! The push stream to edges, on the UDP port of `listen.peers`: what a node serves, whom it lets in, and how
 //! far the edges are, here and at the other nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,8 +81,8 @@ impl Edges {
         serde_json::to_vec(&self.served.edges()).map(Bytes::from).map_err(|e| e.to_string())
     }
 
-    /// All edges that follow this node, or another one that answers in time.
-    pub(crate) async fn everywhere(&self) -> BTreeMap<u64, Following> {
+    /// All edges that follow this node, or another one that answers in time; and the nodes that do not.
+    pub(crate) async fn everywhere(&self) -> (BTreeMap<u64, Following>, BTreeSet<u64>) {
         let status = self.consensus.status();
         let mut tasks = tokio::task::JoinSet::new();
         for (node, (peer, _)) in status.nodes {
@@ -93,11 +93,10 @@ impl Edges {
             tasks.spawn(async move {
                 let (to, lane) = ((node, peer.address.as_str()), Lane::Forward);
                 let answer = pool.call(to, lane, Kind::EDGES, Bytes::new(), ASK_TIME_MAX).await;
-                let edges = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
-                (node, edges.unwrap_or_default())
+                (node, answer.ok().and_then(|body| serde_json::from_slice(&body).ok()))
             });
         }
-        let mut all = BTreeMap::new();
+        let (mut all, mut silent) = (BTreeMap::new(), BTreeSet::new());
         let mut take = |node, edges: BTreeMap<u64, u64>| {
             for (edge, applied) in edges {
                 // An edge that has just changed its node is known to both for a moment.
@@ -109,11 +108,13 @@ impl Edges {
         };
         take(status.id, self.served.edges());
         while let Some(answer) = tasks.join_next().await {
-            if let Ok((node, edges)) = answer {
-                take(node, edges);
+            match answer {
+                Ok((node, Some(edges))) => take(node, edges),
+                Ok((node, None)) => drop(silent.insert(node)),
+                Err(_) => {}
             }
         }
-        all
+        (all, silent)
     }
 
     fn look<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {

@@ -136,6 +136,11 @@ impl Folder {
         }
     }
 
+    /// Bytes that are free on its disk for who is no superuser, and bytes of that disk.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        outrider_settings::files::disk(&self.path)
+    }
+
     /// The queue of events, where it is embedded.
     pub fn events(&self) -> PathBuf {
         self.path.join("events.redb")

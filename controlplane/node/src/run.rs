@@ -2,20 +2,23 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use outrider_raft::consensus::StartError;
-use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
+use outrider_raft::rpc::{Identity, Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
 use outrider_state::{Operation, Outcome};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::admin::{Admin, GRAPH_BODIES_MAX, server};
+use crate::admin::watch::WATCHERS_MAX;
+use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
 use crate::config::Config;
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
@@ -27,6 +30,8 @@ use crate::service::Members;
 
 /// Threads of the runtime, where there are as many CPUs.
 const THREADS_MAX: usize = 4;
+/// Ports that are tried where the system chooses one.
+const ATTEMPTS_MAX: u32 = 16;
 /// Before a newcomer asks again to be taken in.
 const ENLIST_PAUSE: Duration = Duration::from_millis(500);
 /// For telling edges that the node stops.
@@ -98,99 +103,194 @@ pub struct Ready {
 /// [`RunError`]
 pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), RunError> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(RunError::System)?;
+    let runtime = runtime(threads)?;
     let result = runtime.block_on(run_node(config, ready));
     // What is still going on is nothing that anybody waits for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
+/// So many threads for nodes.
+pub(crate) fn runtime(threads: usize) -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::System)
+}
+
 async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), RunError> {
-    let folder = Arc::new(Folder::open(&config.data.dir)?);
-    let node = folder.node()?;
-    let authority = Arc::new(folder.authority()?);
-    let identity = folder.identity(&node, SystemTime::now())?;
-    let tls = TlsContext::new(&identity)?;
-    let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::System)?;
-    let (peers, peers_at) = listen("listen.peers", config.listen.peers)?;
-    let push = edges::endpoint(&identity, peers_at)?;
-    let (admin_listener, admin_at) = listen("listen.admin", config.listen.admin)?;
-    let queue = events::open(&config.events, &folder)?;
-    let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
-    let pool = Arc::new(Pool::new(tls.clone(), source));
-    let consensus = Consensus::start(settings(config, &folder, &node), Arc::clone(&pool)).await?;
-    let events = Events::start(queue, &consensus);
-    let own =
-        Peer { name: config.name(), address: config.advertised(), admin: admin_at.to_string() };
-    if node.number == FOUNDER && node.found.is_empty() {
-        found(&consensus, &folder, &own).await?;
-    }
-
-    peers.set_nonblocking(true).map_err(RunError::System)?;
-    let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
-    let edges = Arc::new(Edges::new(Arc::clone(&consensus), pool, authority.key_sha256()?));
-    let members = Members {
-        consensus: Arc::clone(&consensus),
-        authority: Arc::clone(&authority),
-        edges: Arc::clone(&edges),
-    };
-    let members = tokio::spawn(serve(peers, tls, Arc::new(members)));
-    let admin = Arc::new(Admin {
-        consensus: Arc::clone(&consensus),
-        edges: Arc::clone(&edges),
-        events: Arc::clone(&events),
-        folder: Arc::clone(&folder),
-        authority_sha256: authority.key_sha256()?,
-        metrics: Metrics::new(&graph.counts),
-        graph,
-        graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
-        body_time_max: config.limits.idle_time.0,
-        draining: AtomicBool::new(false),
-    });
-    let served = Arc::clone(edges.served());
-    let intake = Some(events.intake().clone());
-    let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
-    let push_stream = tokio::spawn(push_stream);
-    let (stop, stopping) = watch::channel(false);
-    let bounds = server::Bounds {
-        connections: config.limits.connections,
-        idle_time: config.limits.idle_time.0,
-    };
-    let mut api = tokio::spawn(server::serve(admin_listener, Arc::clone(&admin), bounds, stopping));
-    let enlisting = tokio::spawn(enlist(Arc::clone(&consensus), node.clone(), own));
+    let folder = Folder::open(&config.data.dir)?;
+    let (listener, admin_at) = listen("listen.admin", config.listen.admin)?;
+    let mut node = Node::start(config, folder, Some(admin_at)).await?;
+    node.serve(listener);
     notify(State::Ready);
-    tracing::info!(node = node.number, peers = %peers_at, admin = %admin_at, "serving");
-    ready(&Ready { node: node.number, peers: peers_at, admin: admin_at });
-
+    let Node { number, peers_at, .. } = node;
+    tracing::info!(node = number, peers = %peers_at, admin = %admin_at, "serving");
+    ready(&Ready { node: number, peers: peers_at, admin: admin_at });
     let ended = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
         _ = interrupt.recv() => Ok("SIGINT"),
-        failure = failure_of(&consensus) => Err(RunError::Stopped(failure)),
-        end = &mut api => Err(RunError::Stopped(format!("the admin API ended: {end:?}"))),
+        failure = node.failure() => Err(RunError::Stopped(failure)),
     };
-    enlisting.abort();
     if let Ok(signal) = ended {
         tracing::info!(signal, "draining");
         notify(State::Stopping);
-        admin.draining.store(true, Ordering::Release);
-        stop.send_replace(true);
-        let _ = tokio::time::timeout(config.drain.time.0, api).await;
+        node.drain().await;
     }
-    // Edges go to another node at once.
-    push.close(0_u32.into(), b"the node stops");
-    push_stream.abort();
-    let _ = tokio::time::timeout(CLOSE_TIME_MAX, push.wait_idle()).await;
-    members.abort();
-    consensus.stop().await;
+    node.end().await;
     tracing::info!("stopped");
     ended.map(drop)
+}
+
+/// A node that takes part, in a tokio runtime.
+pub(crate) struct Node {
+    pub(crate) number: u64,
+    /// Where other nodes and edges reach it.
+    pub(crate) peers_at: SocketAddr,
+    pub(crate) admin: Arc<Admin>,
+    bounds: server::Bounds,
+    drain_time: Duration,
+    stop: watch::Sender<bool>,
+    push: quinn::Endpoint,
+    api: Option<JoinHandle<io::Result<()>>>,
+    /// The rest of what runs.
+    tasks: Vec<AbortHandle>,
+}
+
+impl Node {
+    /// Opens what is on the disk and takes part. `admin_at` is what others are told of the API.
+    pub(crate) async fn start(
+        config: &Config,
+        folder: Folder,
+        admin_at: Option<SocketAddr>,
+    ) -> Result<Self, RunError> {
+        let folder = Arc::new(folder);
+        let node = folder.node()?;
+        let authority = Arc::new(folder.authority()?);
+        let identity = folder.identity(&node, SystemTime::now())?;
+        let tls = TlsContext::new(&identity)?;
+        let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
+        let (peers, peers_at, push) = listen_for_members(&identity, config.listen.peers)?;
+        let queue = events::open(&config.events, &folder)?;
+        let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
+        let pool = Arc::new(Pool::new(tls.clone(), source));
+        let settings = settings(config, &folder, &node);
+        let consensus = Consensus::start(settings, Arc::clone(&pool)).await?;
+        let events = Events::start(queue, &consensus);
+        let own = Peer {
+            name: config.name(),
+            address: config.advertised(peers_at),
+            admin: admin_at.map_or_else(String::new, |at| at.to_string()),
+        };
+        if node.number == FOUNDER && node.found.is_empty() {
+            found(&consensus, &folder, &own).await?;
+        }
+
+        peers.set_nonblocking(true).map_err(RunError::System)?;
+        let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
+        let edges = Arc::new(Edges::new(Arc::clone(&consensus), pool, authority.key_sha256()?));
+        let members = Members {
+            consensus: Arc::clone(&consensus),
+            authority: Arc::clone(&authority),
+            edges: Arc::clone(&edges),
+        };
+        let members = tokio::spawn(serve(peers, tls, Arc::new(members))).abort_handle();
+        let (stop, stopping) = watch::channel(false);
+        let admin = Arc::new(Admin {
+            started: Instant::now(),
+            consensus: Arc::clone(&consensus),
+            edges: Arc::clone(&edges),
+            events: Arc::clone(&events),
+            folder: Arc::clone(&folder),
+            authority_sha256: authority.key_sha256()?,
+            metrics: Metrics::new(&graph.counts),
+            graph,
+            graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
+            large_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            body_time_max: config.limits.idle_time.0,
+            draining: AtomicBool::new(false),
+            stopping,
+            beside: OnceLock::new(),
+        });
+        let served = Arc::clone(edges.served());
+        let intake = Some(events.intake().clone());
+        let push_stream =
+            outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
+        let push_stream = tokio::spawn(push_stream).abort_handle();
+        let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
+        Ok(Self {
+            number: node.number,
+            peers_at,
+            admin,
+            bounds: server::Bounds {
+                connections: config.limits.connections,
+                idle_time: config.limits.idle_time.0,
+            },
+            drain_time: config.drain.time.0,
+            stop,
+            push,
+            api: None,
+            tasks: vec![members, push_stream, enlisting],
+        })
+    }
+
+    /// Answers the API there from now on. In a tokio runtime.
+    pub(crate) fn serve(&mut self, listener: TcpListener) {
+        let (admin, stopping) = (Arc::clone(&self.admin), self.stop.subscribe());
+        self.api = Some(tokio::spawn(server::serve(listener, admin, self.bounds, stopping)));
+    }
+
+    /// What stopped it, once something did.
+    async fn failure(&mut self) -> String {
+        let consensus = failure_of(&self.admin.consensus);
+        match &mut self.api {
+            None => consensus.await,
+            Some(api) => tokio::select! {
+                failure = consensus => failure,
+                end = api => format!("the admin API ended: {end:?}"),
+            },
+        }
+    }
+
+    /// Lets the API finish what it has, for at most the configured time.
+    pub(crate) async fn drain(&mut self) {
+        self.admin.draining.store(true, Ordering::Release);
+        self.stop.send_replace(true);
+        if let Some(api) = self.api.take() {
+            let _ = tokio::time::timeout(self.drain_time, api).await;
+        }
+    }
+
+    /// Stops taking part.
+    pub(crate) async fn end(self) {
+        // Edges go to another node at once.
+        self.push.close(0_u32.into(), b"the node stops");
+        self.tasks.iter().for_each(AbortHandle::abort);
+        let _ = tokio::time::timeout(CLOSE_TIME_MAX, self.push.wait_idle()).await;
+        self.admin.consensus.stop().await;
+    }
+}
+
+/// TCP for nodes and UDP for edges, on the same number also where the system chooses it.
+fn listen_for_members(
+    identity: &Identity,
+    at: SocketAddr,
+) -> Result<(TcpListener, SocketAddr, quinn::Endpoint), RunError> {
+    let mut attempts = if at.port() == 0 { ATTEMPTS_MAX } else { 1 };
+    loop {
+        let (peers, peers_at) = listen("listen.peers", at)?;
+        attempts -= 1;
+        match edges::endpoint(identity, peers_at) {
+            Ok(push) => return Ok((peers, peers_at, push)),
+            Err(error) if attempts == 0 => return Err(error),
+            Err(error) => tracing::debug!(%error, "another port is tried"),
+        }
+    }
 }
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {

@@ -217,6 +217,15 @@ pub struct Importance {
     pub depth: f64,
 }
 
+impl Importance {
+    /// What the cache is told.
+    #[must_use]
+    pub fn weights(&self) -> ImportanceWeights {
+        let Importance { class, frequency, fetch, execute, depth } = self.clone();
+        ImportanceWeights { class, frequency, fetch, execute, depth }
+    }
+}
+
 impl Default for Importance {
     fn default() -> Self {
         let ImportanceWeights { class, frequency, fetch, execute, depth } =
@@ -367,6 +376,8 @@ pub struct UpOptions {
     pub tls_names: Vec<String>,
     /// `--upstream`, repeated.
     pub upstreams: Vec<UpstreamArgument>,
+    /// Not `--no-control`.
+    pub control: bool,
 }
 
 impl Config {
@@ -410,6 +421,7 @@ impl Config {
         config.cache.ssd = options.ssd;
         config.tls.names = options.tls_names;
         config.log.level = "warn".to_owned();
+        config.control.embedded = options.control;
         config.upstream = options.upstreams.into_iter().map(Upstream::from).collect();
         config.check().map_err(for_command_line)?;
         Ok(config)
@@ -419,6 +431,11 @@ impl Config {
     pub fn control_dir(&self) -> PathBuf {
         let default = || self.data.dir.join(crate::data_dir::CONTROL);
         self.control.dir.clone().unwrap_or_else(default)
+    }
+
+    /// Where the node of this process has everything, if there is one.
+    pub fn node_dir(&self) -> PathBuf {
+        self.data.dir.join(crate::data_dir::NODE)
     }
 
     /// Checks every bound that one key alone, or two keys together, must keep.

@@ -8,6 +8,7 @@ use outrider_follower::{
     AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
     Status, asks,
 };
+use outrider_gateway::Orders;
 use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::orders::ToCaches;
 
 /// What there is once the edge follows.
 pub(crate) struct Followed {
@@ -36,13 +38,16 @@ pub(crate) struct Followed {
     pub(crate) certificate: MemberCertificate,
 }
 
-/// Follows, if this edge has joined a cluster. `https` is where it listens.
+/// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
+/// it listens; `orders` go to its shards.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
 pub(crate) fn start(
     config: &Config,
+    nodes: Vec<String>,
     https: Option<SocketAddr>,
+    orders: &Arc<Orders>,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
     if !folder.has_joined()? && !config.control.is_wanted() {
@@ -63,10 +68,14 @@ pub(crate) fn start(
     }
     let follower = Follower::start(Settings {
         folder,
-        nodes: config.control.nodes.clone(),
+        nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
-        sink: Box::new(ToFleet(Arc::clone(&fleet))),
+        sink: Box::new(ToFleet(ToCaches {
+            fleet: Arc::clone(&fleet),
+            orders: Arc::clone(orders),
+            configured: config.cache.importance.weights(),
+        })),
         asks: (asker, wanted),
     })?;
     let book: Arc<dyn PeerBook> = Arc::<Fleet>::clone(&fleet);
@@ -119,7 +128,7 @@ impl Proposer for ToNodes {
 }
 
 /// What the nodes say, to the shards.
-struct ToFleet(Arc<Fleet>);
+struct ToFleet(ToCaches);
 
 fn fleet_record(record: &TagRecord) -> FleetRecord {
     FleetRecord {
@@ -138,29 +147,32 @@ fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
 }
 
 impl Sink for ToFleet {
-    fn whole(&mut self, replica: &Replica, _consequences: &[Consequence]) {
+    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) {
         let tags = replica.tags.iter().map(|((repository, tag), (version, record))| {
             (repository.clone(), tag.clone(), *version, fleet_record(record))
         });
         let addresses = replica.members.iter().filter_map(|(number, member)| {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
-        self.0.replace(tags, addresses);
+        self.0.fleet.replace(tags, addresses);
+        self.0.whole(replica, consequences);
     }
 
-    fn update(&mut self, _replica: &Replica, items: &[Item], _consequences: &[Consequence]) {
+    fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]) {
+        let fleet = &self.0.fleet;
         for item in items {
             match item {
                 Item::Tag { repository, tag, version, record, .. } => {
                     let record = record.as_ref().map(fleet_record);
-                    self.0.set_tag(repository, tag, *version, record);
+                    fleet.set_tag(repository, tag, *version, record);
                 }
                 Item::Member { number, role, revoked, address, .. } => {
-                    self.0.set_address(*number, reached(*role, *revoked, address));
+                    fleet.set_address(*number, reached(*role, *revoked, address));
                 }
                 _ => {}
             }
         }
+        self.0.update(replica, items, consequences);
     }
 }
 

@@ -22,6 +22,7 @@ pub mod sockets;
 mod crossing;
 mod follow;
 mod metrics;
+mod orders;
 mod process;
 mod state;
 
@@ -29,4 +30,5 @@ pub use outrider_settings::{logging, units};
 
 pub use config::{Config, ConfigError};
 pub use data_dir::{DataDir, DataDirError};
-pub use run::{Ready, RunError, Stopped, run};
+pub use run::{Companion, Ready, RunError, Stopped, run};
+pub use state::Pages;

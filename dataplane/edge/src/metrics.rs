@@ -187,6 +187,7 @@ mod tests {
         ShardReport {
             cache: outrider_cache::Usage::default().into(),
             flights: 0,
+            shares: Vec::new(),
             pinned_bytes: 0,
             recovered: crate::state::RecoveredReport { hosted: 0, lost: 0 },
             outbox: None,

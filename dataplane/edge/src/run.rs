@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use outrider_cache::{CacheConfig, CacheError, ImportanceWeights, Placement, SsdConfig, Stripes};
+use outrider_cache::{CacheConfig, CacheError, Placement, SsdConfig, Stripes};
 use outrider_follower::Follower;
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
-use outrider_gateway::{GatewaySettings, Hub, Upstream};
+use outrider_gateway::{GatewaySettings, Hub, Orders, Upstream};
 use outrider_settings::notify::{State, notify};
 use outrider_shard::channel::Rendezvous;
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
@@ -35,7 +35,7 @@ use crate::process;
 use crate::shard_main::{self, Events, ShardCache, ShardEvent, ShardParts, StartError};
 use crate::sizes::{self, Sizes, SizesError};
 use crate::sockets::{BindError, Sockets};
-use crate::state::{Edge, Message, Seat, Stage};
+use crate::state::{Edge, Message, Pages, Seat, Stage};
 use crate::units::Size;
 
 /// How much longer than `drain.time` the shards may take to end: to flush, and to notice.
@@ -118,6 +118,9 @@ pub enum RunError {
     /// The control plane cannot be followed.
     #[error("the control plane cannot be followed: {0}")]
     Control(#[from] outrider_follower::StartError),
+    /// What else runs in this process.
+    #[error("{0}")]
+    Companion(String),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -165,14 +168,35 @@ pub struct Stopped {
     pub cut_off: usize,
 }
 
+/// What else runs in the process of an edge: a node of the control plane.
+pub trait Companion {
+    /// Starts it, once the data directory is this process's alone. `admin` is where the admin pages will be. The
+    /// edge has joined a cluster afterwards, if it should follow one; gives the nodes that it follows, or none
+    /// for those of the configuration.
+    ///
+    /// # Errors
+    /// In words.
+    fn start(&mut self, config: &Config, admin: Option<SocketAddr>) -> Result<Vec<String>, String>;
+
+    /// Answers the admin pages from now on. False: the edge does that itself.
+    fn serve(&mut self, listener: &TcpListener, pages: Pages) -> io::Result<bool>;
+
+    /// Ends it.
+    fn stop(&mut self);
+}
+
 /// Runs an edge until SIGTERM or SIGINT. `ready` is called once, when requests are answered. A second
 /// signal ends the drain at once.
 ///
 /// # Errors
 /// See [`RunError`]; each says what to do. Threads that were started before the error end with the
 /// process, so the process should.
-pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<Stopped, RunError> {
-    let mut running = Running::start(config)?;
+pub fn run(
+    config: &Config,
+    companion: Option<Box<dyn Companion>>,
+    ready: impl FnOnce(&Ready),
+) -> Result<Stopped, RunError> {
+    let mut running = Running::start(config, companion)?;
     if running.wait_until_serving()? == Begun::ToldToStop {
         // Nobody has been answered yet, so there is nothing to finish.
         return Ok(Stopped { cut_off: 0 });
@@ -222,12 +246,16 @@ struct Running {
     uplink: Arc<Uplink>,
     names: NamesThread,
     follower: Option<Follower>,
+    companion: Option<Box<dyn Companion>>,
     /// The lock on the directory is given back last.
     _dir: DataDir,
 }
 
 impl Running {
-    fn start(config: &Config) -> Result<Running, RunError> {
+    fn start(
+        config: &Config,
+        mut companion: Option<Box<dyn Companion>>,
+    ) -> Result<Running, RunError> {
         let started = Instant::now();
         let dir = DataDir::open(&config.data.dir)?;
         let cpus = process::cpus();
@@ -246,7 +274,14 @@ impl Running {
         // A connection over QUIC needs no descriptor.
         let connections_max = config.limits.connections.div_ceil(count);
         let quic_limits = Limits { connections_max, ..limits.clone() };
-        let followed = follow::start(config, sockets.addresses.https)?;
+        let nodes = match &mut companion {
+            Some(companion) => {
+                companion.start(config, sockets.addresses.admin).map_err(RunError::Companion)?
+            }
+            None => Vec::new(),
+        };
+        let orders = Orders::new(count);
+        let followed = follow::start(config, nodes, sockets.addresses.https, &orders)?;
         let (follower, fleet, peers, certificate) = match followed {
             Some(Followed { follower, fleet, peers, certificate }) => {
                 (Some(follower), Some(fleet), Some(peers), Some(certificate))
@@ -285,7 +320,13 @@ impl Running {
         });
 
         let (events, inbox) = mpsc::sync_channel(events_max(count));
-        start_on_runtime(&uplink, &edge, sockets.admin.take(), &events)?;
+        let mut admin = sockets.admin.take();
+        if let (Some(listener), Some(companion)) = (&admin, &mut companion)
+            && companion.serve(listener, Pages(Arc::clone(&edge))).map_err(RunError::Admin)?
+        {
+            admin = None;
+        }
+        start_on_runtime(&uplink, &edge, admin, &events)?;
         let caches = cache_configs(config, sizes, &dir, count)?;
         let hub = Arc::new(Hub::new(placement(sizes, count)));
         let together = Rendezvous::default();
@@ -301,9 +342,11 @@ impl Running {
                 member,
                 names: names_client.clone(),
                 fleet: fleet.clone(),
+                orders: Arc::clone(&orders),
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config, count, collector.is_some()),
+                access: None,
                 collector: collector.clone(),
                 serve: sockets.of_shard(seat.id, &tls),
                 quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),
@@ -329,6 +372,7 @@ impl Running {
             uplink,
             names,
             follower,
+            companion,
             _dir: dir,
         })
     }
@@ -434,6 +478,9 @@ impl Running {
         }
         if let Some(follower) = self.follower {
             follower.stop();
+        }
+        if let Some(mut companion) = self.companion {
+            companion.stop();
         }
         tracing::info!(cut_off = stopped.cut_off, "stopped");
         Ok(stopped)
@@ -558,6 +605,8 @@ fn gateway_upstreams(config: &Config) -> Vec<Upstream> {
         id: UpstreamId(u16::try_from(index).expect("UPSTREAMS_MAX is far below 2^16")),
         name: upstream.name.clone(),
         host: upstream.host(),
+        tag_ttl: upstream.tag_ttl.map(|ttl| ttl.0),
+        content_ttl: upstream.content_ttl.map(|ttl| ttl.0),
     };
     config.upstream.iter().enumerate().map(upstream).collect()
 }
@@ -608,11 +657,9 @@ fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shards: usize) -> 
         stripe_errors_max: cache.stripe_errors_max,
         ..SsdConfig::new(dir.ssd(), sizes.ssd.0, stripes_u16(sizes))
     });
-    let crate::config::Importance { class, frequency, fetch, execute, depth } =
-        cache.importance.clone();
     CacheConfig {
         ssd,
-        weights: ImportanceWeights { class, frequency, fetch, execute, depth },
+        weights: cache.importance.weights(),
         object_bytes_max: cache.object_max.0,
         ..CacheConfig::new(0)
     }

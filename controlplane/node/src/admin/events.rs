@@ -9,11 +9,10 @@ use hyper::body::Incoming;
 use outrider_artifact::event::{AccessEvent, AccessTier, UploadEvent, UploadKind};
 use outrider_events::queue::{ENTRIES_MAX, Page, Position, QueueError};
 use outrider_events::{Event, EventId};
-use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::answer::{Answer, bytes_answer, failure, method_not_allowed};
-use super::{Admin, is_read};
+use super::answer::{Answer, bytes_answer, failure};
+use super::{Admin, input};
 
 /// The most events that may be asked for.
 const LIMIT_MAX: usize = 10_000;
@@ -39,7 +38,7 @@ fn wanted(query: &str) -> Result<Wanted, String> {
     let mut wanted = Wanted { after: Position::default(), limit: LIMIT_DEFAULT, consumer: None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8().map_err(|_| "it is not UTF-8")?;
+        let value = input::decoded(value).map_err(|why| format!("the query has {why}"))?;
         match name {
             "after" => wanted.after = Position::from_text(&value).ok_or("after is no position")?,
             "limit" => match value.parse() {
@@ -53,7 +52,7 @@ fn wanted(query: &str) -> Result<Wanted, String> {
                     let most = CONSUMER_BYTES_MAX;
                     return Err(format!("a consumer has 1 to {most} of A-Z a-z 0-9 . _ -"));
                 }
-                wanted.consumer = Some(value.into_owned());
+                wanted.consumer = Some(value);
             }
             other => return Err(format!("{other:?} is none of after, limit, consumer")),
         }
@@ -62,9 +61,6 @@ fn wanted(query: &str) -> Result<Wanted, String> {
 }
 
 pub(crate) async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
-    if !is_read(request.method()) {
-        return method_not_allowed("GET, HEAD");
-    }
     let Wanted { after, limit, consumer } = match wanted(request.uri().query().unwrap_or("")) {
         Ok(wanted) => wanted,
         Err(why) => return failure(StatusCode::BAD_REQUEST, why),

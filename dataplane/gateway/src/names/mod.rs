@@ -34,7 +34,7 @@ mod store;
 mod thread;
 
 pub use error::NamesError;
-pub use fleet::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+pub use fleet::{AskAgain, Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 pub use local::{LocalNames, NamesClient, NamesLimits, NamesThread, open};
 pub use metrics::NamesMetrics;
 pub use model::{

@@ -263,11 +263,13 @@ impl Names for FleetNames {
             return Ok(record);
         }
         let local = self.local.tag(repository, tag).await?;
-        let (Some(entry), Some(record)) = (entry, &local) else { return Ok(local) };
+        let Some(record) = &local else { return Ok(local) };
         let TagOrigin::Mirrored { upstream, checked_unix_ms, etag, .. } = &record.origin else {
             return Ok(local);
         };
-        if entry.record.digest == record.digest || entry.is_checked() {
+        let others_know =
+            entry.is_some_and(|entry| entry.record.digest != record.digest && !entry.is_checked());
+        if !others_know && !shared.fleet.is_void(repository, tag, *checked_unix_ms) {
             return Ok(local);
         }
         let origin = TagOrigin::Mirrored {

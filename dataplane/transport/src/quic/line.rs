@@ -98,6 +98,7 @@ impl<H: Handler> Line<H> {
             secure: true,
             protocol,
             early: self.quic.is_handshaking(),
+            member: None,
         }
     }
 
