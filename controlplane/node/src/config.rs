@@ -25,6 +25,8 @@ pub struct Config {
     pub listen: Listeners,
     /// `[consensus]`: how soon a silent leader is replaced.
     pub consensus: ConsensusSection,
+    /// `[certificates]`: of this node and of who joins.
+    pub certificates: CertificatesSection,
     /// `[graph]`: where the dependency graph is.
     pub graph: GraphSection,
     /// `[history]`: how much of the recent past is kept for those who follow.
@@ -101,6 +103,20 @@ pub struct ConsensusSection {
 impl Default for ConsensusSection {
     fn default() -> Self {
         Self { heartbeat: Span::ms(100), election: Span::ms(500), request_time: Span::s(10) }
+    }
+}
+
+/// Certificates of members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificatesSection {
+    /// How long those last that this node signs. They are made anew when a third of that is left. Default 397d.
+    pub lifetime: Span,
+}
+
+impl Default for CertificatesSection {
+    fn default() -> Self {
+        Self { lifetime: Span(crate::pki::MEMBER_TIME) }
     }
 }
 
@@ -320,6 +336,8 @@ impl Config {
         let least = Span(consensus.heartbeat.0 * 4);
         bounded("consensus.election", consensus.election, least, Span::s(60))?;
         bounded("consensus.request_time", consensus.request_time, Span::ms(100), Span::s(300))?;
+        let (least, most) = (Span::s(10), Span::s(10 * 365 * 24 * 3_600));
+        bounded("certificates.lifetime", self.certificates.lifetime, least, most)?;
         self.graph.check()?;
         bounded("graph.memory", self.graph.memory, Size::mib(1), Size::gib(64))?;
         bounded("graph.request_time", self.graph.request_time, Span::ms(100), Span::s(300))?;

@@ -3,11 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use outrider_certificate::Shown;
+use outrider_link::tls as link;
 use outrider_raft::consensus::StartError;
-use outrider_raft::rpc::{Identity, Pool, Role, TlsContext, TlsError, serve};
+use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
@@ -171,8 +173,11 @@ impl Node {
         let folder = Arc::new(folder);
         let node = folder.node()?;
         let authority = Arc::new(folder.authority()?);
-        let identity = folder.identity(&node, SystemTime::now())?;
+        let lifetime = config.certificates.lifetime.0;
+        let identity = folder.identity(&node, (SystemTime::now(), lifetime))?;
         let tls = TlsContext::new(&identity)?;
+        let shown = Arc::clone(tls.shown());
+        let identity = link::Identity { shown: Arc::clone(&shown), authority: identity.authority };
         let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
         let (peers, peers_at, push) = listen_for_members(&identity, config.listen.peers)?;
         let queue = events::open(&config.events, &folder)?;
@@ -192,10 +197,12 @@ impl Node {
 
         peers.set_nonblocking(true).map_err(RunError::System)?;
         let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
-        let edges = Arc::new(Edges::new(Arc::clone(&consensus), pool, authority.key_sha256()?));
+        let edges = Edges::new(Arc::clone(&consensus), pool, Arc::clone(&authority), lifetime)?;
+        let edges = Arc::new(edges);
         let members = Members {
             consensus: Arc::clone(&consensus),
             authority: Arc::clone(&authority),
+            lifetime,
             edges: Arc::clone(&edges),
         };
         let members = tokio::spawn(serve(peers, tls, Arc::new(members))).abort_handle();
@@ -216,12 +223,15 @@ impl Node {
             draining: AtomicBool::new(false),
             stopping,
             beside: OnceLock::new(),
+            certificate: Certificate::new(shown),
         });
         let served = Arc::clone(edges.served());
         let intake = Some(events.intake().clone());
         let push_stream =
             outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
         let push_stream = tokio::spawn(push_stream).abort_handle();
+        let renewing = renew(Arc::clone(&admin), node.clone(), lifetime);
+        let renewing = tokio::spawn(renewing).abort_handle();
         let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
         Ok(Self {
             number: node.number,
@@ -235,7 +245,7 @@ impl Node {
             stop,
             push,
             api: None,
-            tasks: vec![members, push_stream, enlisting],
+            tasks: vec![members, push_stream, renewing, enlisting],
         })
     }
 
@@ -278,14 +288,14 @@ impl Node {
 
 /// TCP for nodes and UDP for edges, on the same number also where the system chooses it.
 fn listen_for_members(
-    identity: &Identity,
+    identity: &link::Identity,
     at: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr, quinn::Endpoint), RunError> {
     let mut attempts = if at.port() == 0 { ATTEMPTS_MAX } else { 1 };
     loop {
         let (peers, peers_at) = listen("listen.peers", at)?;
         attempts -= 1;
-        match edges::endpoint(identity, peers_at) {
+        match edges::endpoint(identity.clone(), peers_at) {
             Ok(push) => return Ok((peers, peers_at, push)),
             Err(error) if attempts == 0 => return Err(error),
             Err(error) => tracing::debug!(%error, "another port is tried"),
@@ -369,6 +379,52 @@ async fn enlist(consensus: Arc<Consensus>, node: NodeFile, own: Peer) {
     }
 }
 
+/// What the node shows, and why it was not renewed the last time that it was tried.
+pub(crate) struct Certificate {
+    pub(crate) shown: Arc<Shown>,
+    failure: Mutex<Option<String>>,
+}
+
+impl Certificate {
+    fn new(shown: Arc<Shown>) -> Self {
+        Self { shown, failure: Mutex::default() }
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+}
+
+/// Makes the node's own certificate anew before it ends; every node has the authority's key.
+async fn renew(admin: Arc<Admin>, node: NodeFile, lifetime: Duration) {
+    loop {
+        let Certificate { shown, .. } = &admin.certificate;
+        tokio::time::sleep(shown.validity().look_interval()).await;
+        let now = SystemTime::now();
+        if !shown.validity().is_due(now) {
+            continue;
+        }
+        let (folder, node) = (Arc::clone(&admin.folder), node.clone());
+        let signed = tokio::task::spawn_blocking(move || folder.identity(&node, (now, lifetime)));
+        let renewed = async {
+            let identity = signed.await.map_err(|error| error.to_string())?;
+            let chain = identity.map_err(|error| error.to_string())?.chain;
+            let leaf = chain.into_iter().next().ok_or("there is no certificate")?;
+            shown.replace(leaf).map_err(|error| error.to_string())
+        };
+        let failure = renewed.await.err();
+        match &failure {
+            None => tracing::info!("the certificate of this node was renewed"),
+            Some(why) => tracing::warn!(why, "the certificate of this node is not renewed"),
+        }
+        admin.certificate.note(failure);
+    }
+}
+
 async fn failure_of(consensus: &Consensus) -> String {
     loop {
         if let Some(failure) = consensus.status().failure {
@@ -383,5 +439,6 @@ async fn failure_of(consensus: &Consensus) -> String {
 /// # Errors
 /// [`FolderError`]
 pub fn init(config: &Config) -> Result<Authority, FolderError> {
-    Folder::open(&config.data.dir)?.found(SystemTime::now())
+    let time = (SystemTime::now(), config.certificates.lifetime.0);
+    Folder::open(&config.data.dir)?.found(time)
 }

@@ -279,6 +279,11 @@ impl Outrider {
         self.https
     }
 
+    /// The port of the admin pages.
+    pub fn admin_port(&self) -> u16 {
+        self.admin
+    }
+
     /// The port of plain HTTP.
     pub fn http_port(&self) -> u16 {
         self.http

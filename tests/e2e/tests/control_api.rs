@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outrider_e2e::control::Control;
 use outrider_e2e::http::{Answer, Client};
+use outrider_e2e::process::run;
+use outrider_e2e::{Options, Outrider, Scratch};
 use serde_json::{Value, json};
 
 fn send(client: Client, method: &str, target: &str, body: &Value) -> Answer {
@@ -250,6 +252,21 @@ fn who_is_too_far_behind_is_told_so() {
     }
     assert!(end["error"].as_str().unwrap().contains("not kept"), "{end}");
     assert!(end["version"].as_u64().unwrap() >= now + 80 && watch.next().is_none());
+}
+
+#[test]
+fn the_api_is_as_it_is_described() {
+    let control = Control::start(1, "");
+    let scratch = Scratch::new();
+    let mut check = outrider_e2e::tools::python("check_openapi.py", scratch.path());
+    check.arg(control.admin_url(0));
+    let done = run(check).ok();
+    assert!(done.contains("put /v1/state/{key} 204") && done.contains("post /v1/cluster/leave"));
+    // An edge of its own has the description too, and the pages that every process has.
+    let edge = Outrider::start(Options::default().config(""));
+    let mut check = outrider_e2e::tools::python("check_openapi.py", scratch.path());
+    check.arg(format!("http://127.0.0.1:{}", edge.admin_port())).arg("pages");
+    assert!(run(check).ok().contains("get /status 200"));
 }
 
 #[test]

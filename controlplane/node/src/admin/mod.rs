@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: connections, their bounds, and how the server ends.
 //! - [`route`]: which paths there are.
+//! - [`openapi`]: their description.
 //! - [`fragments`], [`batch`]: state fragments. [`watch`]: what changes, as it changes.
 //! - [`tags`], [`customers`]: what else the edges go by.
 //! - [`cluster`]: what is under `/v1/cluster`.
@@ -19,6 +20,7 @@ pub mod events;
 pub mod fragments;
 pub mod graph;
 pub mod input;
+pub mod openapi;
 pub mod route;
 pub mod server;
 pub mod tags;
@@ -26,8 +28,9 @@ pub mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use outrider_raft::Consensus;
@@ -39,6 +42,7 @@ use crate::events::Events;
 use crate::folder::Folder;
 use crate::graph::GraphService;
 use crate::metrics::Metrics;
+use crate::run::Certificate;
 pub use beside::{Beside, Pending};
 
 use answer::{Answer, Refusal, failure, json_answer, method_not_allowed, refusal, text_answer};
@@ -69,6 +73,7 @@ pub struct Admin {
     /// True once nobody should watch any more.
     pub(crate) stopping: tokio::sync::watch::Receiver<bool>,
     pub(crate) beside: OnceLock<Arc<dyn Beside>>,
+    pub(crate) certificate: Certificate,
 }
 
 impl Admin {
@@ -115,6 +120,10 @@ impl Admin {
             Place::GraphManifests => Ok(graph::post(self, request).await),
             Place::GraphQuery => Ok(graph::query(self, name, &request).await),
             Place::Events => Ok(events::answer(self, &request).await),
+            Place::OpenApi => {
+                let document = Bytes::from_static(openapi::DOCUMENT.as_bytes());
+                Ok(answer::bytes_answer(StatusCode::OK, "application/json", document))
+            }
             Place::Metrics => Ok(self.metrics().await),
             Place::Health => Ok(verdict("healthy", &self.health().await, None)),
             Place::Ready => Ok(self.ready().await),
@@ -136,6 +145,8 @@ impl Admin {
 
     async fn metrics(&self) -> Answer {
         let (served, events) = (self.edges.served(), self.events.report());
+        let left = self.certificate.shown.validity().left(SystemTime::now());
+        self.metrics.set_certificate(left);
         let mut text = self.metrics.text(&self.consensus, served, &self.graph, &events);
         if let Some(beside) = self.beside.get() {
             text = beside::joined(&beside.metrics().await, &text);
