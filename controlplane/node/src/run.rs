@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,14 +15,20 @@ use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
 use outrider_state::{Operation, Outcome};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ResolvesServerCert;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio_rustls::TlsAcceptor;
 
+use crate::admin::auth::{Auth, AuthError};
 use crate::admin::watch::WATCHERS_MAX;
 use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
-use crate::config::Config;
+use crate::config::{Config, TlsSection};
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
@@ -58,6 +65,12 @@ pub enum RunError {
     /// TLS for edges.
     #[error("the push stream cannot be set up: {0}")]
     Push(#[from] outrider_link::tls::TlsError),
+    /// Operators' tokens.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// TLS of the API.
+    #[error("the TLS of the admin API cannot be set up: {0}")]
+    AdminTls(String),
     /// The queue of events.
     #[error(transparent)]
     Events(#[from] EventsError),
@@ -154,6 +167,8 @@ pub(crate) struct Node {
     /// Where other nodes and edges reach it.
     pub(crate) peers_at: SocketAddr,
     pub(crate) admin: Arc<Admin>,
+    /// TLS of the API.
+    acceptor: Option<TlsAcceptor>,
     bounds: server::Bounds,
     drain_time: Duration,
     stop: watch::Sender<bool>,
@@ -180,6 +195,8 @@ impl Node {
         let identity = link::Identity { shown: Arc::clone(&shown), authority: identity.authority };
         let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
         let (peers, peers_at, push) = listen_for_members(&identity, config.listen.peers)?;
+        let auth = config.admin.auth.as_ref().map(Auth::open).transpose()?.map(Arc::new);
+        let acceptor = acceptor(config, &shown)?;
         let queue = events::open(&config.events, &folder)?;
         let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
         let pool = Arc::new(Pool::new(tls.clone(), source));
@@ -224,6 +241,7 @@ impl Node {
             stopping,
             beside: OnceLock::new(),
             certificate: Certificate::new(shown),
+            auth: auth.clone(),
         });
         let served = Arc::clone(edges.served());
         let intake = Some(events.intake().clone());
@@ -233,10 +251,13 @@ impl Node {
         let renewing = renew(Arc::clone(&admin), node.clone(), lifetime);
         let renewing = tokio::spawn(renewing).abort_handle();
         let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
+        let watching = auth.map(|auth| tokio::spawn(auth.watch()).abort_handle());
+        let tasks = [members, push_stream, renewing, enlisting].into_iter().chain(watching);
         Ok(Self {
             number: node.number,
             peers_at,
             admin,
+            acceptor,
             bounds: server::Bounds {
                 connections: config.limits.connections,
                 idle_time: config.limits.idle_time.0,
@@ -245,14 +266,16 @@ impl Node {
             stop,
             push,
             api: None,
-            tasks: vec![members, push_stream, renewing, enlisting],
+            tasks: tasks.collect(),
         })
     }
 
     /// Answers the API there from now on. In a tokio runtime.
     pub(crate) fn serve(&mut self, listener: TcpListener) {
         let (admin, stopping) = (Arc::clone(&self.admin), self.stop.subscribe());
-        self.api = Some(tokio::spawn(server::serve(listener, admin, self.bounds, stopping)));
+        let acceptor = self.acceptor.clone();
+        let serving = server::serve(listener, acceptor, admin, self.bounds, stopping);
+        self.api = Some(tokio::spawn(serving));
     }
 
     /// What stopped it, once something did.
@@ -284,6 +307,32 @@ impl Node {
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, self.push.wait_idle()).await;
         self.admin.consensus.stop().await;
     }
+}
+
+/// The API's TLS: with its own certificate, or with the node's where others than this machine may reach it.
+fn acceptor(config: &Config, shown: &Arc<Shown>) -> Result<Option<TlsAcceptor>, RunError> {
+    let resolver: Arc<dyn ResolvesServerCert> = match &config.admin.tls {
+        Some(TlsSection { certificate, key }) => {
+            let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+                RunError::AdminTls(format!("{}: {error}", path.display()))
+            };
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(Iterator::collect)
+                .map_err(|error| wrong(certificate, &error))?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+            Shown::new(chain, private).map_err(|error| wrong(certificate, &error))?
+        }
+        None if config.listen.admin.ip().is_loopback() => return Ok(None),
+        None => Arc::<Shown>::clone(shown),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| RunError::AdminTls(error.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
 }
 
 /// TCP for nodes and UDP for edges, on the same number also where the system chooses it.

@@ -1,7 +1,7 @@
 //! The HTTP API of a node: plain HTTP/1.1, for this machine only. Any node answers, whoever leads.
 //!
 //! - [`server`]: connections, their bounds, and how the server ends.
-//! - [`route`]: which paths there are.
+//! - [`auth`]: operators' tokens. [`route`]: which paths there are.
 //! - [`openapi`]: their description.
 //! - [`fragments`], [`batch`]: state fragments. [`watch`]: what changes, as it changes.
 //! - [`tags`], [`customers`]: what else the edges go by.
@@ -12,6 +12,7 @@
 //! - [`input`], [`answer`]: what requests bring, and how answers look.
 
 pub mod answer;
+pub mod auth;
 pub mod batch;
 pub mod beside;
 pub mod cluster;
@@ -46,7 +47,8 @@ use crate::run::Certificate;
 pub use beside::{Beside, Pending};
 
 use answer::{Answer, Refusal, failure, json_answer, method_not_allowed, refusal, text_answer};
-use route::Place;
+use auth::{Auth, Needs, Operator};
+use route::{Place, Route};
 
 /// The most bodies with manifests at a time; each may have 16 MiB.
 pub(crate) const GRAPH_BODIES_MAX: usize = 4;
@@ -74,6 +76,8 @@ pub struct Admin {
     pub(crate) stopping: tokio::sync::watch::Receiver<bool>,
     pub(crate) beside: OnceLock<Arc<dyn Beside>>,
     pub(crate) certificate: Certificate,
+    /// None: everybody may do everything, who is on this machine.
+    pub(crate) auth: Option<Arc<Auth>>,
 }
 
 impl Admin {
@@ -86,13 +90,35 @@ impl Admin {
             Some((route, _)) if !route.allows(request.method()) => {
                 (route.label, method_not_allowed(route.methods))
             }
-            Some((route, name)) => {
-                let answer = self.answer_at(route.place, name, request).await;
-                (route.label, answer.unwrap_or_else(Answer::from))
-            }
+            Some((route, name)) => match self.operator(route, &request) {
+                Ok(operator) => {
+                    let method = request.method().clone();
+                    let answer = self.answer_at(route.place, name, request).await;
+                    let answer = answer.unwrap_or_else(Answer::from);
+                    if let Some(Operator(operator)) = operator.filter(|_| !is_read(&method)) {
+                        let status = answer.status().as_u16();
+                        tracing::info!(operator, %method, path, status, "an operator's request");
+                    }
+                    (route.label, answer)
+                }
+                Err(refused) => (route.label, *refused),
+            },
         };
         self.metrics.answered(label, answer.status().as_u16(), started.elapsed());
         answer
+    }
+
+    /// Who asks, where somebody must say so.
+    fn operator(
+        &self,
+        route: &Route,
+        request: &Request<Incoming>,
+    ) -> Result<Option<Operator>, Box<Answer>> {
+        let needs = Needs::of(route.place, request.method());
+        match &self.auth {
+            Some(auth) if needs > Needs::Nothing => auth.check(request.headers(), needs).map(Some),
+            _ => Ok(None),
+        }
     }
 
     async fn answer_at(
