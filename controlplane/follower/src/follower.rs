@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use outrider_link::tls::{self, NODE_NAME, TlsError};
+use outrider_certificate::Validity;
+use outrider_link::tls::{self, Identity, NODE_NAME, TlsError};
 use outrider_link::{Asked, Beside, Collector, Outgoing, OutgoingStatus, Taken, follow};
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, Wish};
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::asks::{self, AskCounts, AskError, Asker, Asks};
 use crate::folder::{EdgeFolder, FolderError};
 use crate::keeper::Keeper;
+use crate::renewal::Renewal;
 use crate::store::{Batch, Store, StoreError};
 
 /// Before the next attempt, at first; doubles up to the other.
@@ -44,6 +46,8 @@ pub trait Sink: Send + 'static {
 pub struct Settings {
     /// The edge's folder.
     pub folder: EdgeFolder,
+    /// What it shows; changed when the certificate is renewed.
+    pub identity: Identity,
     /// `HOST:PORT` of nodes; none for those that the folder names.
     pub nodes: Vec<String>,
     /// What the edge uses.
@@ -114,6 +118,10 @@ pub struct Status {
     pub asks: AskCounts,
     /// How the events are sent.
     pub events: OutgoingStatus,
+    /// From when until when its certificate is good.
+    pub certificate: Option<Validity>,
+    /// Why it was not renewed the last time that it was tried.
+    pub renewal_failure: Option<String>,
 }
 
 impl Status {
@@ -137,6 +145,12 @@ impl Monitor {
         Status { events, ..self.lock().clone() }
     }
 
+    pub(crate) fn set_certificate(&self, validity: Validity, failure: Option<String>) {
+        let mut status = self.lock();
+        status.certificate = Some(validity);
+        status.renewal_failure = failure;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,13 +171,14 @@ impl Follower {
     /// # Errors
     /// [`StartError`]
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { folder, nodes, interest, address, mut sink, asks } = settings;
+        let Settings { folder, identity, nodes, interest, address, mut sink, asks } = settings;
         let edge = folder.edge()?;
         let nodes = if nodes.is_empty() { edge.nodes } else { nodes };
         if nodes.is_empty() {
             return Err(StartError::NoNodes);
         }
-        let config = tls::client(folder.identity()?)?;
+        let shown = Arc::clone(&identity.shown);
+        let config = tls::client(identity)?;
         let (store, replica) = open(&folder.replica(), &interest)?;
         sink.whole(&replica, &[]);
         let keeper = Keeper::start(store, replica.position)?;
@@ -181,6 +196,8 @@ impl Follower {
         // Edges begin at different nodes.
         let first = usize::try_from(edge.number % nodes.len() as u64).unwrap_or(0);
         let (wishes, asked) = mpsc::channel(WISHES_WAITING_MAX);
+        let renewal = Renewal { folder, shown, link: wishes.clone(), monitor: monitor.clone() };
+        renewal.note(None);
         let (position, positions) = watch::channel(replica.position);
         let following = Following {
             nodes,
@@ -202,6 +219,7 @@ impl Follower {
             let keeper = runtime.block_on(async {
                 tokio::spawn(asks::run(asks, wishes, positions, count));
                 tokio::spawn(announce(asker, address));
+                tokio::spawn(renewal.run());
                 following.run(stopped).await
             });
             keeper.stop();

@@ -1,6 +1,8 @@
 //! What the command line does with a running node, over its admin API; and how it shows it.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +11,13 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -21,7 +28,7 @@ const TIME_MAX: Duration = Duration::from_secs(90);
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The address is none.
-    #[error("--admin {url}: {reason}; write http://HOST:PORT")]
+    #[error("--admin {url}: {reason}; write http://HOST:PORT or https://HOST:PORT")]
     Url {
         /// The address.
         url: String,
@@ -104,11 +111,46 @@ impl Answered {
     }
 }
 
+/// How a node is reached that is not on this machine.
+#[derive(Clone, Debug, Default)]
+pub struct Secure {
+    /// What is sent as bearer token.
+    pub token: Option<String>,
+    /// Certificates of authorities, PEM; needed for https.
+    pub authorities_pem: Option<String>,
+    /// The name in the node's certificate, where that is not the host of the URL.
+    pub name: Option<String>,
+}
+
 /// The admin API of one node, or of an edge.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AdminClient {
     url: String,
     host: String,
+    token: Option<String>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+/// Without the token.
+impl std::fmt::Debug for AdminClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AdminClient of {}", self.url)
+    }
+}
+
+fn connector(pem: &str) -> Result<TlsConnector, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(tls)))
 }
 
 impl AdminClient {
@@ -119,36 +161,63 @@ impl AdminClient {
     ///
     /// # Errors
     /// [`CommandError::Url`]
-    pub async fn at(url: Option<&str>) -> Result<Self, CommandError> {
+    pub async fn at(url: Option<&str>, secure: &Secure) -> Result<Self, CommandError> {
         if let Some(url) = url {
-            return Self::new(url);
+            return Self::new(url, secure);
         }
         for url in Self::DEFAULTS {
-            let client = Self::new(url)?;
+            let client = Self::new(url, secure)?;
             if TcpStream::connect(&client.host).await.is_ok() {
                 return Ok(client);
             }
         }
-        Self::new(Self::DEFAULTS[0])
+        Self::new(Self::DEFAULTS[0], secure)
     }
 
-    /// `http://HOST:PORT`.
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
     ///
     /// # Errors
     /// [`CommandError::Url`]
-    pub fn new(url: &str) -> Result<Self, CommandError> {
+    pub fn new(url: &str, secure: &Secure) -> Result<Self, CommandError> {
         let wrong =
             |reason: &str| CommandError::Url { url: url.to_owned(), reason: reason.to_owned() };
         let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
-        if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
+        let port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return Err(wrong("it is not the address of an admin API")),
+        };
+        if !matches!(uri.path(), "" | "/") {
             return Err(wrong("it is not the address of an admin API"));
         }
         let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
         let host = match authority.port() {
             Some(_) => authority.to_string(),
-            None => format!("{authority}:80"),
+            None => format!("{authority}:{port}"),
         };
-        Ok(Self { url: url.to_owned(), host })
+        let tls = match port {
+            80 => None,
+            _ => {
+                let pem = secure.authorities_pem.as_deref();
+                let pem = pem.ok_or_else(|| wrong("https needs --ca FILE"))?;
+                let connector = connector(pem).map_err(|why| wrong(&format!("--ca: {why}")))?;
+                let name = secure.name.as_deref().unwrap_or(authority.host());
+                let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let name = ServerName::try_from(name).map_err(|_| wrong("it has no host"))?;
+                Some((connector, name))
+            }
+        };
+        // A token goes to this machine alone, or encrypted.
+        let is_local = authority.host() == "localhost"
+            || authority
+                .host()
+                .trim_matches(['[', ']'])
+                .parse::<IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        if secure.token.is_some() && tls.is_none() && !is_local {
+            return Err(wrong("a token is sent over https alone"));
+        }
+        Ok(Self { url: url.to_owned(), host, token: secure.token.clone(), tls })
     }
 
     /// Status, as JSON.
@@ -226,11 +295,28 @@ impl AdminClient {
     /// [`CommandError::Unreachable`]
     pub async fn send(&self, call: Call) -> Result<Response<Incoming>, CommandError> {
         let stream = TcpStream::connect(&self.host).await.map_err(|e| self.unreachable(e))?;
+        match &self.tls {
+            None => self.send_over(stream, call).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await;
+                self.send_over(stream.map_err(|e| self.unreachable(e))?, call).await
+            }
+        }
+    }
+
+    async fn send_over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        call: Call,
+    ) -> Result<Response<Incoming>, CommandError> {
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|e| self.unreachable(e))?;
         tokio::spawn(connection);
         let mut request =
             Request::builder().method(call.method).uri(call.path).header("host", &self.host);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         for (name, value) in call.headers {
             request = request.header(name, value);
         }

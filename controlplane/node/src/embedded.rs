@@ -93,7 +93,9 @@ impl Embedded {
         let node = runtime.block_on(async {
             let folder = Folder::open(dir).map_err(RunError::from)?;
             if matches!(folder.node(), Err(FolderError::NoCluster(_))) {
-                folder.found(SystemTime::now()).map_err(RunError::from)?;
+                folder
+                    .found((SystemTime::now(), config.certificates.lifetime.0))
+                    .map_err(RunError::from)?;
             }
             Node::start(&config, folder, admin_at).await
         });

@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     log_bytes: Gauge,
     snapshot_bytes: Gauge,
     graph_up: Gauge,
+    certificate_left: Gauge,
 }
 
 impl Metrics {
@@ -94,6 +95,7 @@ impl Metrics {
             log_bytes: Gauge::default(),
             snapshot_bytes: Gauge::default(),
             graph_up: Gauge::default(),
+            certificate_left: Gauge::default(),
         };
         metrics.register();
         metrics.register_graph(graph);
@@ -136,6 +138,11 @@ impl Metrics {
         }
         self.events.register(registry);
         registry.register(
+            "certificate_left_seconds",
+            "Seconds until the certificate of this node ends",
+            self.certificate_left.clone(),
+        );
+        registry.register(
             "replication_lag_entries",
             "Of the leader: entries that another node does not have yet",
             self.lag.clone(),
@@ -168,6 +175,10 @@ impl Metrics {
     pub(crate) fn answered(&self, route: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&Answered { route, status }).inc();
         self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn set_certificate(&self, left: Duration) {
+        set(&self.certificate_left, left.as_secs());
     }
 
     /// Everything in the OpenMetrics text format.

@@ -2,24 +2,33 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use outrider_certificate::Shown;
+use outrider_link::tls as link;
 use outrider_raft::consensus::StartError;
-use outrider_raft::rpc::{Identity, Pool, Role, TlsContext, TlsError, serve};
+use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
 use outrider_state::{Operation, Outcome};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ResolvesServerCert;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio_rustls::TlsAcceptor;
 
+use crate::admin::auth::{Auth, AuthError};
 use crate::admin::watch::WATCHERS_MAX;
 use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
-use crate::config::Config;
+use crate::config::{Config, TlsSection};
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
@@ -56,6 +65,12 @@ pub enum RunError {
     /// TLS for edges.
     #[error("the push stream cannot be set up: {0}")]
     Push(#[from] outrider_link::tls::TlsError),
+    /// Operators' tokens.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// TLS of the API.
+    #[error("the TLS of the admin API cannot be set up: {0}")]
+    AdminTls(String),
     /// The queue of events.
     #[error(transparent)]
     Events(#[from] EventsError),
@@ -152,6 +167,8 @@ pub(crate) struct Node {
     /// Where other nodes and edges reach it.
     pub(crate) peers_at: SocketAddr,
     pub(crate) admin: Arc<Admin>,
+    /// TLS of the API.
+    acceptor: Option<TlsAcceptor>,
     bounds: server::Bounds,
     drain_time: Duration,
     stop: watch::Sender<bool>,
@@ -171,10 +188,15 @@ impl Node {
         let folder = Arc::new(folder);
         let node = folder.node()?;
         let authority = Arc::new(folder.authority()?);
-        let identity = folder.identity(&node, SystemTime::now())?;
+        let lifetime = config.certificates.lifetime.0;
+        let identity = folder.identity(&node, (SystemTime::now(), lifetime))?;
         let tls = TlsContext::new(&identity)?;
+        let shown = Arc::clone(tls.shown());
+        let identity = link::Identity { shown: Arc::clone(&shown), authority: identity.authority };
         let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
         let (peers, peers_at, push) = listen_for_members(&identity, config.listen.peers)?;
+        let auth = config.admin.auth.as_ref().map(Auth::open).transpose()?.map(Arc::new);
+        let acceptor = acceptor(config, &shown)?;
         let queue = events::open(&config.events, &folder)?;
         let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
         let pool = Arc::new(Pool::new(tls.clone(), source));
@@ -192,10 +214,12 @@ impl Node {
 
         peers.set_nonblocking(true).map_err(RunError::System)?;
         let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
-        let edges = Arc::new(Edges::new(Arc::clone(&consensus), pool, authority.key_sha256()?));
+        let edges = Edges::new(Arc::clone(&consensus), pool, Arc::clone(&authority), lifetime)?;
+        let edges = Arc::new(edges);
         let members = Members {
             consensus: Arc::clone(&consensus),
             authority: Arc::clone(&authority),
+            lifetime,
             edges: Arc::clone(&edges),
         };
         let members = tokio::spawn(serve(peers, tls, Arc::new(members))).abort_handle();
@@ -216,17 +240,24 @@ impl Node {
             draining: AtomicBool::new(false),
             stopping,
             beside: OnceLock::new(),
+            certificate: Certificate::new(shown),
+            auth: auth.clone(),
         });
         let served = Arc::clone(edges.served());
         let intake = Some(events.intake().clone());
         let push_stream =
             outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
         let push_stream = tokio::spawn(push_stream).abort_handle();
+        let renewing = renew(Arc::clone(&admin), node.clone(), lifetime);
+        let renewing = tokio::spawn(renewing).abort_handle();
         let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
+        let watching = auth.map(|auth| tokio::spawn(auth.watch()).abort_handle());
+        let tasks = [members, push_stream, renewing, enlisting].into_iter().chain(watching);
         Ok(Self {
             number: node.number,
             peers_at,
             admin,
+            acceptor,
             bounds: server::Bounds {
                 connections: config.limits.connections,
                 idle_time: config.limits.idle_time.0,
@@ -235,14 +266,16 @@ impl Node {
             stop,
             push,
             api: None,
-            tasks: vec![members, push_stream, enlisting],
+            tasks: tasks.collect(),
         })
     }
 
     /// Answers the API there from now on. In a tokio runtime.
     pub(crate) fn serve(&mut self, listener: TcpListener) {
         let (admin, stopping) = (Arc::clone(&self.admin), self.stop.subscribe());
-        self.api = Some(tokio::spawn(server::serve(listener, admin, self.bounds, stopping)));
+        let acceptor = self.acceptor.clone();
+        let serving = server::serve(listener, acceptor, admin, self.bounds, stopping);
+        self.api = Some(tokio::spawn(serving));
     }
 
     /// What stopped it, once something did.
@@ -276,16 +309,42 @@ impl Node {
     }
 }
 
+/// The API's TLS: with its own certificate, or with the node's where others than this machine may reach it.
+fn acceptor(config: &Config, shown: &Arc<Shown>) -> Result<Option<TlsAcceptor>, RunError> {
+    let resolver: Arc<dyn ResolvesServerCert> = match &config.admin.tls {
+        Some(TlsSection { certificate, key }) => {
+            let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+                RunError::AdminTls(format!("{}: {error}", path.display()))
+            };
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(Iterator::collect)
+                .map_err(|error| wrong(certificate, &error))?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+            Shown::new(chain, private).map_err(|error| wrong(certificate, &error))?
+        }
+        None if config.listen.admin.ip().is_loopback() => return Ok(None),
+        None => Arc::<Shown>::clone(shown),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| RunError::AdminTls(error.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
+}
+
 /// TCP for nodes and UDP for edges, on the same number also where the system chooses it.
 fn listen_for_members(
-    identity: &Identity,
+    identity: &link::Identity,
     at: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr, quinn::Endpoint), RunError> {
     let mut attempts = if at.port() == 0 { ATTEMPTS_MAX } else { 1 };
     loop {
         let (peers, peers_at) = listen("listen.peers", at)?;
         attempts -= 1;
-        match edges::endpoint(identity, peers_at) {
+        match edges::endpoint(identity.clone(), peers_at) {
             Ok(push) => return Ok((peers, peers_at, push)),
             Err(error) if attempts == 0 => return Err(error),
             Err(error) => tracing::debug!(%error, "another port is tried"),
@@ -369,6 +428,52 @@ async fn enlist(consensus: Arc<Consensus>, node: NodeFile, own: Peer) {
     }
 }
 
+/// What the node shows, and why it was not renewed the last time that it was tried.
+pub(crate) struct Certificate {
+    pub(crate) shown: Arc<Shown>,
+    failure: Mutex<Option<String>>,
+}
+
+impl Certificate {
+    fn new(shown: Arc<Shown>) -> Self {
+        Self { shown, failure: Mutex::default() }
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+}
+
+/// Makes the node's own certificate anew before it ends; every node has the authority's key.
+async fn renew(admin: Arc<Admin>, node: NodeFile, lifetime: Duration) {
+    loop {
+        let Certificate { shown, .. } = &admin.certificate;
+        tokio::time::sleep(shown.validity().look_interval()).await;
+        let now = SystemTime::now();
+        if !shown.validity().is_due(now) {
+            continue;
+        }
+        let (folder, node) = (Arc::clone(&admin.folder), node.clone());
+        let signed = tokio::task::spawn_blocking(move || folder.identity(&node, (now, lifetime)));
+        let renewed = async {
+            let identity = signed.await.map_err(|error| error.to_string())?;
+            let chain = identity.map_err(|error| error.to_string())?.chain;
+            let leaf = chain.into_iter().next().ok_or("there is no certificate")?;
+            shown.replace(leaf).map_err(|error| error.to_string())
+        };
+        let failure = renewed.await.err();
+        match &failure {
+            None => tracing::info!("the certificate of this node was renewed"),
+            Some(why) => tracing::warn!(why, "the certificate of this node is not renewed"),
+        }
+        admin.certificate.note(failure);
+    }
+}
+
 async fn failure_of(consensus: &Consensus) -> String {
     loop {
         if let Some(failure) = consensus.status().failure {
@@ -383,5 +488,6 @@ async fn failure_of(consensus: &Consensus) -> String {
 /// # Errors
 /// [`FolderError`]
 pub fn init(config: &Config) -> Result<Authority, FolderError> {
-    Folder::open(&config.data.dir)?.found(SystemTime::now())
+    let time = (SystemTime::now(), config.certificates.lifetime.0);
+    Folder::open(&config.data.dir)?.found(time)
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrider_follower::{
     AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
@@ -66,8 +67,13 @@ pub(crate) fn start(
     if address.is_empty() {
         tracing::warn!("other edges cannot fetch from this one: control.advertise is not set");
     }
+    let certificate = MemberCertificate {
+        name: member_name(own),
+        shown: Arc::<outrider_certificate::Shown>::clone(&identity.shown),
+    };
     let follower = Follower::start(Settings {
         folder,
+        identity,
         nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
@@ -83,11 +89,7 @@ pub(crate) fn start(
         follower,
         fleet,
         peers: PeerOptions { book, roots, name: member_name },
-        certificate: MemberCertificate {
-            name: member_name(own),
-            chain: identity.chain,
-            key: identity.key,
-        },
+        certificate,
     }))
 }
 
@@ -194,6 +196,16 @@ pub(crate) fn json(status: &Status) -> Value {
         "snapshots": status.snapshots,
         "fragments": status.fragments,
         "tags": status.tags,
+        "certificate": status.certificate.map(|validity| {
+            const DAY: f64 = 86_400.0;
+            let until = validity.until.duration_since(UNIX_EPOCH).unwrap_or_default();
+            json!({
+                "until_unix_s": until.as_secs(),
+                "days_left": validity.left(SystemTime::now()).as_secs_f64() / DAY,
+                "lifetime_days": validity.lifetime().as_secs_f64() / DAY,
+                "failure": status.renewal_failure,
+            })
+        }),
         "asks": {
             "granted": status.asks.granted,
             "refused": status.asks.refused,
@@ -239,7 +251,11 @@ pub(crate) struct ControlMetrics(pub(crate) Option<Monitor>);
 /// A number: its name behind the prefix, its help, and how it is read.
 type Number = (&'static str, &'static str, fn(&Status) -> u64);
 
-const GAUGES: [Number; 6] = [
+const GAUGES: [Number; 7] = [
+    ("certificate_left_seconds", "Seconds until the certificate of this edge ends", |s| {
+        let left = s.certificate.map(|validity| validity.left(SystemTime::now()));
+        left.unwrap_or_default().as_secs()
+    }),
     ("events_held", "Events that were handed on and are not acknowledged yet", |s| s.events.held),
     ("connected", "Whether a node of the control plane is followed", |s| {
         u64::from(s.node.is_some())

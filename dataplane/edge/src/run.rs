@@ -289,7 +289,7 @@ impl Running {
             None => (None, None, None, None),
         };
         let tls = match certificate {
-            Some(certificate) => tls::with_member(&tls, certificate).map_err(unusable)?,
+            Some(certificate) => tls::with_member(&tls, certificate),
             None => tls,
         };
         let quic =

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outrider_e2e::control::Control;
 use outrider_e2e::http::{Answer, Client};
+use outrider_e2e::process::run;
+use outrider_e2e::{Options, Outrider, Scratch, until};
 use serde_json::{Value, json};
 
 fn send(client: Client, method: &str, target: &str, body: &Value) -> Answer {
@@ -250,6 +252,65 @@ fn who_is_too_far_behind_is_told_so() {
     }
     assert!(end["error"].as_str().unwrap().contains("not kept"), "{end}");
     assert!(end["version"].as_u64().unwrap() >= now + 80 && watch.next().is_none());
+}
+
+#[test]
+fn the_api_is_as_it_is_described() {
+    let control = Control::start(1, "");
+    let scratch = Scratch::new();
+    let mut check = outrider_e2e::tools::python("check_openapi.py", scratch.path());
+    check.arg(control.admin_url(0));
+    let done = run(check).ok();
+    assert!(done.contains("put /v1/state/{key} 204") && done.contains("post /v1/cluster/leave"));
+    // An edge of its own has the description too, and the pages that every process has.
+    let edge = Outrider::start(Options::default().config(""));
+    let mut check = outrider_e2e::tools::python("check_openapi.py", scratch.path());
+    check.arg(format!("http://127.0.0.1:{}", edge.admin_port())).arg("pages");
+    assert!(run(check).ok().contains("get /status 200"));
+}
+
+#[test]
+fn status_says_what_is_wrong() {
+    let dead = outrider_e2e::ports::free();
+    let queue = format!(
+        "[events]\nqueue = \"rabbitmq\"\n[events.rabbitmq]\nurl = \"amqp://127.0.0.1:{dead}/%2f\"\n"
+    );
+    let graph = format!("[graph]\nstore = \"neo4j\"\nurl = \"bolt://127.0.0.1:{dead}\"\n");
+    let mut control = Control::start(
+        3,
+        &format!("[consensus]\nheartbeat = \"100ms\"\nelection = \"500ms\"\n{graph}{queue}"),
+    );
+    let status = |control: &Control| {
+        let mut command = std::process::Command::new(Outrider::program());
+        command.args(["status", "--json", "--admin", &control.admin_url(0)]);
+        let output = run(command);
+        let told: Value = serde_json::from_str(&output.out).unwrap();
+        assert_eq!(output.status.success(), told["healthy"] == true, "{told}");
+        told["problems"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let says = |control: &Control, what: &str| {
+        status(control).iter().any(|problem| problem.contains(what))
+    };
+    // Both are noticed when they are used.
+    control.client(0).get("/v1/graph/depth?image=a/b").expect(503);
+    until("status names the graph", || says(&control, "the graph's store (neo4j) is down"));
+    assert!(!says(&control, "does not answer"));
+    control.kill9(2);
+    until("status names the dead node", || says(&control, "(n2, 127.0."));
+    control.state(0, "PUT", "k").body(b"v").send().expect(204);
+    control.kill9(1);
+    until("status says that nobody leads", || says(&control, "no leader"));
+    control.resume(1);
+    control.resume(2);
+    control.wait_ready(1);
+    until("all nodes answer", || {
+        !says(&control, "does not answer") && !says(&control, "no leader")
+    });
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! `--admin URL`, which all commands for a running node or edge have.
+//! `--admin URL` and what belongs to it, which all commands for a running node or edge have.
+
+use std::path::PathBuf;
 
 use clap::Args;
-use outrider_node::command::{AdminClient, CommandError};
+use outrider_node::command::{AdminClient, CommandError, Secure};
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct At {
@@ -9,12 +11,36 @@ pub(crate) struct At {
     /// somebody listens]
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
+    /// The file of the bearer token, where the node wants one [default: OUTRIDER_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The certificates to trust (PEM) where the URL is https [default: OUTRIDER_CA]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The name in the node's certificate, where that is not the host of the URL; node.outrider.internal for the
+    /// cluster's own
+    #[arg(long, value_name = "NAME")]
+    tls_name: Option<String>,
 }
 
 impl At {
     pub(crate) async fn client(&self) -> Result<AdminClient, CommandError> {
-        let variable = || std::env::var("OUTRIDER_ADMIN").ok().filter(|url| !url.is_empty());
-        AdminClient::at(self.admin.clone().or_else(variable).as_deref()).await
+        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let text = |file: &Option<PathBuf>, name| {
+            let file = file.clone().or_else(|| variable(name).map(PathBuf::from));
+            let read = |file: PathBuf| {
+                std::fs::read_to_string(&file)
+                    .map_err(|error| CommandError::Refused(format!("{}: {error}", file.display())))
+            };
+            file.map(read).transpose()
+        };
+        let secure = Secure {
+            token: text(&self.token_file, "OUTRIDER_TOKEN_FILE")?.map(|t| t.trim().to_owned()),
+            authorities_pem: text(&self.ca, "OUTRIDER_CA")?,
+            name: self.tls_name.clone(),
+        };
+        let url = self.admin.clone().or_else(|| variable("OUTRIDER_ADMIN"));
+        AdminClient::at(url.as_deref(), &secure).await
     }
 }
 

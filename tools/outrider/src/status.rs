@@ -16,8 +16,8 @@ const DISK_FREE_SHARE_MIN: f64 = 0.02;
 const DISK_FREE_BYTES_MIN: u64 = 128 << 20;
 /// Of the room for uploads.
 const UPLOADS_SHARE_MAX: f64 = 0.95;
-/// Before a certificate ends; it is renewed long before.
-const CERTIFICATE_DAYS_MIN: f64 = 14.0;
+/// Of a certificate's time; it is renewed when a third is left.
+const CERTIFICATE_SHARE_MIN: f64 = 0.2;
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
@@ -88,13 +88,14 @@ fn of_disk(what: &str, disk: &Value, all: &mut Vec<String>) {
 }
 
 fn of_certificate(who: &str, certificate: &Value, all: &mut Vec<String>) {
-    if let Some(days) = certificate["days_left"].as_f64()
-        && days < CERTIFICATE_DAYS_MIN
+    let (days, lifetime) = (&certificate["days_left"], &certificate["lifetime_days"]);
+    if let (Some(days), Some(lifetime)) = (days.as_f64(), lifetime.as_f64())
+        && days < lifetime * CERTIFICATE_SHARE_MIN
     {
         let why = certificate["failure"].as_str().map(|why| format!(" ({why})"));
         let why = why.unwrap_or_default();
         all.push(format!(
-            "the certificate of {who} ends in {days:.1} days and was not renewed{why}"
+            "the certificate of {who} ends in {days:.3} days and was not renewed{why}"
         ));
     }
 }
@@ -224,7 +225,7 @@ mod tests {
                 "uploads_total_bytes": 1 << 30 } }],
             "upstreams": [{ "name": "r", "blobs": { "breaker": "closed" }, "manifests": { "breaker": "closed" } }],
             "outbox": { "pending": 1, "dropped": 0 },
-            "control": { "connected": true, "lag": 3, "events": {}, "certificate": { "days_left": 300.0 } },
+            "control": { "connected": true, "lag": 3, "events": {}, "certificate": { "days_left": 300.0, "lifetime_days": 397.0 } },
             "node": {
                 "node": 1, "leader": 1, "failure": null, "graph": { "state": "up" },
                 "nodes": [{ "node": 1, "answers": true }, { "node": 2, "name": "c2", "address": "a:1", "answers": true }],
@@ -247,7 +248,7 @@ mod tests {
             ("/upstreams/0/blobs/breaker", json!("open"), "the upstream r does not answer"),
             ("/outbox/dropped", json!(5), "5 events"),
             ("/control/connected", json!(false), "no node of the control plane"),
-            ("/control/certificate/days_left", json!(3.0), "this edge ends in 3.0 days"),
+            ("/control/certificate/days_left", json!(3.0), "this edge ends in 3.000 days"),
             ("/node/leader", Value::Null, "no leader"),
             ("/node/failure", json!("disk"), "the node 1 stopped: disk"),
             ("/node/nodes/1/answers", json!(false), "node 2 (c2, a:1) does not answer"),

@@ -51,6 +51,9 @@ pub struct Claims {
     /// Given: it grants this and nothing else.
     #[serde(default)]
     pub(crate) access: Option<Access>,
+    /// What else it is good for, with spaces between (RFC 8693, section 4.2).
+    #[serde(default)]
+    pub(crate) scope: Option<String>,
 }
 
 /// The claim `access`: the scopes that mean something here.

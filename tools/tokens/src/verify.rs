@@ -111,6 +111,26 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`]
     pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Proven, TokenError> {
+        let (claims, place) = self.signed(token)?;
+        self.believe(claims, place, now_unix_s)
+    }
+
+    /// The same, with the claim `scope`, which is empty where it is missing.
+    ///
+    /// # Errors
+    /// [`TokenError`]
+    pub fn verify_scope(
+        &self,
+        token: &str,
+        now_unix_s: u64,
+    ) -> Result<(Proven, String), TokenError> {
+        let (mut claims, place) = self.signed(token)?;
+        let scope = claims.scope.take().unwrap_or_default();
+        Ok((self.believe(claims, place, now_unix_s)?, scope))
+    }
+
+    /// The claims of a token whose signature is right, and whose it is.
+    fn signed(&self, token: &str) -> Result<(Claims, usize), TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLarge);
         }
@@ -145,7 +165,7 @@ impl Verifier {
         if !is_signed {
             return Err(failure);
         }
-        self.believe(claims, place, now_unix_s)
+        Ok((claims, place))
     }
 
     /// What the claims of a token say whose signature is right.

@@ -1,9 +1,10 @@
 //! `GET /v1/cluster`, and `POST /v1/cluster/token`, `/leave`, `/remove`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
+use outrider_certificate::Validity;
 use outrider_raft::Unavailable;
 use outrider_raft::rpc::tls::Role;
 use outrider_state::request::TOKEN_TTL_MS_MAX;
@@ -83,12 +84,28 @@ pub(crate) async fn status(admin: &Admin) -> Value {
         "version": status.progress.version,
         "failure": status.failure,
         "graph": super::graph::health(admin),
+        "certificate": certificate_json(
+            &admin.certificate.shown.validity(),
+            admin.certificate.failure(),
+        ),
         "disk": admin.folder.disk().map(|(free, total)| {
             json!({ "free_bytes": free, "total_bytes": total })
         }),
         "nodes": nodes.collect::<Vec<_>>(),
         "members": members,
         "events": admin.events.report().json(),
+    })
+}
+
+/// How a certificate stands.
+pub(crate) fn certificate_json(validity: &Validity, failure: Option<String>) -> Value {
+    const DAY: f64 = 86_400.0;
+    let until = validity.until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "until_unix_s": until,
+        "days_left": validity.left(SystemTime::now()).as_secs_f64() / DAY,
+        "lifetime_days": validity.lifetime().as_secs_f64() / DAY,
+        "failure": failure,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The HTTP API of a node: plain HTTP/1.1, for this machine only. Any node answers, whoever leads.
 //!
 //! - [`server`]: connections, their bounds, and how the server ends.
-//! - [`route`]: which paths there are.
+//! - [`auth`]: operators' tokens. [`route`]: which paths there are.
+//! - [`openapi`]: their description.
 //! - [`fragments`], [`batch`]: state fragments. [`watch`]: what changes, as it changes.
 //! - [`tags`], [`customers`]: what else the edges go by.
 //! - [`cluster`]: what is under `/v1/cluster`.
@@ -11,6 +12,7 @@
 //! - [`input`], [`answer`]: what requests bring, and how answers look.
 
 pub mod answer;
+pub mod auth;
 pub mod batch;
 pub mod beside;
 pub mod cluster;
@@ -19,6 +21,7 @@ pub mod events;
 pub mod fragments;
 pub mod graph;
 pub mod input;
+pub mod openapi;
 pub mod route;
 pub mod server;
 pub mod tags;
@@ -26,8 +29,9 @@ pub mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use outrider_raft::Consensus;
@@ -39,10 +43,12 @@ use crate::events::Events;
 use crate::folder::Folder;
 use crate::graph::GraphService;
 use crate::metrics::Metrics;
+use crate::run::Certificate;
 pub use beside::{Beside, Pending};
 
 use answer::{Answer, Refusal, failure, json_answer, method_not_allowed, refusal, text_answer};
-use route::Place;
+use auth::{Auth, Needs, Operator};
+use route::{Place, Route};
 
 /// The most bodies with manifests at a time; each may have 16 MiB.
 pub(crate) const GRAPH_BODIES_MAX: usize = 4;
@@ -69,6 +75,9 @@ pub struct Admin {
     /// True once nobody should watch any more.
     pub(crate) stopping: tokio::sync::watch::Receiver<bool>,
     pub(crate) beside: OnceLock<Arc<dyn Beside>>,
+    pub(crate) certificate: Certificate,
+    /// None: everybody may do everything, who is on this machine.
+    pub(crate) auth: Option<Arc<Auth>>,
 }
 
 impl Admin {
@@ -81,13 +90,35 @@ impl Admin {
             Some((route, _)) if !route.allows(request.method()) => {
                 (route.label, method_not_allowed(route.methods))
             }
-            Some((route, name)) => {
-                let answer = self.answer_at(route.place, name, request).await;
-                (route.label, answer.unwrap_or_else(Answer::from))
-            }
+            Some((route, name)) => match self.operator(route, &request) {
+                Ok(operator) => {
+                    let method = request.method().clone();
+                    let answer = self.answer_at(route.place, name, request).await;
+                    let answer = answer.unwrap_or_else(Answer::from);
+                    if let Some(Operator(operator)) = operator.filter(|_| !is_read(&method)) {
+                        let status = answer.status().as_u16();
+                        tracing::info!(operator, %method, path, status, "an operator's request");
+                    }
+                    (route.label, answer)
+                }
+                Err(refused) => (route.label, *refused),
+            },
         };
         self.metrics.answered(label, answer.status().as_u16(), started.elapsed());
         answer
+    }
+
+    /// Who asks, where somebody must say so.
+    fn operator(
+        &self,
+        route: &Route,
+        request: &Request<Incoming>,
+    ) -> Result<Option<Operator>, Box<Answer>> {
+        let needs = Needs::of(route.place, request.method());
+        match &self.auth {
+            Some(auth) if needs > Needs::Nothing => auth.check(request.headers(), needs).map(Some),
+            _ => Ok(None),
+        }
     }
 
     async fn answer_at(
@@ -115,6 +146,10 @@ impl Admin {
             Place::GraphManifests => Ok(graph::post(self, request).await),
             Place::GraphQuery => Ok(graph::query(self, name, &request).await),
             Place::Events => Ok(events::answer(self, &request).await),
+            Place::OpenApi => {
+                let document = Bytes::from_static(openapi::DOCUMENT.as_bytes());
+                Ok(answer::bytes_answer(StatusCode::OK, "application/json", document))
+            }
             Place::Metrics => Ok(self.metrics().await),
             Place::Health => Ok(verdict("healthy", &self.health().await, None)),
             Place::Ready => Ok(self.ready().await),
@@ -136,6 +171,8 @@ impl Admin {
 
     async fn metrics(&self) -> Answer {
         let (served, events) = (self.edges.served(), self.events.report());
+        let left = self.certificate.shown.validity().left(SystemTime::now());
+        self.metrics.set_certificate(left);
         let mut text = self.metrics.text(&self.consensus, served, &self.graph, &events);
         if let Some(beside) = self.beside.get() {
             text = beside::joined(&beside.metrics().await, &text);
