@@ -15,7 +15,7 @@ use outrider_push::{Interest, Item, Replica, Wish};
 use outrider_state::Expect;
 use outrider_state::request::TagRecord;
 use outrider_transport::tls::MemberCertificate;
-use outrider_uplink::{PeerBook, PeerOptions};
+use outrider_uplink::{PeerBook, PeerIdentity, PeerOptions};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -73,7 +73,15 @@ pub(crate) fn start(
     Ok(Some(Followed {
         follower,
         fleet,
-        peers: PeerOptions { book, roots, name: member_name },
+        peers: PeerOptions {
+            book,
+            roots,
+            name: member_name,
+            identity: Some(PeerIdentity {
+                chain: identity.chain.clone(),
+                key: identity.key.clone_key(),
+            }),
+        },
         certificate: MemberCertificate {
             name: member_name(own),
             chain: identity.chain,
@@ -87,6 +95,11 @@ fn address(config: &Config, https: Option<SocketAddr>) -> String {
     let listened = || https.filter(|https| !https.ip().is_unspecified());
     let advertised = config.control.advertise.clone();
     advertised.or_else(|| listened().map(|at| at.to_string())).unwrap_or_default()
+}
+
+/// The edge whose certificate has this name.
+pub(crate) fn member_of(name: &str) -> Option<u64> {
+    name.strip_prefix("edge-")?.strip_suffix(".outrider.internal")?.parse().ok()
 }
 
 /// The name in an edge's certificate.

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
 use outrider_gateway::names::{Fleet, FleetNames, HandedOver, Names, NamesClient, NamesError};
-use outrider_gateway::{AccessShared, Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
+use outrider_gateway::{
+    AccessShared, Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream,
+};
 use outrider_link::Collector;
 use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};

@@ -10,6 +10,7 @@ mod cluster;
 mod get;
 mod graph;
 mod progress;
+mod secret;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -76,6 +77,16 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::Secret(arguments) => match secret::run(&arguments) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
+                fail(error, code)
+            }
+        },
         Command::Version => {
             say(&format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
