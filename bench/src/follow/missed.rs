@@ -194,8 +194,10 @@ type Started = (Follower, Arc<AtomicU64>, Arc<AtomicU64>);
 fn start(folder: &EdgeFolder, at: SocketAddr) -> Result<Started, BenchError> {
     let (updates, wrong) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let sink = Counter { updates: Arc::clone(&updates), wrong: Arc::clone(&wrong), last: 0 };
+    let failed = |error: &dyn std::fmt::Display| BenchError::Tls(error.to_string());
     let follower = Follower::start(Settings {
         folder: folder.clone(),
+        identity: folder.identity().map_err(|error| failed(&error))?,
         nodes: vec![at.to_string()],
         interest: Interest { prefixes: vec!["app/".to_owned()] },
         address: String::new(),
@@ -237,11 +239,11 @@ fn certificates(
     };
     let node_key = KeyPair::generate().map_err(|error| failed(&error))?;
     let certificate = sign(tls::NODE_NAME, &node_key)?;
-    let identity = tls::Identity {
-        chain: vec![certificate.der().clone(), authority.clone()],
-        key: PrivateKeyDer::try_from(node_key.serialize_der()).map_err(|error| failed(&error))?,
-        authority,
-    };
+    let node_key =
+        PrivateKeyDer::try_from(node_key.serialize_der()).map_err(|error| failed(&error))?;
+    let chain = vec![certificate.der().clone(), authority.clone()];
+    let shown = Shown::new(chain, node_key).map_err(|error| failed(&error))?;
+    let identity = tls::Identity { shown, authority };
     let edge_key = KeyPair::generate().map_err(|error| failed(&error))?;
     let certificate = sign("edge-1.outrider.internal", &edge_key)?;
     let joined = folder.own_key(|| Ok(edge_key.serialize_pem())).and_then(|_| {

@@ -18,10 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Size, Span};
 
+mod auth;
 mod control;
 mod quic;
 mod upstream;
 
+pub use auth::{AuthSection, CustomerSection, IssuerSection};
 pub use control::ControlSection;
 pub(crate) use outrider_settings::bounded;
 pub use outrider_settings::{CONFIG_BYTES_MAX, ConfigError, Invalid, Listen, Log, LogFormat};
@@ -71,6 +73,8 @@ pub struct Config {
     pub quic: QuicSection,
     /// `[control]`: the control plane that it follows.
     pub control: ControlSection,
+    /// `[auth]`: who may do what.
+    pub auth: AuthSection,
     /// `[drain]`: how the edge stops.
     pub drain: DrainSection,
     /// `[log]`: what is logged to stderr.
@@ -450,6 +454,7 @@ impl Config {
         self.check_limits()?;
         self.quic.check()?;
         self.control.check()?;
+        self.auth.check()?;
         self.check_upstreams()
     }
 

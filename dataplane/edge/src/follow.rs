@@ -71,6 +71,7 @@ pub(crate) fn start(
         name: member_name(own),
         shown: Arc::<outrider_certificate::Shown>::clone(&identity.shown),
     };
+    let shown = Arc::<outrider_certificate::Shown>::clone(&identity.shown);
     let follower = Follower::start(Settings {
         folder,
         identity,
@@ -88,7 +89,7 @@ pub(crate) fn start(
     Ok(Some(Followed {
         follower,
         fleet,
-        peers: PeerOptions { book, roots, name: member_name },
+        peers: PeerOptions { book, roots, name: member_name, identity: Some(shown) },
         certificate,
     }))
 }
@@ -98,6 +99,11 @@ fn address(config: &Config, https: Option<SocketAddr>) -> String {
     let listened = || https.filter(|https| !https.ip().is_unspecified());
     let advertised = config.control.advertise.clone();
     advertised.or_else(|| listened().map(|at| at.to_string())).unwrap_or_default()
+}
+
+/// The edge whose certificate has this name.
+pub(crate) fn member_of(name: &str) -> Option<u64> {
+    name.strip_prefix("edge-")?.strip_suffix(".outrider.internal")?.parse().ok()
 }
 
 /// The name in an edge's certificate.

@@ -25,6 +25,7 @@ use outrider_uplink::{Uplink, UplinkError, UplinkOptions, UpstreamId};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
+use crate::auth::{Auth, AuthError};
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
@@ -115,6 +116,9 @@ pub enum RunError {
         /// The shard.
         id: usize,
     },
+    /// Nobody can be asked who they are.
+    #[error("auth: {0}")]
+    Auth(#[from] AuthError),
     /// The control plane cannot be followed.
     #[error("the control plane cannot be followed: {0}")]
     Control(#[from] outrider_follower::StartError),
@@ -269,6 +273,7 @@ impl Running {
         let tls_files =
             tls::load_or_create(&dir.tls(), &certificate_names(config)).map_err(unusable)?;
         let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
+        let mut auth = Auth::load(&config.auth, &dir.tls())?;
 
         let limits = Limits { connections_max: connections_max.div_ceil(count), ..limits(config) };
         // A connection over QUIC needs no descriptor.
@@ -292,13 +297,23 @@ impl Running {
             Some(certificate) => tls::with_member(&tls, certificate),
             None => tls,
         };
-        let quic =
-            QuicServer::new(&tls, config.quic.settings(count), quic_limits).map_err(unusable)?;
+        // Who asks is asked who they are: other edges show it by their certificates.
+        let quic_tls = match peers.as_ref().filter(|_| auth.is_some()) {
+            Some(peers) => tls::asking_members(&tls, peers.roots.clone()).map_err(unusable)?,
+            None => Arc::clone(&tls),
+        };
+        let quic = QuicServer::new(&quic_tls, config.quic.settings(count), quic_limits)
+            .map_err(unusable)?
+            .with_members(follow::member_of);
         let crossing = Arc::new(Crossing::new(count));
 
         let control = follower.as_ref().map(Follower::monitor);
         let collector = follower.as_ref().map(Follower::collector);
         let (metrics, registry) = Metrics::new(control.clone());
+        let access = match &mut auth {
+            Some(auth) => Some(auth.share(metrics.gateway.audit_dropped.clone())?),
+            None => None,
+        };
         let (names, names_client) =
             names::open(dir.path(), names_limits(config), metrics.names.clone())?;
         let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
@@ -327,6 +342,9 @@ impl Running {
             admin = None;
         }
         start_on_runtime(&uplink, &edge, admin, &events)?;
+        if let Some(auth) = auth {
+            uplink.runtime().spawn(auth.watch());
+        }
         let caches = cache_configs(config, sizes, &dir, count)?;
         let hub = Arc::new(Hub::new(placement(sizes, count)));
         let together = Rendezvous::default();
@@ -346,7 +364,7 @@ impl Running {
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config, count, collector.is_some()),
-                access: None,
+                access: access.clone(),
                 collector: collector.clone(),
                 serve: sockets.of_shard(seat.id, &tls),
                 quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),

@@ -147,7 +147,7 @@ impl<N: Names> Gateway<N> {
         peer: Peer,
     ) -> Option<Asker> {
         let Some(gate) = &self.gate else { return Some(Asker::open()) };
-        let mut asker = gate.who_known(&request.headers, peer)?;
+        let mut asker = gate.who_known(&request.headers, self.if_member(peer))?;
         if !asker.is_asked() {
             return Some(asker);
         }

@@ -23,12 +23,14 @@
 //! - [`reference`]: what can be asked for. [`manifest`]: what an image consists of.
 //! - [`blob`]: one artifact into one file. [`many`]: many, in one round trip. [`image`], [`layout`]: an image into an OCI image layout.
 //! - [`connection`]: protocols, and what happens when one cannot be had. [`tls`]: whom is trusted.
+//! - [`credential`]: who asks.
 //! - [`progress`]: how far it is. [`error`]: what went wrong.
 
 #![forbid(unsafe_code)]
 
 pub mod blob;
 mod client;
+pub mod credential;
 pub mod connection;
 pub mod error;
 pub mod image;
@@ -41,6 +43,7 @@ pub mod reference;
 pub mod tls;
 
 pub use client::{Client, Options};
+pub use credential::Credential;
 pub use connection::{Protocol, Used};
 pub use error::ClientError;
 pub use progress::{Progress, Silent};

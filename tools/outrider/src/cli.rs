@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Status(StatusArguments),
     /// Fetch an image or an artifact from an edge
     Get(Box<GetArguments>),
+    /// Make a secret for a customer to log in with, and the line of the file that knows it
+    Secret(SecretArguments),
     /// Print the version
     Version,
 }
@@ -99,6 +101,15 @@ pub(crate) struct EdgeArguments {
     /// Only say whether the configuration is valid
     #[arg(long)]
     pub(crate) check_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SecretArguments {
+    /// The customer, without spaces
+    pub(crate) customer: String,
+    /// Append the line to this file, and print the secret alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

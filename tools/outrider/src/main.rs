@@ -13,6 +13,7 @@ mod get;
 mod graph;
 mod operate;
 mod progress;
+mod secret;
 mod state;
 mod status;
 
@@ -88,6 +89,16 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::Secret(arguments) => match secret::run(&arguments) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
+                fail(error, code)
+            }
+        },
         Command::Version => {
             say(&format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

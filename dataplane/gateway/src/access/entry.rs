@@ -30,6 +30,7 @@ impl<N: Names> Gateway<N> {
         peer: Peer,
     ) -> Result<Asker, ApiError> {
         let Some(gate) = &self.gate else { return Ok(Asker::open()) };
+        let peer = self.if_member(peer);
         let operation = &request.operation;
         let needs = Needs::of(operation);
         if needs == Needs::Nothing {
@@ -61,16 +62,25 @@ impl<N: Names> Gateway<N> {
             let why = if asker.is_proven() { Refusal::Scope } else { Refusal::Missing };
             return Err(refused(why, Some(&asker)));
         }
+        if asker.customer.is_none() && !matches!(asker.rights, Rights::Member) {
+            asker.customer = gate.owner(&key);
+        }
+        if spoken_for(operation).is_some_and(|customer| customer != asker.name()) {
+            return Err(refused(Refusal::Customer, Some(&asker)));
+        }
         if let Some(unknown) = self.lacks(request, http.headers()).await? {
             gate.count_refused(Refusal::NotLinked);
             Note::of(gate, operation, Some(&asker), peer, &key)
                 .refused(Refusal::NotLinked, unknown.status());
             return Err(unknown);
         }
-        if asker.customer.is_none() && !matches!(asker.rights, Rights::Member) {
-            asker.customer = gate.owner(&key);
-        }
         Ok(asker)
+    }
+
+    /// An edge that was taken out of the fleet, or is not known yet, is nobody, whatever its certificate says.
+    pub(crate) fn if_member(&self, peer: Peer) -> Peer {
+        let member = peer.member.filter(|number| self.names.is_edge(*number));
+        Peer { member, ..peer }
     }
 
     /// What the repository of a request is called in full: one repository has one name, however it is reached.
@@ -206,6 +216,16 @@ impl<'g> Note<'g> {
     pub(crate) fn tell(&self, answer: &Answer) {
         let status = answer.as_ref().map_or_else(ApiError::status, http::Response::status);
         self.write("granted", "ok", status);
+    }
+}
+
+/// The customer that a request says it is of.
+fn spoken_for(operation: &Operation) -> Option<&str> {
+    match operation {
+        Operation::LayerUpload { customer, .. } | Operation::LayerRequest { customer, .. } => {
+            customer.as_deref()
+        }
+        _ => None,
     }
 }
 

@@ -348,6 +348,11 @@ impl Fleet {
         holders.into()
     }
 
+    /// Whether it is another edge, which is let in and says where it is.
+    pub(super) fn is_edge(&self, number: u64) -> bool {
+        number != self.own && self.read().addresses.contains_key(&number)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }

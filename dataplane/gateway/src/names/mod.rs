@@ -208,6 +208,11 @@ pub trait Names: 'static {
         Arc::default()
     }
 
+    /// Whether it is another edge of the fleet, as far as is known here.
+    fn is_edge(&self, _number: u64) -> bool {
+        false
+    }
+
     /// How many events wait.
     fn outbox_status(&self) -> impl Future<Output = Result<OutboxStatus, NamesError>>;
 

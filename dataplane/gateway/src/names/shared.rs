@@ -504,6 +504,10 @@ impl Names for FleetNames {
         holders
     }
 
+    fn is_edge(&self, number: u64) -> bool {
+        self.fleet.as_ref().is_some_and(|shared| shared.fleet.is_edge(number))
+    }
+
     async fn outbox_status(&self) -> Result<OutboxStatus, NamesError> {
         self.local.outbox_status().await
     }
