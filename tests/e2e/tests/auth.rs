@@ -17,6 +17,7 @@ use outrider_e2e::clients::docker::Docker;
 use outrider_e2e::clients::oras::Oras;
 use outrider_e2e::clients::podman::Podman;
 use outrider_e2e::clients::skopeo::Skopeo;
+use outrider_e2e::control::Control;
 use outrider_e2e::registry::*;
 use outrider_e2e::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256};
@@ -36,6 +37,11 @@ struct Site {
 
 impl Site {
     fn start(more: &str, options: Options) -> Self {
+        Self::start_by(more, |toml| Outrider::start(options.config(toml)))
+    }
+
+    /// Of an edge that is started with this configuration.
+    fn start_by(more: &str, start: impl FnOnce(&str) -> Outrider) -> Self {
         let folder = Scratch::new();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let secret = |customer: &str| {
@@ -56,7 +62,7 @@ impl Site {
             path("audit"),
             path("key.pem"),
         );
-        let edge = Outrider::start(options.config(&toml));
+        let edge = start(&toml);
         Self { edge, folder, acme, globex }
     }
 
@@ -353,7 +359,7 @@ fn a_digest_is_no_right_to_content_by_any_protocol() {
     // Nor does a manifest that names it bring it in.
     let put = client.request("PUT", &manifest_path("globex/app", "stolen"));
     let put = put.header("Content-Type", &secret.media_type).header("Authorization", &probe);
-    put.body(&secret.manifest).send().expect_error(404, "MANIFEST_BLOB_UNKNOWN");
+    put.body(&secret.manifest).send().expect_error(400, "MANIFEST_BLOB_UNKNOWN");
     // Within what is one's own, a mount is one.
     let path = format!("/v2/acme/other/blobs/uploads/?mount={digest}&from=acme/app");
     let acme = basic("acme", &site.acme);
@@ -488,7 +494,7 @@ fn hostile_tokens_are_refused_and_nothing_else_happens() {
     let deep = format!("{}{}", "[".repeat(2_000), "]".repeat(2_000));
     let nested = format!("{}.{}.x", encode(r#"{"alg":"EdDSA"}"#), encode(&deep));
     let huge = format!("{}.{}.x", encode(r#"{"alg":"EdDSA"}"#), "A".repeat(20_000));
-    for token in [confused, none, nested, huge, "..".into(), "\u{7f}".into()] {
+    for token in [confused, none, nested, huge, "..".into()] {
         let answer = get(&client, "/v2/_catalog", &format!("Bearer {token}")).expect(401);
         assert!(!answer.text().contains(&token));
         let answer =
@@ -499,6 +505,70 @@ fn hostile_tokens_are_refused_and_nothing_else_happens() {
         client.request("GET", "/v2/_catalog").header("Authorization", &basic("acme", &site.acme));
     twice.header("Authorization", "Bearer x").send().expect(401);
     get(&client, "/v2/_catalog", &basic("acme", &site.acme)).expect(200);
+}
+
+#[test]
+fn edges_of_a_fleet_know_each_other_and_give_each_repository_its_own() {
+    let control = Control::start(1, "[consensus]\nheartbeat = \"100ms\"\nelection = \"500ms\"");
+    let join = |toml: &str| Outrider::joined(&control, Options::default().config(toml));
+    let (a, b) = (Site::start_by("", join), Site::start_by("", join));
+    let (secret, other) = (SmallImage::new(7, &[60_000]), SmallImage::new(8, &[60_000]));
+    a.push("acme/app", &secret, &a.acme);
+    a.push("globex/app", &other, &a.globex);
+    let (acme, globex) = (basic("acme", &b.acme), basic("globex", &b.globex));
+    let tag = |repository: &str| manifest_path(repository, "v1");
+    until("the other edge answers the tag", || {
+        get(&b.client(), &tag("globex/app"), &globex).status == 200
+    });
+    let digest = sha256(&secret.layers[0]);
+    // It is only at the other edge, and then here too.
+    for _ in 0..2 {
+        get(&b.client(), &blob_path("globex/app", &digest), &globex)
+            .expect_error(404, "BLOB_UNKNOWN");
+        get(&b.client(), &manifest_path("globex/app", &secret.digest()), &globex).expect(404);
+        get(&b.client(), &tag("acme/app"), &globex).expect_error(403, "DENIED");
+        assert!(get(&b.client(), &tag("acme/app"), &acme).expect(200).body == secret.manifest);
+        let got = get(&b.client(), &blob_path("acme/app", &digest), &acme).expect(200);
+        assert!(got.body == secret.layers[0]);
+    }
+    let fetched = ["outcome=\"ok\"", "upstream=\"edge-"];
+    assert!(b.edge.metrics().sum("outrider_uplink_fetches_total", &fetched) >= 1.0);
+    // Who has no certificate of the fleet is nobody, by the native protocol too.
+    let native = Native::connect(&a.edge);
+    assert_eq!(native.ask("acme/app", &digest, WantKind::Blob, None).0, 401);
+}
+
+#[test]
+fn outrider_get_shows_a_token_by_every_protocol() {
+    let site = Site::start("", Options::default());
+    let image = SmallImage::new(9, &[300_000]);
+    site.push("acme/app", &image, &site.acme);
+    let file = |name: &str, text: &str| {
+        let path = site.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let bearer = site.bearer(Some(("acme", &site.acme)), "repository:acme/app:pull");
+    let token = file("token", bearer.strip_prefix("Bearer ").unwrap());
+    let secret = file("secret", &format!("acme:{}\n", site.acme));
+    let digest = sha256(&image.layers[0]);
+    let get = |protocol: &str, credential: &[&str], into: &str| {
+        let output = site.folder.path().join(into).display().to_string();
+        let ca = site.edge.ca_pem().display().to_string();
+        let from = format!("https://{}", site.edge.https_host());
+        let mut arguments = vec!["get", &digest, "--repository", "acme/app", "--from", &from];
+        arguments.extend(["--ca", &ca, "--protocol", protocol, "--output", &output, "--quiet"]);
+        arguments.extend(credential);
+        let done = Outrider::run(&arguments).status.success();
+        assert!(!done || fs::read(&output).unwrap() == image.layers[0]);
+        done
+    };
+    for protocol in ["https", "h3", "native"] {
+        assert!(get(protocol, &["--token-file", &token], &format!("t-{protocol}")));
+        let by_secret = get(protocol, &["--token-file", &secret], &format!("s-{protocol}"));
+        assert_eq!(by_secret, protocol != "native");
+        assert!(!get(protocol, &[], &format!("n-{protocol}")));
+    }
 }
 
 #[test]
