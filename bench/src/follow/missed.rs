@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use outrider_certificate::Shown;
 use outrider_follower::asks::asks;
 use outrider_follower::{EdgeFolder, Follower, Given, Settings, Sink};
 use outrider_link::{Feed, Gate, Served, serve, tls};

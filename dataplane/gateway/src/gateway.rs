@@ -194,12 +194,15 @@ impl<N: Names> Gateway<N> {
             Ok(parsed) => {
                 let kind = kind_of(&parsed.operation);
                 match self.let_in(&parsed, &request, peer).await {
-                    Ok(asker) => {
+                    Ok((asker, doubt)) => {
                         if self.accesses.is_some() {
                             asked = Asked::by(&parsed.operation, &asker);
                         }
                         let note = self.note_of(&parsed.operation, &asker, peer);
-                        let answer = self.serve_for(parsed, request, peer, asker).await;
+                        let mut answer = self.serve_for(parsed, request, peer, asker).await;
+                        if let Some(doubt) = doubt {
+                            answer = self.settle_doubt(doubt, answer).await;
+                        }
                         if let Some(note) = note {
                             note.tell(&answer);
                         }
@@ -299,7 +302,8 @@ impl<N: Names> Gateway<N> {
                 self.list_referrers(&name, ns, &digest, artifact_type, page).await
             }
             Operation::LayerUpload { image, version, customer, digest } => {
-                self.upload_layer(image, version, customer, digest, peer, body, &asker).await
+                let customer = crate::layers::may_speak_for(customer, peer, &asker)?;
+                self.upload_layer(image, version, customer, digest, body).await
             }
             Operation::LayerRequest { digest, customer, region, image, method } => {
                 let wanted = crate::layers::Wanted { digest, customer, region, image, method };

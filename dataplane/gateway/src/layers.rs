@@ -27,13 +27,10 @@ impl<N: Names> Gateway<N> {
         &self,
         image: RepositoryName,
         version: Tag,
-        customer: Option<String>,
+        customer: String,
         digest: Option<Digest>,
-        peer: Peer,
         body: RequestBody,
-        asker: &Asker,
     ) -> Answer {
-        let customer = may_speak_for(customer, peer, asker)?;
         self.must_be_pushable(&image).await?;
         let at = self.upload_shard(self.shard).await?;
         if at == self.shard {
@@ -155,7 +152,11 @@ impl<N: Names> Gateway<N> {
 }
 
 /// Who is asked who they are speaks for themselves. Else anybody of this machine is whom they say.
-fn may_speak_for(customer: Option<String>, peer: Peer, asker: &Asker) -> Result<String, ApiError> {
+pub(crate) fn may_speak_for(
+    customer: Option<String>,
+    peer: Peer,
+    asker: &Asker,
+) -> Result<String, ApiError> {
     let own = asker.name();
     match customer {
         None => Ok(own.into()),

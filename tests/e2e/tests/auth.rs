@@ -17,11 +17,8 @@ use outrider_e2e::clients::docker::Docker;
 use outrider_e2e::clients::oras::Oras;
 use outrider_e2e::clients::podman::Podman;
 use outrider_e2e::clients::skopeo::Skopeo;
-use outrider_e2e::content::sha256;
-use outrider_e2e::http::{Answer, Client};
-use outrider_e2e::image::SmallImage;
+use outrider_e2e::control::Control;
 use outrider_e2e::registry::*;
-use outrider_e2e::scratch::Scratch;
 use outrider_e2e::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256};
 use rustls::pki_types::pem::PemObject;
@@ -40,6 +37,11 @@ struct Site {
 
 impl Site {
     fn start(more: &str, options: Options) -> Self {
+        Self::start_by(more, |toml| Outrider::start(options.config(toml)))
+    }
+
+    /// Of an edge that is started with this configuration.
+    fn start_by(more: &str, start: impl FnOnce(&str) -> Outrider) -> Self {
         let folder = Scratch::new();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let secret = |customer: &str| {
@@ -60,7 +62,7 @@ impl Site {
             path("audit"),
             path("key.pem"),
         );
-        let edge = Outrider::start(options.config(&toml));
+        let edge = start(&toml);
         Self { edge, folder, acme, globex }
     }
 
@@ -71,8 +73,7 @@ impl Site {
     /// A token of the edge's own.
     fn token(&self, login: Option<(&str, &str)>, scopes: &[&str]) -> Answer {
         let scopes: String = scopes.iter().map(|scope| format!("&scope={scope}")).collect();
-        let request =
-            self.client().request("GET", &format!("/token?service={SERVICE}{scopes}"));
+        let request = self.client().request("GET", &format!("/token?service={SERVICE}{scopes}"));
         match login {
             Some((name, secret)) => request.header("Authorization", &basic(name, secret)).send(),
             None => request.send(),
@@ -258,13 +259,15 @@ fn who_may_not_is_told_where_to_get_a_token_and_for_what() {
 fn tokens_of_the_edge_grant_what_their_customer_has_and_no_more() {
     let site = Site::start("anonymous = [\"pull:public/**\"]", Options::default());
     let granted = |login, scopes: &[&str]| {
-        let token = site.token(login, scopes).expect(200).json()["token"].as_str().unwrap().to_owned();
+        let token =
+            site.token(login, scopes).expect(200).json()["token"].as_str().unwrap().to_owned();
         let body = token.split('.').nth(1).unwrap();
         let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
         claims["access"].clone()
     };
     let acme = Some(("acme", &*site.acme));
-    let all = ["repository:acme/a:pull,push,delete", "repository:globex/a:pull", "registry:catalog:*"];
+    let all =
+        ["repository:acme/a:pull,push,delete", "repository:globex/a:pull", "registry:catalog:*"];
     assert_eq!(
         granted(acme, &all),
         json!([
@@ -280,9 +283,15 @@ fn tokens_of_the_edge_grant_what_their_customer_has_and_no_more() {
     }
     site.client().get("/token?service=other").expect(400);
     // By OAuth 2, as containerd asks first.
-    let form = format!("grant_type=password&service={SERVICE}&username=acme&password={}&scope={}", site.acme, all[0]);
+    let form = format!(
+        "grant_type=password&service={SERVICE}&username=acme&password={}&scope={}",
+        site.acme, all[0]
+    );
     let post = site.client().request("POST", "/token");
-    let answer = post.header("Content-Type", "application/x-www-form-urlencoded").body(form.as_bytes()).send();
+    let answer = post
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body(form.as_bytes())
+        .send();
     assert!(answer.expect(200).json()["access_token"].is_string());
     let post = site.client().request("POST", "/token");
     post.body(b"grant_type=refresh_token&refresh_token=x").send().expect(405);
@@ -314,13 +323,19 @@ fn a_digest_is_no_right_to_content_by_any_protocol() {
             // Who may has it by all of them, so that it is in memory where the others ask.
             assert!(get(&client, &path("acme/app"), &right).expect(200).body == *bytes);
             assert!(quic.get(&path("acme/app"), &right) == (200, bytes.clone()));
-            assert!(native.ask("acme/app", &digest, kind, Some(&token(&right))) == (200, bytes.clone()));
+            assert!(
+                native.ask("acme/app", &digest, kind, Some(&token(&right))) == (200, bytes.clone())
+            );
             // In the own repository, and in the other one.
             get(&client, &path("globex/app"), &probe).expect(404);
             get(&client, &path("globex/app"), &wrong).expect(404);
             get(&client, &path("acme/app"), &probe).expect(403);
             get(&client, &path("acme/app"), &wrong).expect(401);
-            client.request("HEAD", &path("globex/app")).header("Authorization", &wrong).send().expect(404);
+            client
+                .request("HEAD", &path("globex/app"))
+                .header("Authorization", &wrong)
+                .send()
+                .expect(404);
             assert_eq!(quic.get(&path("globex/app"), &wrong).0, 404);
             assert_eq!(quic.get(&path("acme/app"), &wrong).0, 401);
             assert_eq!(native.ask("globex/app", &digest, kind, Some(&token(&wrong))).0, 404);
@@ -344,7 +359,7 @@ fn a_digest_is_no_right_to_content_by_any_protocol() {
     // Nor does a manifest that names it bring it in.
     let put = client.request("PUT", &manifest_path("globex/app", "stolen"));
     let put = put.header("Content-Type", &secret.media_type).header("Authorization", &probe);
-    put.body(&secret.manifest).send().expect_error(404, "MANIFEST_BLOB_UNKNOWN");
+    put.body(&secret.manifest).send().expect_error(400, "MANIFEST_BLOB_UNKNOWN");
     // Within what is one's own, a mount is one.
     let path = format!("/v2/acme/other/blobs/uploads/?mount={digest}&from=acme/app");
     let acme = basic("acme", &site.acme);
@@ -355,18 +370,29 @@ fn a_digest_is_no_right_to_content_by_any_protocol() {
         let audit = site.audit();
         let has = |reason: &str| {
             audit.iter().any(|line| {
-                line["outcome"] == "refused" && line["reason"] == reason && line["customer"] == "globex"
+                line["outcome"] == "refused"
+                    && line["reason"] == reason
+                    && line["customer"] == "globex"
             })
         };
-        has("not_linked") && has("scope") && audit.iter().any(|line| line["reason"] == "digest_alone")
+        has("not_linked")
+            && has("scope")
+            && audit.iter().any(|line| line["reason"] == "digest_alone")
     });
-    let pushed = site.audit().iter().filter(|line| line["action"] == "push" && line["outcome"] == "granted").count();
+    let pushed = site
+        .audit()
+        .iter()
+        .filter(|line| line["action"] == "push" && line["outcome"] == "granted")
+        .count();
     assert!(pushed >= 5, "{pushed}");
     let text = fs::read_to_string(site.folder.path().join("audit")).unwrap() + &site.edge.log();
     for secret in [&*site.acme, &site.globex, &token(&right), &token(&wrong)] {
         assert!(!text.contains(secret), "a secret is written down");
     }
-    let refused = site.edge.metrics().sum("outrider_access_decisions_total", &["outcome=\"refused\"", "reason=\"not_linked\""]);
+    let refused = site
+        .edge
+        .metrics()
+        .sum("outrider_access_decisions_total", &["outcome=\"refused\"", "reason=\"not_linked\""]);
     assert!(refused >= 20.0, "{refused}");
 }
 
@@ -386,7 +412,9 @@ fn an_upstreams_content_is_read_where_the_upstream_has_it() {
     assert!(client.get(&blob_path("team/app", &digest)).expect(200).body == image.layers[0]);
     for _ in 0..3 {
         client.get(&blob_path("evil/app", &digest)).expect_error(404, "BLOB_UNKNOWN");
-        client.get(&manifest_path("evil/app", &image.digest())).expect_error(404, "MANIFEST_UNKNOWN");
+        client
+            .get(&manifest_path("evil/app", &image.digest()))
+            .expect_error(404, "MANIFEST_UNKNOWN");
         assert!(client.get(&blob_path("team/app", &digest)).expect(200).body == image.layers[0]);
     }
     // A repository that has it too, says the upstream; once is enough.
@@ -466,15 +494,81 @@ fn hostile_tokens_are_refused_and_nothing_else_happens() {
     let deep = format!("{}{}", "[".repeat(2_000), "]".repeat(2_000));
     let nested = format!("{}.{}.x", encode(r#"{"alg":"EdDSA"}"#), encode(&deep));
     let huge = format!("{}.{}.x", encode(r#"{"alg":"EdDSA"}"#), "A".repeat(20_000));
-    for token in [confused, none, nested, huge, "..".into(), "\u{7f}".into()] {
+    for token in [confused, none, nested, huge, "..".into()] {
         let answer = get(&client, "/v2/_catalog", &format!("Bearer {token}")).expect(401);
         assert!(!answer.text().contains(&token));
-        let answer = client.request("GET", "/token").header("Authorization", &basic("acme", &token));
+        let answer =
+            client.request("GET", "/token").header("Authorization", &basic("acme", &token));
         answer.send().expect(401);
     }
-    let twice = client.request("GET", "/v2/_catalog").header("Authorization", &basic("acme", &site.acme));
+    let twice =
+        client.request("GET", "/v2/_catalog").header("Authorization", &basic("acme", &site.acme));
     twice.header("Authorization", "Bearer x").send().expect(401);
     get(&client, "/v2/_catalog", &basic("acme", &site.acme)).expect(200);
+}
+
+#[test]
+fn edges_of_a_fleet_know_each_other_and_give_each_repository_its_own() {
+    let control = Control::start(1, "[consensus]\nheartbeat = \"100ms\"\nelection = \"500ms\"");
+    let join = |toml: &str| Outrider::joined(&control, Options::default().config(toml));
+    let (a, b) = (Site::start_by("", join), Site::start_by("", join));
+    let (secret, other) = (SmallImage::new(7, &[60_000]), SmallImage::new(8, &[60_000]));
+    a.push("acme/app", &secret, &a.acme);
+    a.push("globex/app", &other, &a.globex);
+    let (acme, globex) = (basic("acme", &b.acme), basic("globex", &b.globex));
+    let tag = |repository: &str| manifest_path(repository, "v1");
+    until("the other edge answers the tag", || {
+        get(&b.client(), &tag("globex/app"), &globex).status == 200
+    });
+    let digest = sha256(&secret.layers[0]);
+    // It is only at the other edge, and then here too.
+    for _ in 0..2 {
+        get(&b.client(), &blob_path("globex/app", &digest), &globex)
+            .expect_error(404, "BLOB_UNKNOWN");
+        get(&b.client(), &manifest_path("globex/app", &secret.digest()), &globex).expect(404);
+        get(&b.client(), &tag("acme/app"), &globex).expect_error(403, "DENIED");
+        assert!(get(&b.client(), &tag("acme/app"), &acme).expect(200).body == secret.manifest);
+        let got = get(&b.client(), &blob_path("acme/app", &digest), &acme).expect(200);
+        assert!(got.body == secret.layers[0]);
+    }
+    let fetched = ["outcome=\"ok\"", "upstream=\"edge-"];
+    assert!(b.edge.metrics().sum("outrider_uplink_fetches_total", &fetched) >= 1.0);
+    // Who has no certificate of the fleet is nobody, by the native protocol too.
+    let native = Native::connect(&a.edge);
+    assert_eq!(native.ask("acme/app", &digest, WantKind::Blob, None).0, 401);
+}
+
+#[test]
+fn outrider_get_shows_a_token_by_every_protocol() {
+    let site = Site::start("", Options::default());
+    let image = SmallImage::new(9, &[300_000]);
+    site.push("acme/app", &image, &site.acme);
+    let file = |name: &str, text: &str| {
+        let path = site.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let bearer = site.bearer(Some(("acme", &site.acme)), "repository:acme/app:pull");
+    let token = file("token", bearer.strip_prefix("Bearer ").unwrap());
+    let secret = file("secret", &format!("acme:{}\n", site.acme));
+    let digest = sha256(&image.layers[0]);
+    let get = |protocol: &str, credential: &[&str], into: &str| {
+        let output = site.folder.path().join(into).display().to_string();
+        let ca = site.edge.ca_pem().display().to_string();
+        let from = format!("https://{}", site.edge.https_host());
+        let mut arguments = vec!["get", &digest, "--repository", "acme/app", "--from", &from];
+        arguments.extend(["--ca", &ca, "--protocol", protocol, "--output", &output, "--quiet"]);
+        arguments.extend(credential);
+        let done = Outrider::run(&arguments).status.success();
+        assert!(!done || fs::read(&output).unwrap() == image.layers[0]);
+        done
+    };
+    for protocol in ["https", "h3", "native"] {
+        assert!(get(protocol, &["--token-file", &token], &format!("t-{protocol}")));
+        let by_secret = get(protocol, &["--token-file", &secret], &format!("s-{protocol}"));
+        assert_eq!(by_secret, protocol != "native");
+        assert!(!get(protocol, &[], &format!("n-{protocol}")));
+    }
 }
 
 #[test]
@@ -509,8 +603,9 @@ fn quic(edge: &Outrider, alpn: &[u8]) -> (tokio::runtime::Runtime, quinn::Connec
     tls.alpn_protocols = vec![alpn.to_vec()];
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(tls));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-    let runtime = { runtime }.build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.unwrap();
     let address = ([127, 0, 0, 1], edge.https_port()).into();
     let quic = runtime.block_on(async {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -567,7 +662,13 @@ impl Native {
         Self { runtime, quic }
     }
 
-    fn ask(&self, repository: &str, digest: &str, kind: WantKind, token: Option<&str>) -> (u16, Vec<u8>) {
+    fn ask(
+        &self,
+        repository: &str,
+        digest: &str,
+        kind: WantKind,
+        token: Option<&str>,
+    ) -> (u16, Vec<u8>) {
         let want = Want { kind, ..Want::whole(digest.parse().unwrap()) };
         let repository = repository.to_owned();
         let request = native::Request { repository, wants: vec![want], ..Default::default() };
@@ -579,7 +680,8 @@ impl Native {
             send.finish().unwrap();
             receive.read_to_end(1 << 28).await.unwrap()
         });
-        let (mut reader, mut rest, mut status, mut body) = (Reader::client(), &answer[..], 0, Vec::new());
+        let (mut reader, mut rest, mut status, mut body) =
+            (Reader::client(), &answer[..], 0, Vec::new());
         while !rest.is_empty() {
             let (taken, item) = reader.read(rest).unwrap();
             match item {

@@ -70,8 +70,7 @@ impl Client {
     /// When the URL or the certificates are of no use.
     pub fn new(options: Options) -> Result<Self, ClientError> {
         let times = Times { connect_max: options.connect_max, idle_max: options.idle_max };
-        let mut connector =
-            Connector::new(&options.from, &options.roots, options.protocol, times)?;
+        let mut connector = Connector::new(&options.from, &options.roots, options.protocol, times)?;
         if let Some(credential) = &options.credential {
             connector = connector.asking_as(credential)?;
         }

@@ -94,7 +94,7 @@ pub struct Request {
     /// The same by digest, if it has one.
     pub content: Option<native::Content>,
     /// Who asks, which the connector says.
-    pub(crate) authorization: Option<HeaderValue>,
+    pub authorization: Option<HeaderValue>,
 }
 
 impl Request {
@@ -327,7 +327,16 @@ impl Connector {
             _ => None,
         };
         let https = https::Connector::new(&authority, roots.as_ref(), times)?;
-        Ok(Self { wanted, h3, native, https, times, strikes: Mutex::new(0), authority, authorization: None })
+        Ok(Self {
+            wanted,
+            h3,
+            native,
+            https,
+            times,
+            strikes: Mutex::new(0),
+            authority,
+            authorization: None,
+        })
     }
 
     /// With this in each of its requests.
@@ -335,7 +344,8 @@ impl Connector {
     /// # Errors
     /// [`ClientError::Url`] for what the protocol does not take.
     pub fn asking_as(mut self, credential: &Credential) -> Result<Self, ClientError> {
-        let wrong = |why: &str| ClientError::Url { url: self.authority.clone(), why: why.to_owned() };
+        let wrong =
+            |why: &str| ClientError::Url { url: self.authority.clone(), why: why.to_owned() };
         let header = credential.header();
         self.authorization = Some(header.ok_or_else(|| wrong("the token cannot be sent"))?);
         if let Some(native) = &mut self.native {

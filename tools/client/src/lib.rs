@@ -30,8 +30,8 @@
 
 pub mod blob;
 mod client;
-pub mod credential;
 pub mod connection;
+pub mod credential;
 pub mod error;
 pub mod image;
 pub mod layout;
@@ -43,8 +43,8 @@ pub mod reference;
 pub mod tls;
 
 pub use client::{Client, Options};
-pub use credential::Credential;
 pub use connection::{Protocol, Used};
+pub use credential::Credential;
 pub use error::ClientError;
 pub use progress::{Progress, Silent};
 pub use reference::{Artifact, Image, Place};

@@ -10,7 +10,8 @@ use outrider_artifact::Digest;
 use outrider_client::image::Platforms;
 use outrider_client::manifest::Platform;
 use outrider_client::{
-    Artifact, Client, ClientError, Credential, Image, Options, Place, Progress, Protocol, Roots, Silent,
+    Artifact, Client, ClientError, Credential, Image, Options, Place, Progress, Protocol, Roots,
+    Silent,
 };
 
 use crate::progress::{self, Bar};
@@ -96,10 +97,7 @@ impl GetError {
 }
 
 /// Who asks.
-fn credential(
-    arguments: &GetArguments,
-    from: &url::Url,
-) -> Result<Option<Credential>, GetError> {
+fn credential(arguments: &GetArguments, from: &url::Url) -> Result<Option<Credential>, GetError> {
     let Some(file) = &arguments.token_file else {
         // By the native protocol a token is needed, and that of docker is a name and a secret.
         return Ok(docker_login(from).filter(|_| arguments.protocol != Protocol::Native));
@@ -107,14 +105,16 @@ fn credential(
     let wrong = |why: String| GetError::Asked(format!("--token-file {}: {why}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     let credential = Credential::parse(&text);
-    credential.map(Some).ok_or_else(|| wrong("its first line is no token, and no NAME:SECRET".into()))
+    credential
+        .map(Some)
+        .ok_or_else(|| wrong("its first line is no token, and no NAME:SECRET".into()))
 }
 
 /// What `docker login` wrote for the edge.
 fn docker_login(from: &url::Url) -> Option<Credential> {
-    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-        Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"))
-    })?;
+    let folder = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
     let config = std::fs::read(folder.join("config.json")).ok()?;
     let host = from.host_str()?;
     let authority = from.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));

@@ -67,6 +67,60 @@ async fn keys_and_secrets_are_read_again_and_stay_when_they_are_wrong() {
     assert_eq!(again.verifier.issuers[0].keys, first.verifier.issuers[0].keys);
 }
 
+/// Answers so many requests with this, then is gone.
+fn serve(listener: std::net::TcpListener, answers: Vec<String>) -> std::thread::JoinHandle<()> {
+    use std::io::{Read as _, Write as _};
+    std::thread::spawn(move || {
+        for body in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        }
+    })
+}
+
+#[tokio::test]
+async fn keys_are_fetched_and_stay_when_the_address_is_dead_also_over_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let jwks = |x: &str| format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","x":"{x}"}}]}}"#);
+    let one = jwks("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
+    let two = jwks("PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    let long = "x".repeat(300 << 10);
+    let server = serve(listener, vec![one.clone(), one.clone(), "no keys".into(), long, two]);
+    let mut section = section(dir.path());
+    section.secrets_file = None;
+    section.jwks_refresh = crate::units::Span::ms(0);
+    section.issuer[0].key_file = None;
+    section.issuer[0].jwks_url = Some(url.parse().unwrap());
+    let mut auth = Auth::load(&section, dir.path()).unwrap().unwrap();
+    let keys = |auth: &Auth| auth.tables().verifier.issuers[1].keys.clone();
+    assert!(keys(&auth).is_empty());
+    let mut seen = Vec::new();
+    for wanted in [true, false, false, false, true, false] {
+        let (next, has_changed) = auth.look().await;
+        auth = next;
+        assert_eq!(has_changed, wanted, "after {} answers", seen.len());
+        seen.push(keys(&auth));
+    }
+    server.join().unwrap();
+    assert_eq!(seen[0].len(), 1);
+    assert_eq!(seen[0], seen[3]);
+    assert_ne!(seen[3], seen[4]);
+    assert_eq!(seen[4], seen[5], "the address is dead, and they stay");
+    let again = Auth::load(&section, dir.path()).unwrap().unwrap();
+    assert_eq!(keys(&again), seen[5]);
+}
+
 #[test]
 fn a_start_says_which_file_is_wrong() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,12 +9,13 @@ use outrider_uplink::Target as Wanted;
 use super::asker::{Asker, Rights};
 use super::audit::Line;
 use super::gate::{AskedAt, Gate, Refusal, name_of, protocol_name};
+use super::links::Has;
 use super::needs::Needs;
 use crate::blobs::blob_unknown;
 use crate::gateway::{Answer, Gateway, unix_ms};
 use crate::names::Names;
 use crate::protocol::route::Mount;
-use crate::protocol::{ApiError, Operation, Request};
+use crate::protocol::{ApiError, Operation, Request, header};
 use crate::upstreams::Meaning;
 
 impl<N: Names> Gateway<N> {
@@ -28,13 +29,13 @@ impl<N: Names> Gateway<N> {
         request: &Request,
         http: &http::Request<RequestBody>,
         peer: Peer,
-    ) -> Result<Asker, ApiError> {
-        let Some(gate) = &self.gate else { return Ok(Asker::open()) };
+    ) -> Result<(Asker, Option<Doubt>), ApiError> {
+        let Some(gate) = &self.gate else { return Ok((Asker::open(), None)) };
         let peer = self.if_member(peer);
         let operation = &request.operation;
         let needs = Needs::of(operation);
         if needs == Needs::Nothing {
-            return Ok(Asker::open());
+            return Ok((Asker::open(), None));
         }
         let key = self.key_of(&needs, request);
         let scopes = || needs.scopes(&key, operation);
@@ -48,7 +49,7 @@ impl<N: Names> Gateway<N> {
         };
         let mut asker = gate.who(http.headers(), peer).map_err(|why| refused(why, None))?;
         if !asker.is_asked() {
-            return Ok(asker);
+            return Ok((asker, None));
         }
         match &needs {
             // Clients learn here how to log in, also where anybody may pull.
@@ -68,13 +69,21 @@ impl<N: Names> Gateway<N> {
         if spoken_for(operation).is_some_and(|customer| customer != asker.name()) {
             return Err(refused(Refusal::Customer, Some(&asker)));
         }
-        if let Some(unknown) = self.lacks(request, http.headers()).await? {
-            gate.count_refused(Refusal::NotLinked);
-            Note::of(gate, operation, Some(&asker), peer, &key)
-                .refused(Refusal::NotLinked, unknown.status());
-            return Err(unknown);
+        let Some((name, ns, target)) = read_of(request) else { return Ok((asker, None)) };
+        match self.has(name, ns, &target, http.headers()).await? {
+            Has::Yes => Ok((asker, None)),
+            Has::IfFetched => {
+                let (name, ns) = (name.clone(), ns.map(str::to_owned));
+                Ok((asker, Some(Doubt { name, ns, target })))
+            }
+            Has::No => {
+                let unknown = unknown(name, &target);
+                gate.count_refused(Refusal::NotLinked);
+                Note::of(gate, operation, Some(&asker), peer, &key)
+                    .refused(Refusal::NotLinked, unknown.status());
+                Err(unknown)
+            }
         }
-        Ok(asker)
     }
 
     /// An edge that was taken out of the fleet, or is not known yet, is nobody, whatever its certificate says.
@@ -95,35 +104,20 @@ impl<N: Names> Gateway<N> {
         name.to_string()
     }
 
-    /// The answer where the repository does not have the digest that is asked for.
-    async fn lacks(
-        &self,
-        request: &Request,
-        headers: &http::HeaderMap,
-    ) -> Result<Option<ApiError>, ApiError> {
-        let ns = request.ns.as_deref();
-        let (name, ns, digest, is_manifest) = match &request.operation {
-            Operation::BlobRead { name, digest, .. } => (name, ns, digest, false),
-            Operation::LayerRequest { image: Some(name), digest, .. } => {
-                (name, None, digest, false)
-            }
-            Operation::ManifestRead { name, reference: Reference::Digest(digest), .. } => {
-                (name, ns, digest, true)
-            }
-            _ => return Ok(None),
-        };
-        let target = match is_manifest {
-            true => Wanted::Manifest(Reference::Digest(*digest)),
-            false => Wanted::Blob(*digest),
-        };
-        if self.has(name, ns, &target, headers).await? {
-            return Ok(None);
+    /// What was not here when it was asked for, and was here when it was read, came for another request: then the
+    /// repository is asked after all.
+    pub(crate) async fn settle_doubt(&self, doubt: Doubt, answer: Answer) -> Answer {
+        let response = answer?;
+        let status =
+            response.headers().get(header::CACHE_STATUS).map_or(&b""[..], |v| v.as_bytes());
+        if !status.windows(5).any(|part| part == b"; hit") {
+            return Ok(response);
         }
-        Ok(Some(if is_manifest {
-            crate::manifests::unknown(name, &Reference::Digest(*digest))
-        } else {
-            blob_unknown(name, digest)
-        }))
+        let Doubt { name, ns, target } = doubt;
+        match self.has(&name, ns.as_deref(), &target, &http::HeaderMap::new()).await? {
+            Has::Yes => Ok(response),
+            Has::No | Has::IfFetched => Err(unknown(&name, &target)),
+        }
     }
 
     /// Whether a blob may be taken over from another repository: it is said from which, it may be read there, and
@@ -139,7 +133,8 @@ impl<N: Names> Gateway<N> {
         if !asker.may(Target::Repository(from), Actions::PULL) {
             return Ok(false);
         }
-        self.has(from, None, &Wanted::Blob(mount.digest), &http::HeaderMap::new()).await
+        let wanted = Wanted::Blob(mount.digest);
+        Ok(self.has(from, None, &wanted, &http::HeaderMap::new()).await? == Has::Yes)
     }
 
     /// What is to be told of an operation that changes something, once it is done.
@@ -216,6 +211,35 @@ impl<'g> Note<'g> {
     pub(crate) fn tell(&self, answer: &Answer) {
         let status = answer.as_ref().map_or_else(ApiError::status, http::Response::status);
         self.write("granted", "ok", status);
+    }
+}
+
+/// What is asked for that was not here, so that it would be fetched from where it is asked for.
+pub(crate) struct Doubt {
+    name: RepositoryName,
+    ns: Option<String>,
+    target: Wanted,
+}
+
+/// The repository and digest that a request reads.
+fn read_of(request: &Request) -> Option<(&RepositoryName, Option<&str>, Wanted)> {
+    let ns = request.ns.as_deref();
+    match &request.operation {
+        Operation::BlobRead { name, digest, .. } => Some((name, ns, Wanted::Blob(*digest))),
+        Operation::LayerRequest { image: Some(name), digest, .. } => {
+            Some((name, None, Wanted::Blob(*digest)))
+        }
+        Operation::ManifestRead { name, reference: reference @ Reference::Digest(_), .. } => {
+            Some((name, ns, Wanted::Manifest(reference.clone())))
+        }
+        _ => None,
+    }
+}
+
+fn unknown(name: &RepositoryName, target: &Wanted) -> ApiError {
+    match target {
+        Wanted::Blob(digest) => blob_unknown(name, digest),
+        Wanted::Manifest(reference) => crate::manifests::unknown(name, reference),
     }
 }
 

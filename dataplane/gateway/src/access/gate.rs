@@ -193,7 +193,7 @@ impl Gate {
         let proven = self.proven.borrow().get(&credential.key()).cloned()?;
         let customer = proven.customer.clone();
         (now < proven.until_unix_s)
-            .then(|| Asker { customer, rights: Rights::Proven { proven, anonymous } })
+            .then_some(Asker { customer, rights: Rights::Proven { proven, anonymous } })
     }
 
     pub(crate) fn believe(

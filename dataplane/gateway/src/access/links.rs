@@ -85,25 +85,25 @@ impl<N: Names> Gateway<N> {
         ns: Option<&str>,
         target: &Target,
         headers: &HeaderMap,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Has, ApiError> {
         let digest = match target {
             Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => digest,
-            Target::Manifest(Reference::Tag(_)) => return Ok(true),
+            Target::Manifest(Reference::Tag(_)) => return Ok(Has::Yes),
         };
         let held_only = conditional::only_if_cached(headers);
         match self.whence(name, ns).await? {
-            Whence::Nobody(_) => Ok(false),
+            Whence::Nobody(_) => Ok(Has::No),
             Whence::Hosted(key) => {
                 if self.names.link(&key, digest).await? != Link::default()
                     || self.said(&key, digest)
                 {
-                    return Ok(true);
+                    return Ok(Has::Yes);
                 }
                 if held_only || self.held(&key, target).await?.is_none() {
-                    return Ok(false);
+                    return Ok(Has::No);
                 }
                 self.note_said(&key, digest);
-                Ok(true)
+                Ok(Has::Yes)
             }
             Whence::Mirrored(place) => self.mirror_has(&place, target, digest, held_only).await,
         }
@@ -127,18 +127,18 @@ impl<N: Names> Gateway<N> {
         target: &Target,
         digest: &Digest,
         held_only: bool,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Has, ApiError> {
         if self.said(&place.key, digest) {
-            return Ok(true);
+            return Ok(Has::Yes);
         }
         match self.fetched_from(digest).await? {
             // It is fetched from this repository then, which is the proof.
-            Fetched::Never if !held_only => return Ok(true),
+            Fetched::Never if !held_only => return Ok(Has::IfFetched),
             Fetched::From(origin) if origin == place.source.origin => {
                 self.note_said(&place.key, digest);
-                return Ok(true);
+                return Ok(Has::Yes);
             }
-            _ if held_only => return Ok(false),
+            _ if held_only => return Ok(Has::No),
             _ => {}
         }
         let request = FetchRequest {
@@ -161,8 +161,9 @@ impl<N: Names> Gateway<N> {
         };
         if has {
             self.note_said(&place.key, digest);
+            return Ok(Has::Yes);
         }
-        Ok(has)
+        Ok(Has::No)
     }
 
     /// Where what is here of a digest came from.
@@ -213,6 +214,15 @@ impl<N: Names> Gateway<N> {
         }
         Ok(false)
     }
+}
+
+/// Whether a repository has a content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Has {
+    Yes,
+    No,
+    /// It is not here, and will be there if it comes from the repository's own upstream.
+    IfFetched,
 }
 
 /// Where something came from.
