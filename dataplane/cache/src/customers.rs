@@ -207,6 +207,11 @@ impl Accounts {
         self.accounts[usize::from(id)].key
     }
 
+    /// What is kept for an account.
+    pub(crate) fn terms(&self, id: AccountId) -> Terms {
+        self.accounts[usize::from(id)].terms
+    }
+
     pub(crate) fn ttl_minutes(&self, id: AccountId) -> Option<u16> {
         self.accounts[usize::from(id)].terms.ttl_minutes
     }

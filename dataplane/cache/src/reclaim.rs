@@ -164,8 +164,15 @@ impl Engine {
         true
     }
 
+    /// Has the segments summed anew with the next reclaim: something changed for many of them.
+    pub(crate) fn want_sweep(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.reclaims_since_sweep = u32::MAX / 2;
+        }
+    }
+
     /// Sums the segments anew, a slice in each turn.
-    pub(crate) fn start_sweep(&mut self) {
+    fn start_sweep(&mut self) {
         let Some(store) = &mut self.store else { return };
         store.reclaims_since_sweep = 0;
         let zeros = || store.stripes.iter().map(|s| vec![0.0; s.segments.len()]).collect();

@@ -96,7 +96,7 @@ struct ShardLabel {
 /// A gauge of a shard: its name, its help, and how it is read.
 type ShardGauge = (&'static str, &'static str, fn(&ShardReport) -> u64);
 
-const SHARD_GAUGES: [ShardGauge; 9] = [
+const SHARD_GAUGES: [ShardGauge; 13] = [
     ("ram_used_bytes", "Bytes of the RAM arena in use", |r| r.cache.ram_used_bytes),
     ("ram_bytes", "Bytes of the RAM arena", |r| r.cache.ram_total_bytes),
     ("ssd_used_bytes", "Bytes of live records of the SSD tier", |r| r.cache.ssd_used_bytes),
@@ -107,6 +107,20 @@ const SHARD_GAUGES: [ShardGauge; 9] = [
     }),
     ("objects", "Objects in the index", |r| r.cache.objects),
     ("hosted_objects", "Objects that were pushed", |r| r.cache.hosted),
+    ("guaranteed_ram_bytes", "Bytes of the RAM arena that are guaranteed to customers", |r| {
+        r.shares.iter().map(|share| share.guaranteed_ram_bytes).sum()
+    }),
+    ("guaranteed_ram_used_bytes", "Bytes of the RAM arena that are theirs, within that", |r| {
+        let used = r.shares.iter().map(|share| share.ram_bytes.min(share.guaranteed_ram_bytes));
+        used.sum()
+    }),
+    ("guaranteed_ssd_bytes", "Bytes of the SSD tier that are guaranteed to customers", |r| {
+        r.shares.iter().map(|share| share.guaranteed_ssd_bytes).sum()
+    }),
+    ("guaranteed_ssd_used_bytes", "Bytes of the SSD tier that are theirs, within that", |r| {
+        let used = r.shares.iter().map(|share| share.ssd_bytes.min(share.guaranteed_ssd_bytes));
+        used.sum()
+    }),
     ("flights", "Fetches of a digest that are under way", |r| r.flights as u64),
 ];
 

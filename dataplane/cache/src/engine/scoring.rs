@@ -96,13 +96,19 @@ impl Engine {
     /// Sets what is kept for a customer; `false` when there are too many of them.
     pub(crate) fn set_terms(&mut self, customer: Customer, terms: Terms) -> bool {
         self.set_capacities();
+        let before = self.index.accounts.terms(self.index.accounts.find(customer.key));
+        if before == terms {
+            return true;
+        }
         let Some(account) = self.index.accounts.set_terms(customer.key, terms) else {
             return false;
         };
-        if !self.index.accounts.is_guaranteed(account) {
+        if terms.guaranteed_bytes == 0 {
             self.ram.unguard(account);
         }
-        self.start_sweep();
+        if before.guaranteed_bytes != terms.guaranteed_bytes {
+            self.want_sweep();
+        }
         true
     }
 
