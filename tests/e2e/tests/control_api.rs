@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use outrider_e2e::control::Control;
 use outrider_e2e::http::{Answer, Client};
 use outrider_e2e::process::run;
-use outrider_e2e::{Options, Outrider, Scratch, until};
+use outrider_e2e::{Options, Outrider, Scratch, SmallImage, until};
 use serde_json::{Value, json};
 
 fn send(client: Client, method: &str, target: &str, body: &Value) -> Answer {
@@ -280,31 +280,35 @@ fn status_says_what_is_wrong() {
         3,
         &format!("[consensus]\nheartbeat = \"100ms\"\nelection = \"500ms\"\n{graph}{queue}"),
     );
-    let status = |control: &Control| {
+    let status = |control: &Control, place: usize| {
         let mut command = std::process::Command::new(Outrider::program());
-        command.args(["status", "--json", "--admin", &control.admin_url(0)]);
+        command.args(["status", "--json", "--admin", &control.admin_url(place)]);
         let output = run(command);
         let told: Value = serde_json::from_str(&output.out).unwrap();
         assert_eq!(output.status.success(), told["healthy"] == true, "{told}");
-        told["problems"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|p| p.as_str().unwrap().to_owned())
-            .collect::<Vec<_>>()
+        let problems = told["problems"].as_array().unwrap().iter();
+        problems.map(|problem| problem.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let says = |control: &Control, what: &str| {
-        status(control).iter().any(|problem| problem.contains(what))
+        status(control, 0).iter().any(|problem| problem.contains(what))
     };
     // Both are noticed when they are used.
     control.client(0).get("/v1/graph/depth?image=a/b").expect(503);
     until("status names the graph", || says(&control, "the graph's store (neo4j) is down"));
     assert!(!says(&control, "does not answer"));
+    let edge = Outrider::joined(&control, Options::default().config(""));
+    outrider_e2e::registry::push(&edge.client(), "a/b", "v1", &SmallImage::new(7, &[1000]));
+    until("the node that the edge follows names the queue", || {
+        let wanted = "the rabbitmq queue of events fails";
+        (0..3).any(|place| status(&control, place).iter().any(|found| found.contains(wanted)))
+    });
+    drop(edge);
+    until("status names the edge that is gone", || says(&control, "follows no node"));
     control.kill9(2);
     until("status names the dead node", || says(&control, "(n2, 127.0."));
     control.state(0, "PUT", "k").body(b"v").send().expect(204);
     control.kill9(1);
-    until("status says that nobody leads", || says(&control, "no leader"));
+    until("status says that there is no majority", || says(&control, "2 of 3 nodes do not answer"));
     control.resume(1);
     control.resume(2);
     control.wait_ready(1);
