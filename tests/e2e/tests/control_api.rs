@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use outrider_e2e::control::Control;
 use outrider_e2e::http::{Answer, Client};
 use outrider_e2e::process::run;
-use outrider_e2e::{Options, Outrider, Scratch, until};
+use outrider_e2e::{Options, Outrider, Scratch, SmallImage, until};
 use serde_json::{Value, json};
 
 fn send(client: Client, method: &str, target: &str, body: &Value) -> Answer {
@@ -280,31 +280,35 @@ fn status_says_what_is_wrong() {
         3,
         &format!("[consensus]\nheartbeat = \"100ms\"\nelection = \"500ms\"\n{graph}{queue}"),
     );
-    let status = |control: &Control| {
+    let status = |control: &Control, place: usize| {
         let mut command = std::process::Command::new(Outrider::program());
-        command.args(["status", "--json", "--admin", &control.admin_url(0)]);
+        command.args(["status", "--json", "--admin", &control.admin_url(place)]);
         let output = run(command);
         let told: Value = serde_json::from_str(&output.out).unwrap();
         assert_eq!(output.status.success(), told["healthy"] == true, "{told}");
-        told["problems"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|p| p.as_str().unwrap().to_owned())
-            .collect::<Vec<_>>()
+        let problems = told["problems"].as_array().unwrap().iter();
+        problems.map(|problem| problem.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let says = |control: &Control, what: &str| {
-        status(control).iter().any(|problem| problem.contains(what))
+        status(control, 0).iter().any(|problem| problem.contains(what))
     };
     // Both are noticed when they are used.
     control.client(0).get("/v1/graph/depth?image=a/b").expect(503);
     until("status names the graph", || says(&control, "the graph's store (neo4j) is down"));
     assert!(!says(&control, "does not answer"));
+    let edge = Outrider::joined(&control, Options::default().config(""));
+    outrider_e2e::registry::push(&edge.client(), "a/b", "v1", &SmallImage::new(7, &[1000]));
+    until("the node that the edge follows names the queue", || {
+        let wanted = "the rabbitmq queue of events fails";
+        (0..3).any(|place| status(&control, place).iter().any(|found| found.contains(wanted)))
+    });
+    drop(edge);
+    until("status names the edge that is gone", || says(&control, "follows no node"));
     control.kill9(2);
     until("status names the dead node", || says(&control, "(n2, 127.0."));
     control.state(0, "PUT", "k").body(b"v").send().expect(204);
     control.kill9(1);
-    until("status says that nobody leads", || says(&control, "no leader"));
+    until("status says that there is no majority", || says(&control, "2 of 3 nodes do not answer"));
     control.resume(1);
     control.resume(2);
     control.wait_ready(1);
@@ -363,4 +367,120 @@ fn what_is_wrong_is_refused_and_nothing_is_applied() {
     }
     assert_eq!(client.get("/v1/state").expect(200).json()["version"], before);
     assert_eq!(client.get("/v1/customers").expect(200).json()["customers"], json!([]));
+}
+
+/// A token by openssl: who it is does not matter, its scope does.
+fn operator_token(
+    key: &std::path::Path,
+    home: &std::path::Path,
+    scope: &str,
+    life_s: i64,
+) -> String {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let expires = i64::try_from(now.as_secs()).unwrap() + life_s;
+    let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"JWT"}"#);
+    let claims = json!({ "iss": "ops", "aud": "outrider-admin", "sub": "ann", "exp": expires, "scope": scope });
+    let message = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let (input, output) = (home.join("message"), home.join("signature"));
+    std::fs::write(&input, &message).unwrap();
+    let mut sign = outrider_e2e::tools::command("openssl", home);
+    sign.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(key).arg("-in").arg(&input);
+    run({
+        sign.arg("-out").arg(&output);
+        sign
+    })
+    .ok();
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(std::fs::read(output).unwrap()))
+}
+
+#[test]
+fn operators_need_tokens_where_that_is_configured() {
+    let scratch = Scratch::new();
+    let home = scratch.path();
+    let (key, public) = (home.join("key.pem"), home.join("public.pem"));
+    let openssl = |arguments: &[&str]| {
+        let mut command = outrider_e2e::tools::command("openssl", home);
+        command.args(arguments);
+        run(command).ok()
+    };
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", key.to_str().unwrap()]);
+    openssl(&["pkey", "-in", key.to_str().unwrap(), "-pubout", "-out", public.to_str().unwrap()]);
+    let auth = format!("[admin.auth]\nissuer = \"ops\"\nkey_file = {public:?}\n");
+    let control = Control::start(1, &auth);
+    let client = control.client(0);
+    let ask = |method: &str, target: &str, token: Option<&str>| {
+        let request = client.request(method, target).body(b"{\"class\":1}");
+        match token {
+            Some(token) => request.header("Authorization", &format!("Bearer {token}")).send(),
+            None => request.send(),
+        }
+    };
+    let token = |scope: &str| operator_token(&key, home, scope, 60);
+    let [read, write, admin] =
+        ["read", "write", "admin"].map(|scope| token(&format!("outrider:{scope}")));
+    let told = ask("GET", "/v1/customers", None).expect(401);
+    assert_eq!(told.header("www-authenticate"), Some("Bearer realm=\"outrider\""));
+    ask("GET", "/v1/customers", Some("x.y.z")).expect(401);
+    ask("GET", "/v1/customers", Some(&operator_token(&key, home, "outrider:admin", -60)))
+        .expect(401);
+    ask("GET", "/v1/customers", Some(&token("outrider:nothing"))).expect(403);
+    ask("GET", "/v1/customers", Some(&read)).expect(200);
+    ask("PUT", "/v1/customers/a", Some(&read)).expect(403);
+    ask("PUT", "/v1/customers/a", Some(&write)).expect(204);
+    let wanted = json!({ "role": "edge", "ttl_ms": 60_000 }).to_string();
+    let join = |token: &str| {
+        let request = client.request("POST", "/v1/cluster/token").body(wanted.as_bytes());
+        request.header("Authorization", &format!("Bearer {token}")).send()
+    };
+    join(&write).expect(403);
+    join(&admin).expect(200);
+    client.get("/metrics").expect(401);
+    client.get("/readyz").expect(200);
+
+    // On an address that others reach: TLS by the node's own certificate, and never without tokens.
+    let port = outrider_e2e::ports::free();
+    let config = home.join("open.toml");
+    let write_config = |auth: &str| {
+        let peers = outrider_e2e::ports::free();
+        let text = format!(
+            "[data]\ndir = {:?}\n[listen]\npeers = \"127.0.0.1:{peers}\"\nadmin = \"0.0.0.0:{port}\"\n{auth}",
+            home.join("open")
+        );
+        std::fs::write(&config, text).unwrap();
+    };
+    write_config("");
+    let config = config.to_str().unwrap();
+    let refused = Outrider::run(&["cluster", "init", "--config", config]).refused();
+    assert!(refused.contains("without admin.auth everybody"), "{refused}");
+    write_config(&auth);
+    Outrider::run(&["cluster", "init", "--config", config]).ok();
+    let mut command = std::process::Command::new(Outrider::program());
+    command.args(["control", "--config", config]);
+    let mut node =
+        outrider_e2e::process::Process::start("control", command, &home.join("open.log"));
+    let (ca, file) = (home.join("open/tls/ca.pem"), home.join("token"));
+    std::fs::write(&file, format!("{read}\n")).unwrap();
+    let url = format!("https://127.0.0.1:{port}");
+    let at =
+        ["--admin", &url, "--ca", ca.to_str().unwrap(), "--token-file", file.to_str().unwrap()];
+    let named = [&at[..], &["--tls-name", "node.outrider.internal"]].concat();
+    node.wait_until("status answers over TLS", || {
+        Outrider::run(&[&["status"], &named[..]].concat()).status.success()
+    });
+    // The certificate is not one of 127.0.0.1.
+    let error = Outrider::run(&[&["status"], &at[..]].concat()).refused();
+    assert!(error.contains("certificate"), "{error}");
+    let error = Outrider::run(&[&["state", "put", "k", "v"], &named[..]].concat()).refused();
+    assert!(error.contains("scope"), "{error}");
+    let plain = Client::new(port).raw(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(!plain.starts_with(b"HTTP/1.1 200"), "plain HTTP is not answered");
+    let error = Outrider::run(&[
+        "status",
+        "--admin",
+        "http://10.0.0.1:1",
+        "--token-file",
+        file.to_str().unwrap(),
+    ]);
+    assert!(error.refused().contains("over https alone"));
 }

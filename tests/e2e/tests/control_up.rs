@@ -40,7 +40,7 @@ fn the_api_is_on_the_admin_address_and_outlives_a_kill() {
         assert_served(&up.client(), "team/app", "v1", &image());
         let customer = outrider(up, &["customer", "list"]).ok();
         assert_eq!(customer, "acme  class 4.0  guaranteed 1GiB  at most 10 requests/s\n");
-        until("everything is well", || outrider(up, &["status"]).ok().starts_with("all is well"));
+        until("everything is well", || outrider(up, &["status"]).out.starts_with("all is well"));
     };
     check(&up);
     up.crash_and_restart();
@@ -91,7 +91,8 @@ fn commands_do_what_they_say() {
     assert_eq!(outrider(&up, &["customer", "list"]).ok(), "");
     assert!(outrider(&up, &["graph", "status"]).ok().contains("embedded store"));
     assert!(outrider(&up, &["cluster", "status"]).ok().contains("node 1 is leader"));
-    let all: Value = serde_json::from_str(&outrider(&up, &["status", "--json"]).ok()).unwrap();
+    until("everything is well", || outrider(&up, &["status"]).status.success());
+    let all: Value = serde_json::from_str(&outrider(&up, &["status", "--json"]).out).unwrap();
     assert_eq!((&all["healthy"], &all["problems"]), (&json!(true), &json!([])));
 }
 

@@ -150,6 +150,15 @@ fn of_node(node: &Value, all: &mut Vec<String>) {
     if node["leader"].is_null() {
         all.push("the control plane has no leader: nothing is written".to_owned());
     }
+    let voters: Vec<&Value> =
+        rows(&node["nodes"]).iter().filter(|other| other["voter"] == true).collect();
+    let silent = voters.iter().filter(|voter| voter["answers"] == false).count();
+    if silent > 0 && silent * 2 >= voters.len() {
+        let voters = voters.len();
+        all.push(format!(
+            "{silent} of {voters} nodes do not answer: without a majority nothing is written"
+        ));
+    }
     for other in rows(&node["nodes"]) {
         if other["answers"] == false {
             let (id, name, at) = (&other["node"], word(&other["name"]), word(&other["address"]));
@@ -228,7 +237,8 @@ mod tests {
             "control": { "connected": true, "lag": 3, "events": {}, "certificate": { "days_left": 300.0, "lifetime_days": 397.0 } },
             "node": {
                 "node": 1, "leader": 1, "failure": null, "graph": { "state": "up" },
-                "nodes": [{ "node": 1, "answers": true }, { "node": 2, "name": "c2", "address": "a:1", "answers": true }],
+                "nodes": [{ "node": 1, "voter": true, "answers": true },
+                    { "node": 5, "voter": true, "answers": true }, { "node": 2, "voter": true, "name": "c2", "address": "a:1", "answers": true }],
                 "members": [{ "member": 3, "name": "e", "role": "edge", "revoked": false, "follows": 1, "lag": 0 },
                     { "member": 4, "role": "edge", "revoked": true, "follows": null }],
                 "events": { "queue": "embedded", "waiting": 0, "failure": null },
@@ -251,7 +261,7 @@ mod tests {
             ("/control/certificate/days_left", json!(3.0), "this edge ends in 3.000 days"),
             ("/node/leader", Value::Null, "no leader"),
             ("/node/failure", json!("disk"), "the node 1 stopped: disk"),
-            ("/node/nodes/1/answers", json!(false), "node 2 (c2, a:1) does not answer"),
+            ("/node/nodes/2/answers", json!(false), "node 2 (c2, a:1) does not answer"),
             ("/node/members/0/follows", Value::Null, "edge 3 (e) follows no node"),
             ("/node/graph", json!({ "state": "down", "store": "neo4j", "error": "x" }), "neo4j"),
             ("/node/events/failure", json!("dead"), "embedded queue of events fails, 0 wait: dead"),
@@ -262,5 +272,10 @@ mod tests {
             assert!(found.len() == 1 && found[0].contains(wanted), "{pointer} gave {found:?}");
             assert!(text(&status, &found).starts_with("PROBLEM: "));
         }
+        let mut status = well();
+        for place in [1, 2] {
+            status["node"]["nodes"][place]["answers"] = json!(false);
+        }
+        assert!(problems(&status)[0].starts_with("2 of 3 nodes do not answer"));
     }
 }

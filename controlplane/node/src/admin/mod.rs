@@ -1,6 +1,6 @@
 //! The HTTP API of a node: plain HTTP/1.1, for this machine only. Any node answers, whoever leads.
 //!
-//! - [`server`]: connections, their bounds, and how the server ends.
+//! - [`server`]: connections, their bounds, and how the server ends; `patience`: with whom it waits.
 //! - [`auth`]: operators' tokens. [`route`]: which paths there are.
 //! - [`openapi`]: their description.
 //! - [`fragments`], [`batch`]: state fragments. [`watch`]: what changes, as it changes.
@@ -22,6 +22,7 @@ pub mod fragments;
 pub mod graph;
 pub mod input;
 pub mod openapi;
+mod patience;
 pub mod route;
 pub mod server;
 pub mod tags;

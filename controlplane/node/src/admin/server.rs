@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::Admin;
+use super::patience::Patient;
 
 /// The head of one request; a longer one is answered 431.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -27,7 +28,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Bounds {
     /// Connections at a time; more wait in the listener's backlog.
     pub connections: usize,
-    /// For the head of one request, and so also how long a connection may idle between two.
+    /// For the head of one request, and so also how long a connection may idle between two; and how long one may
+    /// take nothing of an answer.
     pub idle_time: Duration,
 }
 
@@ -98,7 +100,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.idle_time)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, bounds.idle_time)), service);
     let mut connection = std::pin::pin!(connection);
     // How a client's connection ends is the client's business.
     tokio::select! {
