@@ -254,7 +254,8 @@ async fn serve(
             task::spawn(events::collect(Rc::clone(accesses), collector.clone(), region));
         }
         if parts.id == 0 {
-            task::spawn(events::spool(parts.names.on(&handle), collector));
+            let names = parts.names.on(&handle);
+            task::spawn(events::spool(names, collector, Rc::clone(&gateway)));
         }
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
