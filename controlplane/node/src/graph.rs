@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use outrider_artifact::Digest;
 use outrider_graph::neo4j::Options;
-use outrider_graph::{Answer, Applied, Asked, Batch, Embedded, Graph, GraphError, Neo4j, Stats};
+use outrider_graph::{
+    Answer, Applied, Asked, Batch, Embedded, Graph, GraphError, Neo4j, Progress, Stats,
+};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
@@ -117,7 +120,11 @@ impl GraphService {
     }
 
     /// One with this store.
-    fn with_store(store: Arc<dyn Graph>, name: &'static str, time_max: Duration) -> Self {
+    pub(crate) fn with_store(
+        store: Arc<dyn Graph>,
+        name: &'static str,
+        time_max: Duration,
+    ) -> Self {
         Self {
             store,
             name,
@@ -164,6 +171,22 @@ impl GraphService {
     /// [`Trouble`]
     pub async fn stats(&self) -> Result<Stats, Trouble> {
         self.run(&self.queries, || self.store.stats()).await
+    }
+
+    /// How far a source is.
+    ///
+    /// # Errors
+    /// [`Trouble`]
+    pub async fn progress(&self, source: String) -> Result<Progress, Trouble> {
+        self.run(&self.queries, || self.store.progress(source)).await
+    }
+
+    /// How many versions depend on each of these contents, in this order.
+    ///
+    /// # Errors
+    /// [`Trouble`]
+    pub async fn dependants(&self, contents: Vec<Digest>) -> Result<Vec<u64>, Trouble> {
+        self.run(&self.queries, || self.store.dependants(contents)).await
     }
 
     /// How the store was when it was last used.
@@ -263,6 +286,14 @@ mod tests {
         }
 
         fn stats(&self) -> Pending<'_, Stats> {
+            self.answer()
+        }
+
+        fn progress(&self, _: String) -> Pending<'_, Progress> {
+            self.answer()
+        }
+
+        fn dependants(&self, _: Vec<Digest>) -> Pending<'_, Vec<u64>> {
             self.answer()
         }
     }

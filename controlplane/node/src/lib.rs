@@ -22,6 +22,7 @@ pub mod pki;
 pub mod run;
 pub mod token;
 
+mod consumer;
 mod edges;
 mod events;
 mod metrics;

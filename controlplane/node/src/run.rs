@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::admin::{Admin, GRAPH_BODIES_MAX, server};
 use crate::config::Config;
+use crate::consumer;
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
@@ -142,14 +143,16 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         edges: Arc::clone(&edges),
     };
     let members = tokio::spawn(serve(peers, tls, Arc::new(members)));
+    let consumer = Arc::new(consumer::Monitor::default());
     let admin = Arc::new(Admin {
         consensus: Arc::clone(&consensus),
         edges: Arc::clone(&edges),
         events: Arc::clone(&events),
         folder: Arc::clone(&folder),
         authority_sha256: authority.key_sha256()?,
-        metrics: Metrics::new(&graph.counts),
-        graph,
+        metrics: Metrics::new(&graph.counts, &consumer.counts),
+        graph: Arc::clone(&graph),
+        consumer: Arc::clone(&consumer),
         graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
         body_time_max: config.limits.idle_time.0,
         draining: AtomicBool::new(false),
@@ -158,6 +161,13 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     let intake = Some(events.intake().clone());
     let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
     let push_stream = tokio::spawn(push_stream);
+    let reading = consumer::start(
+        Arc::clone(&events),
+        graph,
+        Arc::clone(&consensus),
+        consumer,
+        Arc::new(consumer::Nobody),
+    );
     let (stop, stopping) = watch::channel(false);
     let bounds = server::Bounds {
         connections: config.limits.connections,
@@ -187,6 +197,7 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     push.close(0_u32.into(), b"the node stops");
     push_stream.abort();
     let _ = tokio::time::timeout(CLOSE_TIME_MAX, push.wait_idle()).await;
+    reading.abort();
     members.abort();
     consensus.stop().await;
     tracing::info!("stopped");

@@ -105,6 +105,7 @@ pub(crate) fn health(admin: &Admin) -> serde_json::Value {
         value["error"] = json!(reason);
         value["since_unix_ms"] = json!(since_unix_ms);
     }
+    value["events"] = admin.consumer.json();
     value
 }
 
@@ -155,7 +156,7 @@ impl Told {
 
     fn position(&self) -> Result<Option<Position>, String> {
         match (&self.source, self.last) {
-            (Some(source), Some(last)) => Ok(Some(Position { source: source.clone(), last })),
+            (Some(source), Some(last)) => Ok(Some(Position::new(source.clone(), last))),
             (None, None) => Ok(None),
             _ => Err("source and position go together".to_owned()),
         }
@@ -192,7 +193,7 @@ async fn post(admin: &Admin, request: Request<Incoming>) -> Answer {
             true => lines(&body, &told)?,
             false => vec![one(&body, content_type, &told)?],
         };
-        Ok(Batch { position, found, accesses: Vec::new() })
+        Ok(Batch { position, found, ..Batch::default() })
     });
     let batch = match batch {
         Ok(batch) => batch,

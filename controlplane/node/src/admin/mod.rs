@@ -24,6 +24,7 @@ use outrider_raft::Consensus;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use crate::consumer;
 use crate::edges::Edges;
 use crate::events::Events;
 use crate::folder::Folder;
@@ -42,6 +43,7 @@ pub struct Admin {
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
     pub(crate) graph: Arc<GraphService>,
+    pub(crate) consumer: Arc<consumer::Monitor>,
     /// Bodies with manifests that are read or applied.
     pub(crate) graph_bodies: Semaphore,
     pub(crate) metrics: Metrics,
@@ -63,8 +65,10 @@ impl Admin {
                 "/v1/state" => ("states", fragments::list(self, &request).await),
                 "/v1/events" => ("events", events::answer(self, &request).await),
                 "/metrics" => ("metrics", self.metrics(&request)),
-                "/healthz" => ("health", verdict(&request, "healthy", self.health())),
-                "/readyz" => ("ready", verdict(&request, "ready", self.readiness())),
+                "/healthz" => ("health", verdict(&request, "healthy", self.health(), &[])),
+                "/readyz" => {
+                    ("ready", verdict(&request, "ready", self.readiness(), &self.remarks()))
+                }
                 _ => match path.strip_prefix("/v1/cluster") {
                     Some(rest) => ("cluster", cluster::answer(self, rest, request).await),
                     None => ("none", failure(StatusCode::NOT_FOUND, "there is nothing here")),
@@ -80,13 +84,23 @@ impl Admin {
             return method_not_allowed("GET, HEAD");
         }
         let (served, events) = (self.edges.served(), self.events.report());
-        let text = self.metrics.text(&self.consensus, served, &self.graph, &events);
+        let text = self.metrics.text(&self.consensus, served, &self.graph, &self.consumer, &events);
         text_answer("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
     }
 
     /// Why this process should be started again.
     fn health(&self) -> Vec<String> {
         self.consensus.status().failure.into_iter().collect()
+    }
+
+    /// What is wrong though requests are answered.
+    fn remarks(&self) -> Vec<String> {
+        let queue = self.events.intake().status().failure;
+        let queue = queue.map(|(why, _)| format!("the queue of events fails: {why}"));
+        let graph = self.graph.health().failure;
+        let graph = graph.map(|(why, _)| format!("the graph's store is down: {why}"));
+        let consumer = self.consumer.status().failure.map(|(why, _)| why);
+        queue.into_iter().chain(graph).chain(consumer).collect()
     }
 
     /// Why no request should be sent here now.
@@ -110,10 +124,19 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-fn verdict(request: &Request<Incoming>, name: &str, reasons: Vec<String>) -> Answer {
+fn verdict(
+    request: &Request<Incoming>,
+    name: &str,
+    reasons: Vec<String>,
+    remarks: &[String],
+) -> Answer {
     if !is_read(request.method()) {
         return method_not_allowed("GET, HEAD");
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_answer(status, &json!({ name: reasons.is_empty(), "reasons": reasons }))
+    let mut value = json!({ name: reasons.is_empty(), "reasons": reasons });
+    if !remarks.is_empty() {
+        value["remarks"] = json!(remarks);
+    }
+    json_answer(status, &value)
 }
