@@ -68,6 +68,7 @@ pub struct GraphService {
     store: Arc<dyn Graph>,
     name: &'static str,
     time_max: Duration,
+    pause: Duration,
     batches: Semaphore,
     queries: Semaphore,
     failure: Mutex<Option<Failure>>,
@@ -129,11 +130,18 @@ impl GraphService {
             store,
             name,
             time_max,
+            pause: PAUSE,
             batches: Semaphore::new(BATCHES_MAX),
             queries: Semaphore::new(QUERIES_MAX),
             failure: Mutex::new(None),
             counts: Counts::default(),
         }
+    }
+
+    /// The same, which asks a store that failed again at once.
+    #[cfg(test)]
+    pub(crate) fn without_pause(self) -> Self {
+        Self { pause: Duration::ZERO, ..self }
     }
 
     /// The store, as it is configured.
@@ -219,7 +227,7 @@ impl GraphService {
     fn failed_just_now(&self) -> Result<(), GraphError> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         match &*failure {
-            Some(failure) if failure.last.elapsed() < PAUSE => {
+            Some(failure) if failure.last.elapsed() < self.pause => {
                 Err(GraphError::Unavailable(failure.reason.clone()))
             }
             _ => Ok(()),
