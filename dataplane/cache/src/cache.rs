@@ -11,7 +11,7 @@ use bytes::Bytes;
 use outrider_artifact::Digest;
 
 use crate::arena::{Arena, ChunkWriter};
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, ImportanceWeights};
 use crate::disk::ring::Ring;
 use crate::disk::stripe::Stripes;
 use crate::disk::{Disk, scan};
@@ -86,13 +86,31 @@ pub struct Costs {
     pub execute_ms: u32,
 }
 
-/// What the control plane knows of an object's importance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Importance {
-    /// The class of its customer; 1 is neutral.
-    pub class: u8,
-    /// How many artifacts depend on it (the caller counts at most 4 of one customer's).
-    pub dependants: u32,
+/// How much depends on an object, as eighths of `log2(1 + dependants)`: 0 for nothing, 255 at the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Depth(u8);
+
+impl Depth {
+    /// Of so many artifacts (the caller counts at most 4 of one customer's).
+    pub fn of_dependants(dependants: u32) -> Self {
+        Self::of_log2((1.0 + f64::from(dependants)).log2())
+    }
+
+    /// Of a logarithm to the base 2, rounded to eighths; what is none counts as 0.
+    pub fn of_log2(depth_log2: f64) -> Self {
+        // A cast saturates, and makes 0 of what is no number.
+        Self((depth_log2 * 8.0).round() as u8)
+    }
+
+    /// As it was made small: eighths.
+    pub fn from_eighths(eighths: u8) -> Self {
+        Self(eighths)
+    }
+
+    /// Eighths of the logarithm.
+    pub fn eighths(self) -> u8 {
+        self.0
+    }
 }
 
 /// Sizes, for status pages.
@@ -437,10 +455,15 @@ impl Cache {
         self.shared.with(|engine| engine.set_costs(digest, costs.fetch_ms, costs.execute_ms));
     }
 
-    /// Sets what the control plane knows of its importance.
-    pub fn set_importance(&self, digest: &Digest, importance: Importance) {
-        let Importance { class, dependants } = importance;
-        self.shared.with(|engine| engine.set_importance(digest, class, dependants));
+    /// Sets how much depends on an object; `false` when it is not known here, and nothing is remembered.
+    /// Lost with the object and at a restart. O(1), no allocation; it counts from the next eviction on.
+    pub fn set_depth(&self, digest: &Digest, depth: Depth) -> bool {
+        self.shared.with(|engine| engine.set_depth(digest, depth))
+    }
+
+    /// Weighs by these from now on.
+    pub fn set_weights(&self, weights: ImportanceWeights) {
+        self.shared.with(|engine| engine.set_weights(weights));
     }
 
     /// Starts an upload. `id` must never have been used before.

@@ -8,7 +8,7 @@ use hashbrown::{HashMap, HashTable};
 use outrider_artifact::Digest;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cache::{MediaType, Origin};
+use crate::cache::{Depth, MediaType, Origin};
 use crate::policy::Inputs;
 
 /// Where an object stands in the index. Reused after the object is gone: compare lives.
@@ -566,10 +566,8 @@ impl Index {
         object.execute = encode(execute_ms);
     }
 
-    pub(crate) fn set_importance(&mut self, id: ObjectId, class: u8, dependants: u32) {
-        let object = &mut self.objects[id as usize];
-        object.class = class;
-        object.depth = ((1.0 + f64::from(dependants)).log2() * 8.0).round().min(255.0) as u8;
+    pub(crate) fn set_depth(&mut self, id: ObjectId, depth: Depth) {
+        self.objects[id as usize].depth = depth.eighths();
     }
 
     /// What the policy may look at.

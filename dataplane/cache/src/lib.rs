@@ -32,9 +32,7 @@ mod upload;
 mod wait;
 
 pub use arena::ChunkWriter;
-pub use cache::{
-    Access, Cache, Chunk, Costs, Importance, MediaType, ObjectStat, Origin, Tier, Usage,
-};
+pub use cache::{Access, Cache, Chunk, Costs, Depth, MediaType, ObjectStat, Origin, Tier, Usage};
 pub use config::{CHUNK_BYTES, CacheConfig, Geometry, ImportanceWeights, SEGMENT_BYTES, SsdConfig};
 pub use disk::stripe::{Stripes, stored_size};
 pub use error::CacheError;

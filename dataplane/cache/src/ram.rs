@@ -323,6 +323,16 @@ impl Ram {
         }
     }
 
+    /// The score of a chunk's object has fallen.
+    pub(crate) fn sink(&mut self, object: ObjectId, chunk: u32, index: &Index) {
+        if let Some(place) = index.entry(object, chunk).resident()
+            && let Some(resident) = &mut self.residents[place as usize]
+        {
+            resident.hit = false;
+            self.push(place, index);
+        }
+    }
+
     /// The bytes of a resident chunk. O(1), no allocation (but for a chunk that is in limbo).
     pub(crate) fn hit(&mut self, object: ObjectId, chunk: u32, index: &mut Index) -> Option<Bytes> {
         let place = index.entry(object, chunk).resident()?;

@@ -3,7 +3,8 @@
 use outrider_artifact::Digest;
 
 use super::Engine;
-use crate::cache::Access;
+use crate::cache::{Access, Depth};
+use crate::config::ImportanceWeights;
 use crate::index::{ObjectId, flag};
 use crate::policy::Policy;
 
@@ -12,8 +13,27 @@ const PROMOTIONS_PER_TOUCH_MAX: u32 = 64;
 
 impl Engine {
     pub(crate) fn rescore(&mut self, object: ObjectId) {
-        let score = self.policy.score(self.ram.clock, &self.index.inputs(object));
-        self.index.get_mut(object).score = score;
+        let worth = self.policy.worth(&self.index.inputs(object));
+        self.index.get_mut(object).score = self.ram.clock + worth;
+    }
+
+    /// Gives an object another worth without counting that as a use: it keeps its age.
+    fn reweigh(&mut self, object: ObjectId, change: impl FnOnce(&mut Self)) {
+        let before = self.policy.worth(&self.index.inputs(object));
+        change(self);
+        let now = self.policy.worth(&self.index.inputs(object));
+        let known = self.index.get_mut(object);
+        known.score = (known.score - before).max(0.0) + now;
+        if now < before {
+            self.sink(object);
+        }
+    }
+
+    /// Has the RAM tier see that a score has fallen: its heaps expect that they only rise. O(chunks).
+    fn sink(&mut self, object: ObjectId) {
+        for chunk in 0..self.index.chunks(object) {
+            self.ram.sink(object, chunk, &self.index);
+        }
     }
 
     pub(crate) fn touch(&mut self, digest: &Digest, access: Access) {
@@ -49,10 +69,13 @@ impl Engine {
         }
     }
 
-    pub(crate) fn set_importance(&mut self, digest: &Digest, class: u8, dependants: u32) {
-        if let Some(object) = self.index.find(digest) {
-            self.index.set_importance(object, class, dependants);
-            self.rescore(object);
-        }
+    pub(crate) fn set_depth(&mut self, digest: &Digest, depth: Depth) -> bool {
+        let Some(object) = self.index.find(digest) else { return false };
+        self.reweigh(object, |engine| engine.index.set_depth(object, depth));
+        true
+    }
+
+    pub(crate) fn set_weights(&mut self, weights: ImportanceWeights) {
+        self.policy.weights = weights;
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct ImportancePolicy {
 }
 
 impl Policy for ImportancePolicy {
-    fn score(&self, clock: f64, inputs: &Inputs) -> f64 {
+    fn worth(&self, inputs: &Inputs) -> f64 {
         let weights = &self.weights;
         let cost = weights.fetch * inputs.fetch_ms.clamp(COST_MS_MIN, COST_MS_MAX)
             + weights.execute * inputs.execute_ms.clamp(0.0, COST_MS_MAX);
@@ -34,7 +34,7 @@ impl Policy for ImportancePolicy {
             * f64::from(inputs.frequency.max(1))
             * cost
             * (1.0 + weights.depth * inputs.depth_log2);
-        clock + worth / inputs.size_bytes.max(SIZE_BYTES_MIN) as f64
+        worth / inputs.size_bytes.max(SIZE_BYTES_MIN) as f64
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
     };
 
     fn score(clock: f64, inputs: Inputs) -> f64 {
-        ImportancePolicy { weights: ImportanceWeights::default() }.score(clock, &inputs)
+        clock + ImportancePolicy { weights: ImportanceWeights::default() }.worth(&inputs)
     }
 
     #[test]

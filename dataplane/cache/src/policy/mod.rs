@@ -22,9 +22,9 @@ pub(crate) struct Inputs {
     pub(crate) size_bytes: u64,
 }
 
-/// Ranks objects: the lowest score is evicted first.
+/// Ranks objects: the lowest score is evicted first. The score of an object that is used now is the clock (the
+/// score of what was evicted last, so that what is no longer used falls behind) and its worth.
 pub(crate) trait Policy {
-    /// The score of an object that is used now. `clock` is the score of what was evicted last, so
-    /// that what is no longer used falls behind. Must not fall when `clock` or `frequency` rises.
-    fn score(&self, clock: f64, inputs: &Inputs) -> f64;
+    /// What an object is worth: at least 0, and must not fall when `frequency` rises.
+    fn worth(&self, inputs: &Inputs) -> f64;
 }
