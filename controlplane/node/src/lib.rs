@@ -25,6 +25,7 @@ pub mod token;
 mod consumer;
 mod edges;
 mod events;
+mod hints;
 mod metrics;
 mod replicated;
 mod service;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use outrider_link::{Boards, ServedBeside};
 use outrider_raft::consensus::StartError;
 use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
@@ -22,6 +23,7 @@ use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
 use crate::graph::GraphService;
+use crate::hints::Hints;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, PkiError, SigningRequest, request_for};
 use crate::service::Members;
@@ -158,15 +160,17 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         draining: AtomicBool::new(false),
     });
     let served = Arc::clone(edges.served());
-    let intake = Some(events.intake().clone());
-    let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
+    let boards = Arc::<Boards>::default();
+    let beside =
+        ServedBeside { intake: Some(events.intake().clone()), boards: Arc::clone(&boards) };
+    let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, beside);
     let push_stream = tokio::spawn(push_stream);
     let reading = consumer::start(
         Arc::clone(&events),
-        graph,
+        Arc::clone(&graph),
         Arc::clone(&consensus),
         consumer,
-        Arc::new(consumer::Nobody),
+        Arc::new(Hints::new(graph, boards)),
     );
     let (stop, stopping) = watch::channel(false);
     let bounds = server::Bounds {

@@ -11,7 +11,7 @@ use outrider_follower::{
 use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use outrider_state::Expect;
 use outrider_state::request::TagRecord;
 use outrider_transport::tls::MemberCertificate;
@@ -24,10 +24,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::hints::ToShards;
 
 /// What there is once the edge follows.
 pub(crate) struct Followed {
     pub(crate) follower: Follower,
+    /// Takes what the shards are told.
+    pub(crate) to_shards: Arc<ToShards>,
     /// What it knows of the fleet's tags.
     pub(crate) fleet: Arc<Fleet>,
     /// How it reaches other edges.
@@ -61,17 +64,19 @@ pub(crate) fn start(
     if address.is_empty() {
         tracing::warn!("other edges cannot fetch from this one: control.advertise is not set");
     }
+    let to_shards = Arc::<ToShards>::default();
     let follower = Follower::start(Settings {
         folder,
         nodes: config.control.nodes.clone(),
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
-        sink: Box::new(ToFleet(Arc::clone(&fleet))),
+        sink: Box::new(ToFleet(Arc::clone(&fleet), Arc::clone(&to_shards))),
         asks: (asker, wanted),
     })?;
     let book: Arc<dyn PeerBook> = Arc::<Fleet>::clone(&fleet);
     Ok(Some(Followed {
         follower,
+        to_shards,
         fleet,
         peers: PeerOptions { book, roots, name: member_name },
         certificate: MemberCertificate {
@@ -119,7 +124,7 @@ impl Proposer for ToNodes {
 }
 
 /// What the nodes say, to the shards.
-struct ToFleet(Arc<Fleet>);
+struct ToFleet(Arc<Fleet>, Arc<ToShards>);
 
 fn fleet_record(record: &TagRecord) -> FleetRecord {
     FleetRecord {
@@ -146,6 +151,12 @@ impl Sink for ToFleet {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
         self.0.replace(tags, addresses);
+    }
+
+    fn soft(&mut self, message: SoftToEdge) {
+        if !message.hints.is_empty() {
+            self.1.tell(message.hints);
+        }
     }
 
     fn update(&mut self, _replica: &Replica, items: &[Item], _consequences: &[Consequence]) {
@@ -240,7 +251,8 @@ const GAUGES: [Number; 6] = [
     }),
 ];
 
-const COUNTERS: [Number; 9] = [
+const COUNTERS: [Number; 10] = [
+    ("hints", "Hints that came from the control plane", |s| s.hints),
     ("events_sent", "Events that were sent, each as often as it was", |s| s.events.sent),
     (
         "accesses_unsettled",

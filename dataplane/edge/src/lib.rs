@@ -21,6 +21,7 @@ pub mod sockets;
 
 mod crossing;
 mod follow;
+mod hints;
 mod metrics;
 mod process;
 mod state;

@@ -247,11 +247,11 @@ impl Running {
         let connections_max = config.limits.connections.div_ceil(count);
         let quic_limits = Limits { connections_max, ..limits.clone() };
         let followed = follow::start(config, sockets.addresses.https)?;
-        let (follower, fleet, peers, certificate) = match followed {
-            Some(Followed { follower, fleet, peers, certificate }) => {
-                (Some(follower), Some(fleet), Some(peers), Some(certificate))
+        let (follower, to_shards, fleet, peers, certificate) = match followed {
+            Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
+                (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))
             }
-            None => (None, None, None, None),
+            None => (None, None, None, None, None),
         };
         let tls = match certificate {
             Some(certificate) => tls::with_member(&tls, certificate).map_err(unusable)?,
@@ -284,6 +284,9 @@ impl Running {
             shard_gauges: metrics.shard_gauges.clone(),
         });
 
+        if let Some(to_shards) = to_shards {
+            to_shards.open(&edge, metrics.hints.clone());
+        }
         let (events, inbox) = mpsc::sync_channel(events_max(count));
         start_on_runtime(&uplink, &edge, sockets.admin.take(), &events)?;
         let caches = cache_configs(config, sizes, &dir, count)?;

@@ -23,6 +23,7 @@ use outrider_uplink::Uplink;
 
 use crate::crossing::{Crossing, Out};
 use crate::events;
+use crate::hints::HintMetrics;
 use crate::metrics::{Metrics, RecoveredLabels};
 use crate::run::Event;
 use crate::state::{
@@ -259,8 +260,14 @@ async fn serve(
         }
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
-    let reporter =
-        Rc::new(Reporter { cache: cache.clone(), gateway, pins: parts.pins, names, recovered });
+    let reporter = Rc::new(Reporter {
+        cache: cache.clone(),
+        gateway,
+        pins: parts.pins,
+        names,
+        recovered,
+        hints: parts.metrics.hints,
+    });
     task::spawn(answer_questions(inbox, reporter, asked));
     seat.set_stage(Stage::Serving);
     parts.events.tell(parts.id, ShardEvent::Serving);
@@ -307,6 +314,7 @@ async fn answer_questions(
                     let _ = answer.send(reporter.report().await);
                 });
             }
+            Message::Hints(hints) => reporter.hints.apply(&reporter.cache, &hints),
             Message::Drain => {
                 if let Some(asked) = asked_to_drain.take() {
                     asked.complete(());
@@ -323,6 +331,7 @@ struct Reporter {
     pins: PinBudget,
     names: FleetNames,
     recovered: Recovered,
+    hints: HintMetrics,
 }
 
 impl Reporter {

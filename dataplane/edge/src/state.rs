@@ -6,11 +6,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_follower::Monitor;
+use outrider_push::Hint;
 use outrider_shard::channel::Sender;
 use outrider_uplink::UplinkMonitor;
 use prometheus_client::registry::Registry;
@@ -67,6 +68,8 @@ impl Stage {
 pub(crate) enum Message {
     /// Answer with what you have.
     Report(oneshot::Sender<ShardReport>),
+    /// So much depends on these contents.
+    Hints(Arc<[Hint]>),
     /// Finish what you have, and end.
     Drain,
 }

@@ -68,7 +68,10 @@ fn what_two_versions_share_is_known_at_every_node_once_they_are_pushed() {
         assert_eq!(names(&images), ["team/app"]);
         assert_eq!(images["rows"][0]["versions"], 2);
         let depth = ask(&control, place, &format!("depth?layer={base}")).unwrap();
-        assert_eq!((&depth["rows"][0]["dependants"], &depth["rows"][0]["above"]), (&json!(2), &json!(2)));
+        assert_eq!(
+            (&depth["rows"][0]["dependants"], &depth["rows"][0]["above"]),
+            (&json!(2), &json!(2))
+        );
     }
 
     // A real client's image, in two repositories.
@@ -91,6 +94,8 @@ fn what_two_versions_share_is_known_at_every_node_once_they_are_pushed() {
         let counts = (0..3).filter_map(|place| accesses(&control, place, &base));
         counts.sum::<u64>() == 5
     });
+    // And what depends on what the edge was asked for is told to its cache.
+    until("the edge is told", || edge.metrics().sum("outrider_hints_applied_total", &[]) > 0.5);
     let status = control.cluster(0, &["status"]).ok();
     assert!(!status.contains("do not get into the graph"), "{status}");
 }

@@ -80,15 +80,6 @@ pub(crate) trait Listener: Send + Sync + 'static {
     fn asked(&self, asked: BTreeMap<u64, BTreeSet<Digest>>) -> impl Future<Output = ()> + Send;
 }
 
-/// Nobody is told.
-#[derive(Debug)]
-pub(crate) struct Nobody;
-
-impl Listener for Nobody {
-    async fn applied(&self, _: BTreeSet<Digest>) {}
-    async fn asked(&self, _: BTreeMap<u64, BTreeSet<Digest>>) {}
-}
-
 /// The reader, as it is seen from outside.
 #[derive(Debug, Default)]
 pub(crate) struct Monitor {

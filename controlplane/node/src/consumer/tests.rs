@@ -12,6 +12,14 @@ use outrider_graph::{Answer, Applied, Asked, Embedded, Graph, Stats};
 
 use super::*;
 
+/// Nobody is told.
+struct Nobody;
+
+impl Listener for Nobody {
+    async fn applied(&self, _: BTreeSet<Digest>) {}
+    async fn asked(&self, _: BTreeMap<u64, BTreeSet<Digest>>) {}
+}
+
 const EDGES: u64 = 3;
 const LAYERS: u64 = 6;
 
@@ -21,7 +29,8 @@ fn layer(number: u64) -> Digest {
 
 fn manifest(edge: u64, number: u64) -> Vec<u8> {
     let one = |digest: Digest| format!("{{\"digest\":\"{digest}\",\"size\":1}}");
-    let layers = [one(layer(number % LAYERS)), one(Digest::sha256(format!("{edge} {number}").as_bytes()))];
+    let layers =
+        [one(layer(number % LAYERS)), one(Digest::sha256(format!("{edge} {number}").as_bytes()))];
     let media_type = "application/vnd.oci.image.manifest.v1+json";
     format!(
         "{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"config\":{},\"layers\":[{}]}}",
@@ -227,9 +236,9 @@ async fn run(seed: u64) {
         let row = store.store.ask(asked).await.unwrap().rows.remove(0);
         let expected = accesses.iter().filter(|(_, sequence)| sequence % LAYERS == number);
         assert_eq!(row.accesses, Some(expected.count() as u64), "seed {seed}, layer {number}");
-        let known = manifests.iter().filter(|(_, sequence)| {
-            sequence % 10 < 8 && sequence % LAYERS == number
-        });
+        let known = manifests
+            .iter()
+            .filter(|(_, sequence)| sequence % 10 < 8 && sequence % LAYERS == number);
         assert_eq!(row.versions, Some(known.count() as u64 + 1), "seed {seed}, layer {number}");
     }
 }
