@@ -146,9 +146,11 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
     };
     let members = tokio::spawn(serve(peers, tls, Arc::new(members)));
     let consumer = Arc::new(consumer::Monitor::default());
+    let boards = Arc::<Boards>::default();
     let admin = Arc::new(Admin {
         consensus: Arc::clone(&consensus),
         edges: Arc::clone(&edges),
+        boards: Arc::clone(&boards),
         events: Arc::clone(&events),
         folder: Arc::clone(&folder),
         authority_sha256: authority.key_sha256()?,
@@ -160,7 +162,6 @@ async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), Run
         draining: AtomicBool::new(false),
     });
     let served = Arc::clone(edges.served());
-    let boards = Arc::<Boards>::default();
     let beside =
         ServedBeside { intake: Some(events.intake().clone()), boards: Arc::clone(&boards) };
     let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, beside);

@@ -154,9 +154,7 @@ impl Sink for ToFleet {
     }
 
     fn soft(&mut self, message: SoftToEdge) {
-        if !message.hints.is_empty() {
-            self.1.tell(message.hints);
-        }
+        self.1.tell(message);
     }
 
     fn update(&mut self, _replica: &Replica, items: &[Item], _consequences: &[Consequence]) {
@@ -251,8 +249,9 @@ const GAUGES: [Number; 6] = [
     }),
 ];
 
-const COUNTERS: [Number; 10] = [
+const COUNTERS: [Number; 11] = [
     ("hints", "Hints that came from the control plane", |s| s.hints),
+    ("predictions", "Predictions that came from the control plane", |s| s.predictions),
     ("events_sent", "Events that were sent, each as often as it was", |s| s.events.sent),
     (
         "accesses_unsettled",

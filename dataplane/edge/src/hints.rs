@@ -4,10 +4,11 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use outrider_cache::{Cache, Depth};
-use outrider_push::Hint;
+use outrider_push::{Hint, Prediction, SoftToEdge};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
+use crate::prefetch::PrefetchMetrics;
 use crate::state::{Edge, Message};
 
 /// What became of hints. Clones share it.
@@ -40,23 +41,29 @@ impl HintMetrics {
 /// The way to the shards, which are there later than who follows the control plane.
 #[derive(Default)]
 pub(crate) struct ToShards {
-    edge: OnceLock<(Weak<Edge>, HintMetrics)>,
+    edge: OnceLock<(Weak<Edge>, HintMetrics, PrefetchMetrics)>,
 }
 
 impl ToShards {
     /// From here on the shards are told.
-    pub(crate) fn open(&self, edge: &Arc<Edge>, metrics: HintMetrics) {
-        let _ = self.edge.set((Arc::downgrade(edge), metrics));
+    pub(crate) fn open(&self, edge: &Arc<Edge>, hints: HintMetrics, prefetch: PrefetchMetrics) {
+        let _ = self.edge.set((Arc::downgrade(edge), hints, prefetch));
     }
 
     /// Tells all of them; waits for nobody.
-    pub(crate) fn tell(&self, hints: Vec<Hint>) {
-        let Some((edge, metrics)) = self.edge.get() else { return };
+    pub(crate) fn tell(&self, message: SoftToEdge) {
+        let Some((edge, hint_metrics, prefetch_metrics)) = self.edge.get() else { return };
         let Some(edge) = edge.upgrade() else { return };
+        let SoftToEdge { hints, predictions, .. } = message;
         let hints: Arc<[Hint]> = hints.into();
+        let predictions: Arc<[Prediction]> = predictions.into();
         for seat in &edge.seats {
-            if !seat.tell(Message::Hints(Arc::clone(&hints))) {
-                metrics.dropped.inc_by(hints.len() as u64);
+            if !hints.is_empty() && !seat.tell(Message::Hints(Arc::clone(&hints))) {
+                hint_metrics.dropped.inc_by(hints.len() as u64);
+            }
+            let told = || seat.tell(Message::Predictions(Arc::clone(&predictions)));
+            if !predictions.is_empty() && !told() {
+                prefetch_metrics.count("dropped", predictions.len() as u64);
             }
         }
     }

@@ -23,6 +23,7 @@ mod crossing;
 mod follow;
 mod hints;
 mod metrics;
+mod prefetch;
 mod process;
 mod state;
 

@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 
 use crate::follow::ControlMetrics;
 use crate::hints::HintMetrics;
+use crate::prefetch::PrefetchMetrics;
 use crate::process::ProcessMetrics;
 use crate::state::ShardReport;
 
@@ -38,6 +39,7 @@ pub(crate) struct Metrics {
     pub(crate) shard_gauges: ShardGauges,
     pub(crate) recovered: Family<RecoveredLabels, Gauge>,
     pub(crate) hints: HintMetrics,
+    pub(crate) prefetch: PrefetchMetrics,
 }
 
 /// How a content that was pushed before fared at the start.
@@ -157,6 +159,7 @@ impl Metrics {
             shard_gauges: ShardGauges::default(),
             recovered: Family::default(),
             hints: HintMetrics::default(),
+            prefetch: PrefetchMetrics::default(),
         };
         // Some parts write their whole names, and others only what stands behind the prefix.
         metrics.gateway.register(&mut registry);
@@ -169,6 +172,7 @@ impl Metrics {
         metrics.uplink.register(ours);
         metrics.shard_gauges.register(ours);
         metrics.hints.register(ours);
+        metrics.prefetch.register(ours);
         ours.register(
             "recovered_contents",
             "Contents that were pushed before, by how they fared at this start",

@@ -285,7 +285,7 @@ impl Running {
         });
 
         if let Some(to_shards) = to_shards {
-            to_shards.open(&edge, metrics.hints.clone());
+            to_shards.open(&edge, metrics.hints.clone(), metrics.prefetch.clone());
         }
         let (events, inbox) = mpsc::sync_channel(events_max(count));
         start_on_runtime(&uplink, &edge, sockets.admin.take(), &events)?;

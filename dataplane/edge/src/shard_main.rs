@@ -25,6 +25,7 @@ use crate::crossing::{Crossing, Out};
 use crate::events;
 use crate::hints::HintMetrics;
 use crate::metrics::{Metrics, RecoveredLabels};
+use crate::prefetch::Prefetch;
 use crate::run::Event;
 use crate::state::{
     Edge, INBOX_MAX, Message, OutboxReport, RecoveredReport, Seat, ShardReport, Stage,
@@ -260,6 +261,10 @@ async fn serve(
         }
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
+    let prefetch = Prefetch::new(parts.metrics.prefetch);
+    if in_fleet {
+        task::spawn(Rc::clone(&prefetch).run(Rc::clone(&gateway)));
+    }
     let reporter = Rc::new(Reporter {
         cache: cache.clone(),
         gateway,
@@ -267,6 +272,7 @@ async fn serve(
         names,
         recovered,
         hints: parts.metrics.hints,
+        prefetch,
     });
     task::spawn(answer_questions(inbox, reporter, asked));
     seat.set_stage(Stage::Serving);
@@ -314,6 +320,9 @@ async fn answer_questions(
                     let _ = answer.send(reporter.report().await);
                 });
             }
+            Message::Predictions(predictions) => {
+                reporter.prefetch.take(&reporter.gateway, &predictions);
+            }
             Message::Hints(hints) => reporter.hints.apply(&reporter.cache, &hints),
             Message::Drain => {
                 if let Some(asked) = asked_to_drain.take() {
@@ -332,6 +341,7 @@ struct Reporter {
     names: FleetNames,
     recovered: Recovered,
     hints: HintMetrics,
+    prefetch: Rc<Prefetch>,
 }
 
 impl Reporter {

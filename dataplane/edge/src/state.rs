@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_follower::Monitor;
-use outrider_push::Hint;
+use outrider_push::{Hint, Prediction};
 use outrider_shard::channel::Sender;
 use outrider_uplink::UplinkMonitor;
 use prometheus_client::registry::Registry;
@@ -70,6 +70,8 @@ pub(crate) enum Message {
     Report(oneshot::Sender<ShardReport>),
     /// So much depends on these contents.
     Hints(Arc<[Hint]>),
+    /// These will be asked for.
+    Predictions(Arc<[Prediction]>),
     /// Finish what you have, and end.
     Drain,
 }

@@ -9,6 +9,7 @@
 //! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
+//! - [`prefetch`]: what is fetched before anybody asks for it.
 //! - [`accesses`]: what was asked for, until somebody takes it.
 //! - [`names`]: what is hosted, what tags point to, the outbox of events.
 //! - [`protocol`]: parsing and writing what goes over the wire. Pure.
@@ -31,7 +32,8 @@ mod manifests;
 mod mesh;
 pub mod metrics;
 pub mod names;
-pub mod protocol;
+mod prefetch;
+mod protocol;
 mod ready;
 pub mod recover;
 mod single;
@@ -43,5 +45,6 @@ pub use body::GatewayBody;
 pub use gateway::{Gateway, GatewayParts, GatewaySettings};
 pub use mesh::{Hub, Inbox, Unanswered};
 pub use metrics::GatewayMetrics;
+pub use prefetch::Prefetched;
 pub use recover::Recovered;
 pub use upstreams::Upstream;

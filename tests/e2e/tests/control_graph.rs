@@ -213,6 +213,55 @@ fn a_manifest_that_is_pulled_through_an_edge_is_in_the_graph() {
 }
 
 #[test]
+fn an_edge_fetches_ahead_what_its_node_says_will_be_asked_for() {
+    let control = Control::start(1, QUICK);
+    let upstream = FakeUpstream::start();
+    let image = SmallImage::new(11, &[200_000, 300_000]);
+    upstream.image("library/app", "1", &image);
+    let options = Options::with_upstream(&upstream.url()).config("[control]");
+    let edge = Outrider::joined(&control, options);
+    let content = |digest: String, manifest: bool| json!({ "repository": "library/app", "digest": digest, "manifest": manifest });
+    let mut contents: Vec<_> = image.blobs().map(|blob| content(sha256(blob), false)).collect();
+    contents.push(content(image.digest(), true));
+    contents.push(content(sha256(b"nobody has it"), false));
+    let wanted = json!({ "contents": contents }).to_string();
+    let tell = || {
+        let request = control.client(0).request("POST", "/v1/prefetch").body(wanted.as_bytes());
+        request.send().expect(202).json()["told"].clone()
+    };
+    until("the edge is told", || tell() == json!([2]));
+    let count = |outcome: &str| {
+        let label = format!("outcome=\"{outcome}\"");
+        edge.metrics().sum("outrider_prefetches_total", &[&label])
+    };
+    until("all of it is here, but what nobody has", || {
+        count("fetched") > 3.5 && count("failed") > 0.5
+    });
+    // From here on nothing is asked of the upstream but what its tag is.
+    let blobs = upstream.count("GET", "/blobs/");
+    let client = edge.client();
+    for blob in image.blobs() {
+        let answer = client.get(&registry::blob_path("library/app", &sha256(blob))).expect(200);
+        assert!(answer.cache_status().is_hit() && answer.body == *blob);
+    }
+    let manifest = registry::get_manifest(&client, "library/app", &image.digest());
+    assert!(manifest.expect(200).cache_status().is_hit());
+    assert_eq!(upstream.count("GET", "/blobs/"), blobs);
+    // What is here is not fetched again.
+    tell();
+    until("it is known to be here", || count("here") > 3.5);
+    assert_eq!(upstream.count("GET", "/blobs/"), blobs);
+    for (body, wanted) in [
+        ("{}", "contents"),
+        (r#"{"contents":[{"repository":"A","digest":"x"}]}"#, "digest"),
+        (r#"{"contents":[],"colour":1}"#, "colour"),
+    ] {
+        let refused = control.client(0).request("POST", "/v1/prefetch").body(body.as_bytes());
+        assert!(refused.send().expect(400).text().contains(wanted));
+    }
+}
+
+#[test]
 fn a_graph_that_is_away_stops_nobody_and_has_everything_once_it_is_back() {
     let away = format!(
         "{QUICK}[graph]\nstore = \"neo4j\"\nurl = \"bolt://127.0.0.1:{}\"\n",

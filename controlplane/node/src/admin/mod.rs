@@ -5,6 +5,7 @@
 //! - [`cluster`]: what is under `/v1/cluster`.
 //! - [`graph`]: what is under `/v1/graph`.
 //! - [`events`]: what is in the queue of events.
+//! - [`prefetch`]: what edges are to fetch ahead.
 //! - [`answer`]: how answers look.
 
 pub mod answer;
@@ -12,6 +13,7 @@ pub mod cluster;
 pub mod events;
 pub mod fragments;
 pub mod graph;
+pub mod prefetch;
 pub mod server;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use outrider_link::Boards;
 use outrider_raft::Consensus;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -39,6 +42,7 @@ pub(crate) const GRAPH_BODIES_MAX: usize = 4;
 pub struct Admin {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) edges: Arc<Edges>,
+    pub(crate) boards: Arc<Boards>,
     pub(crate) events: Arc<Events>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
@@ -63,6 +67,7 @@ impl Admin {
         } else {
             match path.as_str() {
                 "/v1/state" => ("states", fragments::list(self, &request).await),
+                "/v1/prefetch" => ("prefetch", prefetch::answer(self, request).await),
                 "/v1/events" => ("events", events::answer(self, &request).await),
                 "/metrics" => ("metrics", self.metrics(&request)),
                 "/healthz" => ("health", verdict(&request, "healthy", self.health(), &[])),
