@@ -33,7 +33,7 @@ mod mesh;
 pub mod metrics;
 pub mod names;
 mod prefetch;
-mod protocol;
+pub mod protocol;
 mod ready;
 pub mod recover;
 mod single;
