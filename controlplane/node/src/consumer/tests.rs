@@ -163,7 +163,8 @@ fn entries(random: &mut fastrand::Rng) -> Vec<Option<Entry>> {
     let mut all = Vec::new();
     // What is said once to begin with is in the graph before anything is counted.
     let batch = |lane, events| Events { lane, epoch: 2, events };
-    let first = (1..=LAYERS).map(|sequence| Numbered { sequence, event: upload(0, sequence - 1) });
+    let first =
+        (1..=LAYERS).map(|sequence| Numbered { sequence, event: upload(EDGES, sequence - 1) });
     all.push(Some(Entry { edge: 99, batch: batch(Lane::Uploads, first.collect()) }));
     let mut given: BTreeMap<(u64, Lane), u64> = BTreeMap::new();
     for _ in 0..random.usize(30..80) {
