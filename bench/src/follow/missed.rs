@@ -140,7 +140,13 @@ pub(super) fn measure(count: u64) -> Result<Missed, BenchError> {
     let folder = EdgeFolder::new(&scratch.path().join("control"));
     let (endpoint, at) = certificates(&folder, &runtime)?;
     let (feed, served) = (Arc::clone(&node), Arc::<Served>::default());
-    runtime.spawn(serve(endpoint, feed, Arc::new(Open), served, None));
+    runtime.spawn(serve(
+        endpoint,
+        feed,
+        Arc::new(Open),
+        served,
+        outrider_link::ServedBeside::default(),
+    ));
 
     node.apply(update(0));
     let (follower, _, _) = start(&folder, at)?;

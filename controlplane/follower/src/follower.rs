@@ -11,7 +11,7 @@ use outrider_certificate::Validity;
 use outrider_link::tls::{self, Identity, NODE_NAME, TlsError};
 use outrider_link::{Asked, Beside, Collector, Outgoing, OutgoingStatus, Taken, follow};
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use quinn::{ClientConfig, Endpoint};
 use tokio::sync::{mpsc, watch};
 
@@ -40,6 +40,8 @@ pub trait Sink: Send + 'static {
     fn whole(&mut self, replica: &Replica, consequences: &[Consequence]);
     /// One update, which was taken in.
     fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]);
+    /// What need not arrive.
+    fn soft(&mut self, _message: SoftToEdge) {}
 }
 
 /// What to follow.
@@ -122,6 +124,10 @@ pub struct Status {
     pub certificate: Option<Validity>,
     /// Why it was not renewed the last time that it was tried.
     pub renewal_failure: Option<String>,
+    /// Hints that came.
+    pub hints: u64,
+    /// Predictions that came.
+    pub predictions: u64,
 }
 
 impl Status {
@@ -246,6 +252,10 @@ impl Follower {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A replica that cannot be read is only a copy: it is thrown away.
 fn open(path: &Path, interest: &Interest) -> Result<(Store, Replica), StartError> {
     // Each prefix stands behind its length, so that no two interests look alike.
@@ -354,14 +364,16 @@ impl Following {
         };
         endpoint.set_default_client_config(self.config.clone());
         let (keeper, monitor) = (&self.keeper, &self.monitor);
-        let (sink, position_of) = (&mut self.sink, &self.position);
+        // Both streams tell it, in turns of one thread.
+        let sink = &Mutex::new(&mut self.sink);
+        let position_of = &self.position;
         let mut last = self.replica.position;
         let mut first = true;
         let taken = |replica: &Replica, taken: Taken| {
             if taken.whole {
-                sink.whole(replica, &taken.consequences);
+                lock(sink).whole(replica, &taken.consequences);
             } else if !taken.items.is_empty() {
-                sink.update(replica, &taken.items, &taken.consequences);
+                lock(sink).update(replica, &taken.items, &taken.consequences);
             }
             if replica.position != *position_of.borrow() {
                 position_of.send_replace(replica.position);
@@ -394,7 +406,17 @@ impl Following {
         };
         let interest = self.interest.clone();
         let to = (address, NODE_NAME);
-        let beside = Beside { asks: &mut self.asked, events: Some(&mut self.events) };
+        let monitor = &self.monitor;
+        let mut soft = |message: SoftToEdge| {
+            {
+                let mut status = monitor.lock();
+                status.hints += message.hints.len() as u64;
+                status.predictions += message.predictions.len() as u64;
+            }
+            lock(sink).soft(message);
+        };
+        let (asks, events) = (&mut self.asked, Some(&mut self.events));
+        let beside = Beside { asks, events, soft: Some(&mut soft) };
         let error = follow(&endpoint, to, interest, &mut self.replica, beside, taken).await;
         endpoint.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;

@@ -401,6 +401,10 @@ pub fn status_text(status: &Value) -> String {
         let (store, why) = (text(&status["graph"]["store"]), text(&status["graph"]["error"]));
         let _ = writeln!(out, "the graph's store ({store}) is down: {why}");
     }
+    if let Some(why) = status["graph"]["events"]["failure"].as_str() {
+        let lag = text(&status["events"]["lag"]["graph"]);
+        let _ = writeln!(out, "events do not get into the graph, it lags {lag} entries: {why}");
+    }
     let events = &status["events"];
     let (queue, waiting) = (text(&events["queue"]), text(&events["waiting"]));
     match events["failure"].as_str() {

@@ -24,8 +24,10 @@ pub mod pki;
 pub mod run;
 pub mod token;
 
+mod consumer;
 mod edges;
 mod events;
+mod hints;
 mod metrics;
 mod replicated;
 mod service;

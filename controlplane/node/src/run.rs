@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use outrider_certificate::Shown;
-use outrider_link::tls as link;
+use outrider_link::{Boards, ServedBeside, tls as link};
 use outrider_raft::consensus::StartError;
 use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
@@ -29,10 +29,12 @@ use crate::admin::auth::{Auth, AuthError};
 use crate::admin::watch::WATCHERS_MAX;
 use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
 use crate::config::{Config, TlsSection};
+use crate::consumer;
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
 use crate::graph::GraphService;
+use crate::hints::Hints;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, PkiError, SigningRequest, request_for};
 use crate::service::Members;
@@ -224,6 +226,8 @@ impl Node {
         };
         let members = tokio::spawn(serve(peers, tls, Arc::new(members))).abort_handle();
         let (stop, stopping) = watch::channel(false);
+        let consumer = Arc::new(consumer::Monitor::default());
+        let boards = Arc::<Boards>::default();
         let admin = Arc::new(Admin {
             started: Instant::now(),
             consensus: Arc::clone(&consensus),
@@ -231,8 +235,10 @@ impl Node {
             events: Arc::clone(&events),
             folder: Arc::clone(&folder),
             authority_sha256: authority.key_sha256()?,
-            metrics: Metrics::new(&graph.counts),
-            graph,
+            boards: Arc::clone(&boards),
+            metrics: Metrics::new(&graph.counts, &consumer.counts),
+            graph: Arc::clone(&graph),
+            consumer: Arc::clone(&consumer),
             graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
             large_bodies: Semaphore::new(LARGE_BODIES_MAX),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
@@ -244,15 +250,20 @@ impl Node {
             auth: auth.clone(),
         });
         let served = Arc::clone(edges.served());
-        let intake = Some(events.intake().clone());
+        let beside =
+            ServedBeside { intake: Some(events.intake().clone()), boards: Arc::clone(&boards) };
         let push_stream =
-            outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
+            outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, beside);
         let push_stream = tokio::spawn(push_stream).abort_handle();
+        let hints = Arc::new(Hints::new(Arc::clone(&graph), boards));
+        let reading = consumer::start(events, graph, Arc::clone(&consensus), consumer, hints);
+        let reading = reading.abort_handle();
         let renewing = renew(Arc::clone(&admin), node.clone(), lifetime);
         let renewing = tokio::spawn(renewing).abort_handle();
         let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
         let watching = auth.map(|auth| tokio::spawn(auth.watch()).abort_handle());
-        let tasks = [members, push_stream, renewing, enlisting].into_iter().chain(watching);
+        let tasks =
+            [members, push_stream, reading, renewing, enlisting].into_iter().chain(watching);
         Ok(Self {
             number: node.number,
             peers_at,

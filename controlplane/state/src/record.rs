@@ -51,6 +51,10 @@ pub enum Kind {
     EventsToEdge = 18,
     /// How far a consumer of events is.
     Progress = 19,
+    /// What an edge says about what it need not be told.
+    SoftToNode = 20,
+    /// What a node tells it.
+    SoftToEdge = 21,
 }
 
 /// Why bytes are not a record.

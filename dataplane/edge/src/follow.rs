@@ -13,7 +13,7 @@ use outrider_gateway::Orders;
 use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use outrider_state::Expect;
 use outrider_state::request::TagRecord;
 use outrider_transport::tls::MemberCertificate;
@@ -26,11 +26,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::hints::ToShards;
 use crate::orders::ToCaches;
 
 /// What there is once the edge follows.
 pub(crate) struct Followed {
     pub(crate) follower: Follower,
+    /// Takes what the shards are told.
+    pub(crate) to_shards: Arc<ToShards>,
     /// What it knows of the fleet's tags.
     pub(crate) fleet: Arc<Fleet>,
     /// How it reaches other edges.
@@ -67,27 +70,32 @@ pub(crate) fn start(
     if address.is_empty() {
         tracing::warn!("other edges cannot fetch from this one: control.advertise is not set");
     }
+    let shown = Arc::<outrider_certificate::Shown>::clone(&identity.shown);
     let certificate = MemberCertificate {
         name: member_name(own),
-        shown: Arc::<outrider_certificate::Shown>::clone(&identity.shown),
+        shown: Arc::<outrider_certificate::Shown>::clone(&shown),
     };
-    let shown = Arc::<outrider_certificate::Shown>::clone(&identity.shown);
+    let to_shards = Arc::<ToShards>::default();
     let follower = Follower::start(Settings {
         folder,
         identity,
         nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
-        sink: Box::new(ToFleet(ToCaches {
-            fleet: Arc::clone(&fleet),
-            orders: Arc::clone(orders),
-            configured: config.cache.importance.weights(),
-        })),
+        sink: Box::new(ToFleet {
+            caches: ToCaches {
+                fleet: Arc::clone(&fleet),
+                orders: Arc::clone(orders),
+                configured: config.cache.importance.weights(),
+            },
+            shards: Arc::clone(&to_shards),
+        }),
         asks: (asker, wanted),
     })?;
     let book: Arc<dyn PeerBook> = Arc::<Fleet>::clone(&fleet);
     Ok(Some(Followed {
         follower,
+        to_shards,
         fleet,
         peers: PeerOptions { book, roots, name: member_name, identity: Some(shown) },
         certificate,
@@ -125,7 +133,7 @@ impl Proposer for ToNodes {
             holders: record.holders,
             upstream: record.upstream,
         });
-        self.0.ask(Wish::Tag { repository, tag, expect, record }, |result| {
+        self.caches.ask(Wish::Tag { repository, tag, expect, record }, |result| {
             done(result.map(drop).map_err(|error| match error {
                 AskError::Mismatch { current } => ProposalError::Mismatch(current),
                 AskError::Refused(why) => ProposalError::Refused(why),
@@ -136,7 +144,10 @@ impl Proposer for ToNodes {
 }
 
 /// What the nodes say, to the shards.
-struct ToFleet(ToCaches);
+struct ToFleet {
+    caches: ToCaches,
+    shards: Arc<ToShards>,
+}
 
 fn fleet_record(record: &TagRecord) -> FleetRecord {
     FleetRecord {
@@ -162,12 +173,16 @@ impl Sink for ToFleet {
         let addresses = replica.members.iter().filter_map(|(number, member)| {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
-        self.0.fleet.replace(tags, addresses);
-        self.0.whole(replica, consequences);
+        self.caches.fleet.replace(tags, addresses);
+        self.caches.whole(replica, consequences);
+    }
+
+    fn soft(&mut self, message: SoftToEdge) {
+        self.shards.tell(message);
     }
 
     fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]) {
-        let fleet = &self.0.fleet;
+        let fleet = &self.caches.fleet;
         for item in items {
             match item {
                 Item::Tag { repository, tag, version, record, .. } => {
@@ -180,7 +195,7 @@ impl Sink for ToFleet {
                 _ => {}
             }
         }
-        self.0.update(replica, items, consequences);
+        self.caches.update(replica, items, consequences);
     }
 }
 
@@ -274,7 +289,9 @@ const GAUGES: [Number; 7] = [
     }),
 ];
 
-const COUNTERS: [Number; 9] = [
+const COUNTERS: [Number; 11] = [
+    ("hints", "Hints that came from the control plane", |s| s.hints),
+    ("predictions", "Predictions that came from the control plane", |s| s.predictions),
     ("events_sent", "Events that were sent, each as often as it was", |s| s.events.sent),
     (
         "accesses_unsettled",
@@ -296,7 +313,7 @@ const COUNTERS: [Number; 9] = [
 
 impl Collector for ControlMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let status = self.0.as_ref().map(Monitor::status).unwrap_or_default();
+        let status = self.caches.as_ref().map(Monitor::status).unwrap_or_default();
         for (name, help, read) in GAUGES {
             let name = format!("outrider_follow_{name}");
             let value = i64::try_from(read(&status)).unwrap_or(i64::MAX);

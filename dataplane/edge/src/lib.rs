@@ -23,8 +23,10 @@ pub mod sockets;
 
 mod crossing;
 mod follow;
+mod hints;
 mod metrics;
 mod orders;
+mod prefetch;
 mod process;
 mod state;
 

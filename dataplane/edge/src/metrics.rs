@@ -19,6 +19,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::follow::ControlMetrics;
+use crate::hints::HintMetrics;
+use crate::prefetch::PrefetchMetrics;
 use crate::process::ProcessMetrics;
 use crate::state::ShardReport;
 
@@ -36,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) shards: ShardMetrics,
     pub(crate) shard_gauges: ShardGauges,
     pub(crate) recovered: Family<RecoveredLabels, Gauge>,
+    pub(crate) hints: HintMetrics,
+    pub(crate) prefetch: PrefetchMetrics,
 }
 
 /// How a content that was pushed before fared at the start.
@@ -168,6 +172,8 @@ impl Metrics {
             shards: ShardMetrics::default(),
             shard_gauges: ShardGauges::default(),
             recovered: Family::default(),
+            hints: HintMetrics::default(),
+            prefetch: PrefetchMetrics::default(),
         };
         // Some parts write their whole names, and others only what stands behind the prefix.
         metrics.gateway.register(&mut registry);
@@ -179,6 +185,8 @@ impl Metrics {
         metrics.transport.register(ours);
         metrics.uplink.register(ours);
         metrics.shard_gauges.register(ours);
+        metrics.hints.register(ours);
+        metrics.prefetch.register(ours);
         ours.register(
             "recovered_contents",
             "Contents that were pushed before, by how they fared at this start",

@@ -287,11 +287,11 @@ impl Running {
         };
         let orders = Orders::new(count);
         let followed = follow::start(config, nodes, sockets.addresses.https, &orders)?;
-        let (follower, fleet, peers, certificate) = match followed {
-            Some(Followed { follower, fleet, peers, certificate }) => {
-                (Some(follower), Some(fleet), Some(peers), Some(certificate))
+        let (follower, to_shards, fleet, peers, certificate) = match followed {
+            Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
+                (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))
             }
-            None => (None, None, None, None),
+            None => (None, None, None, None, None),
         };
         let tls = match certificate {
             Some(certificate) => tls::with_member(&tls, certificate),
@@ -334,6 +334,9 @@ impl Running {
             shard_gauges: metrics.shard_gauges.clone(),
         });
 
+        if let Some(to_shards) = to_shards {
+            to_shards.open(&edge, metrics.hints.clone(), metrics.prefetch.clone());
+        }
         let (events, inbox) = mpsc::sync_channel(events_max(count));
         let mut admin = sockets.admin.take();
         if let (Some(listener), Some(companion)) = (&admin, &mut companion)

@@ -25,7 +25,9 @@ use outrider_uplink::Uplink;
 
 use crate::crossing::{Crossing, Out};
 use crate::events;
+use crate::hints::HintMetrics;
 use crate::metrics::{Metrics, RecoveredLabels};
+use crate::prefetch::Prefetch;
 use crate::run::Event;
 use crate::state::{
     Edge, INBOX_MAX, Message, OutboxReport, RecoveredReport, Seat, ShardReport, ShareReport, Stage,
@@ -265,12 +267,24 @@ async fn serve(
             task::spawn(events::collect(Rc::clone(accesses), collector.clone(), region));
         }
         if parts.id == 0 {
-            task::spawn(events::spool(parts.names.on(&handle), collector));
+            let names = parts.names.on(&handle);
+            task::spawn(events::spool(names, collector, Rc::clone(&gateway)));
         }
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
-    let reporter =
-        Rc::new(Reporter { cache: cache.clone(), gateway, pins: parts.pins, names, recovered });
+    let prefetch = Prefetch::new(parts.metrics.prefetch);
+    if in_fleet {
+        task::spawn(Rc::clone(&prefetch).run(Rc::clone(&gateway)));
+    }
+    let reporter = Rc::new(Reporter {
+        cache: cache.clone(),
+        gateway,
+        pins: parts.pins,
+        names,
+        recovered,
+        hints: parts.metrics.hints,
+        prefetch,
+    });
     task::spawn(answer_questions(inbox, reporter, asked));
     seat.set_stage(Stage::Serving);
     parts.events.tell(parts.id, ShardEvent::Serving);
@@ -317,6 +331,10 @@ async fn answer_questions(
                     let _ = answer.send(reporter.report().await);
                 });
             }
+            Message::Predictions(predictions) => {
+                reporter.prefetch.take(&reporter.gateway, &predictions);
+            }
+            Message::Hints(hints) => reporter.hints.apply(&reporter.cache, &hints),
             Message::Drain => {
                 if let Some(asked) = asked_to_drain.take() {
                     asked.complete(());
@@ -333,6 +351,8 @@ struct Reporter {
     pins: PinBudget,
     names: FleetNames,
     recovered: Recovered,
+    hints: HintMetrics,
+    prefetch: Rc<Prefetch>,
 }
 
 impl Reporter {

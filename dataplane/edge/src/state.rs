@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_follower::Monitor;
+use outrider_push::{Hint, Prediction};
 use outrider_shard::channel::Sender;
 use outrider_uplink::UplinkMonitor;
 use prometheus_client::registry::Registry;
@@ -68,6 +69,10 @@ impl Stage {
 pub(crate) enum Message {
     /// Answer with what you have.
     Report(oneshot::Sender<ShardReport>),
+    /// So much depends on these contents.
+    Hints(Arc<[Hint]>),
+    /// These will be asked for.
+    Predictions(Arc<[Prediction]>),
     /// Finish what you have, and end.
     Drain,
 }

@@ -175,6 +175,14 @@ impl<N: Names> Gateway<N> {
         self.customers.shares(&self.cache)
     }
 
+    /// A manifest that is here, wherever on this edge; nothing when it is not (any more).
+    ///
+    /// # Errors
+    /// When it is here and cannot be read now.
+    pub async fn manifest(&self, digest: &Digest) -> Result<Option<Bytes>, ApiError> {
+        Ok(self.at_hand(digest).await?.map(|stored| stored.bytes))
+    }
+
     /// How many fetches of a digest are under way.
     pub fn flights(&self) -> usize {
         self.flights.len()

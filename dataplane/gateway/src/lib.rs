@@ -9,6 +9,7 @@
 //! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
+//! - [`prefetch`]: what is fetched before anybody asks for it.
 //! - [`accesses`]: what was asked for, until somebody takes it.
 //! - [`customers`]: what the control plane says of who asks. [`orders`]: what it orders of the caches.
 //! - [`access`]: who asks, and whether they may.
@@ -36,6 +37,7 @@ mod mesh;
 pub mod metrics;
 pub mod names;
 pub mod orders;
+mod prefetch;
 pub mod protocol;
 mod ready;
 pub mod recover;
@@ -51,5 +53,6 @@ pub use gateway::{Gateway, GatewayParts, GatewaySettings};
 pub use mesh::{Hub, Inbox, Unanswered};
 pub use metrics::GatewayMetrics;
 pub use orders::{Order, Orders, Replaced};
+pub use prefetch::Prefetched;
 pub use recover::Recovered;
 pub use upstreams::Upstream;

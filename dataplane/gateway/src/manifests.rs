@@ -15,7 +15,7 @@ use outrider_artifact::event::UploadKind;
 use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference, RepositoryName, Tag};
 use outrider_cache::UploadId;
 use outrider_transport::RequestBody;
-use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target};
+use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target, Whom};
 
 use crate::access::asker::Asker;
 use crate::blobs::Whence;
@@ -285,8 +285,12 @@ impl<N: Names> Gateway<N> {
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Digest(*digest) };
         let errand = self.errand(&place)?;
         let reference = wanted.reference.clone();
-        let found =
-            self.manifests.run(wanted, || async move { errand.get(&reference).await }).await;
+        let fetch = || async move {
+            let found = errand.get(&reference).await;
+            errand.tell(&found, None);
+            found
+        };
+        let found = self.manifests.run(wanted, fetch).await;
         let fetched = found.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;
         Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers))
     }
@@ -673,6 +677,7 @@ impl<N: Names> Errand<N> {
             None => self.get(&by_tag).await,
             Some(record) => self.compare(&by_tag, record).await,
         };
+        self.tell(&found, Some(tag));
         let checked_unix_ms = unix_ms();
         match &found {
             Ok(Fetched { bytes: Some(bytes), digest, media_type }) => {
@@ -697,6 +702,28 @@ impl<N: Names> Errand<N> {
             Err(_) => {}
         }
         found
+    }
+
+    /// Notes for the control plane that a manifest has come from an upstream. Nobody waits for it. What comes from
+    /// another edge was noted there.
+    fn tell(&self, found: &Found, tag: Option<&Tag>) {
+        let (Ok(Fetched { digest, media_type, bytes: Some(bytes) }), Whom::Upstream(_)) =
+            (found, &self.source.from)
+        else {
+            return;
+        };
+        let gateway = Rc::clone(&self.gateway);
+        if gateway.accesses().is_none() {
+            return;
+        }
+        let (kind, tag, length) = (UploadKind::Mirrored, tag.map(|tag| &**tag), bytes.len() as u64);
+        let mut event = gateway.upload_event(kind, &self.key, tag, digest, length);
+        event.media_type = media_type.to_string();
+        outrider_shard::task::spawn(async move {
+            if let Err(error) = gateway.names.note_event(event).await {
+                tracing::warn!("a manifest of an upstream is not told of: {error}");
+            }
+        });
     }
 
     async fn compare(&self, by_tag: &Reference, known: &TagRecord) -> Found {

@@ -139,9 +139,16 @@ mod tests {
     use super::*;
 
     fn two() -> Upstreams {
+        let upstream = |id, name: Option<&str>, host: &str| Upstream {
+            id: UpstreamId(id),
+            name: name.map(Into::into),
+            host: host.into(),
+            tag_ttl: None,
+            content_ttl: None,
+        };
         Upstreams::new(vec![
-            Upstream { id: UpstreamId(0), name: None, host: "registry-1.docker.io".into() },
-            Upstream { id: UpstreamId(1), name: Some("ghcr.io".into()), host: "ghcr.io".into() },
+            upstream(0, None, "registry-1.docker.io"),
+            upstream(1, Some("ghcr.io"), "ghcr.io"),
         ])
     }
 

@@ -185,6 +185,7 @@ fn line(row: &Row) -> String {
     add("versions", row.versions);
     add("below", row.below);
     add("above", row.above);
+    add("dependants", row.dependants);
     add("depth", row.depth);
     if row.kind.is_content() || matches!(row.kind, Kind::Version | Kind::Index) {
         add("accesses", row.accesses);

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use outrider_artifact::event::{AccessEvent, AccessTier, UploadEvent, UploadKind};
 use outrider_events::queue::{ENTRIES_MAX, Page, Position, QueueError};
-use outrider_events::{Event, EventId};
+use outrider_events::{Event, EventId, Said};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, bytes_answer, failure};
@@ -111,6 +111,34 @@ pub(crate) async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer
     answer
 }
 
+fn upload_line(line: &mut Value, upload: &UploadEvent) {
+    let UploadEvent {
+        kind,
+        customer,
+        region,
+        repository,
+        version,
+        digest,
+        size_bytes,
+        media_type,
+        unix_ms,
+    } = upload;
+    line["event"] = json!(match kind {
+        UploadKind::Blob => "blob",
+        UploadKind::Manifest => "manifest",
+        UploadKind::Layer => "layer",
+        UploadKind::Mirrored => "mirrored",
+    });
+    line["customer"] = json!(customer);
+    line["region"] = json!(region);
+    line["repository"] = json!(repository);
+    line["version"] = json!(version);
+    line["digest"] = json!(digest);
+    line["size"] = json!(size_bytes);
+    line["media_type"] = json!(media_type);
+    line["unix_ms"] = json!(unix_ms);
+}
+
 fn line(position: &Position, id: EventId, event: &Event) -> Value {
     let mut line = json!({
         "position": position.to_string(),
@@ -120,31 +148,15 @@ fn line(position: &Position, id: EventId, event: &Event) -> Value {
         "sequence": id.sequence,
     });
     match event {
-        Event::Upload(upload) => {
-            let UploadEvent {
-                kind,
-                customer,
-                region,
-                repository,
-                version,
-                digest,
-                size_bytes,
-                media_type,
-                unix_ms,
-            } = upload;
-            line["event"] = json!(match kind {
-                UploadKind::Blob => "blob",
-                UploadKind::Manifest => "manifest",
-                UploadKind::Layer => "layer",
+        Event::Upload(upload) => upload_line(&mut line, upload),
+        Event::Manifest(manifest) => {
+            upload_line(&mut line, &manifest.upload);
+            line["said"] = json!(match &manifest.said {
+                Said::Whole(_) => "whole",
+                Said::Contents(_) => "contents",
+                Said::Gone => "gone",
+                Said::TooMuch => "too much",
             });
-            line["customer"] = json!(customer);
-            line["region"] = json!(region);
-            line["repository"] = json!(repository);
-            line["version"] = json!(version);
-            line["digest"] = json!(digest);
-            line["size"] = json!(size_bytes);
-            line["media_type"] = json!(media_type);
-            line["unix_ms"] = json!(unix_ms);
         }
         Event::Access(access) => {
             let AccessEvent {

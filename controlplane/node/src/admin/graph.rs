@@ -93,6 +93,7 @@ pub(crate) fn health(admin: &Admin) -> serde_json::Value {
         value["error"] = json!(reason);
         value["since_unix_ms"] = json!(since_unix_ms);
     }
+    value["events"] = admin.consumer.json();
     value
 }
 
@@ -142,7 +143,7 @@ impl Told {
 
     fn position(&self) -> Result<Option<Position>, String> {
         match (&self.source, self.last) {
-            (Some(source), Some(last)) => Ok(Some(Position { source: source.clone(), last })),
+            (Some(source), Some(last)) => Ok(Some(Position::new(source.clone(), last))),
             (None, None) => Ok(None),
             _ => Err("source and position go together".to_owned()),
         }
@@ -179,7 +180,7 @@ pub(crate) async fn post(admin: &Admin, request: Request<Incoming>) -> Answer {
             true => lines(&body, &told)?,
             false => vec![one(&body, content_type, &told)?],
         };
-        Ok(Batch { position, found, accesses: Vec::new() })
+        Ok(Batch { position, found, ..Batch::default() })
     });
     let batch = match batch {
         Ok(batch) => batch,

@@ -8,6 +8,7 @@
 //! - [`cluster`]: what is under `/v1/cluster`.
 //! - [`graph`]: what is under `/v1/graph`.
 //! - [`events`]: what is in the queue of events.
+//! - [`prefetch`]: what edges are to fetch ahead.
 //! - [`beside`]: the edge in the same process, if there is one.
 //! - [`input`], [`answer`]: what requests bring, and how answers look.
 
@@ -23,6 +24,7 @@ pub mod graph;
 pub mod input;
 pub mod openapi;
 mod patience;
+pub mod prefetch;
 pub mod route;
 pub mod server;
 pub mod tags;
@@ -35,10 +37,12 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use outrider_link::Boards;
 use outrider_raft::Consensus;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::consumer;
 use crate::edges::Edges;
 use crate::events::Events;
 use crate::folder::Folder;
@@ -61,10 +65,12 @@ pub struct Admin {
     pub(crate) started: Instant,
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) edges: Arc<Edges>,
+    pub(crate) boards: Arc<Boards>,
     pub(crate) events: Arc<Events>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) authority_sha256: [u8; 32],
     pub(crate) graph: Arc<GraphService>,
+    pub(crate) consumer: Arc<consumer::Monitor>,
     /// Bodies with manifests that are read or applied.
     pub(crate) graph_bodies: Semaphore,
     /// Batches of writes that are read or written.
@@ -146,6 +152,7 @@ impl Admin {
             Place::Graph => Ok(graph::status(self).await),
             Place::GraphManifests => Ok(graph::post(self, request).await),
             Place::GraphQuery => Ok(graph::query(self, name, &request).await),
+            Place::Prefetch => prefetch::answer(self, request).await,
             Place::Events => Ok(events::answer(self, &request).await),
             Place::OpenApi => {
                 let document = Bytes::from_static(openapi::DOCUMENT.as_bytes());
@@ -174,7 +181,8 @@ impl Admin {
         let (served, events) = (self.edges.served(), self.events.report());
         let left = self.certificate.shown.validity().left(SystemTime::now());
         self.metrics.set_certificate(left);
-        let mut text = self.metrics.text(&self.consensus, served, &self.graph, &events);
+        let (graph, consumer) = (&self.graph, &self.consumer);
+        let mut text = self.metrics.text(&self.consensus, served, graph, consumer, &events);
         if let Some(beside) = self.beside.get() {
             text = beside::joined(&beside.metrics().await, &text);
         }
@@ -191,6 +199,16 @@ impl Admin {
 
     fn failure(&self) -> Vec<String> {
         self.consensus.status().failure.into_iter().collect()
+    }
+
+    /// What is wrong though requests are answered.
+    fn remarks(&self) -> Vec<String> {
+        let queue = self.events.intake().status().failure;
+        let queue = queue.map(|(why, _)| format!("the queue of events fails: {why}"));
+        let graph = self.graph.health().failure;
+        let graph = graph.map(|(why, _)| format!("the graph's store is down: {why}"));
+        let consumer = self.consumer.status().failure.map(|(why, _)| why);
+        queue.into_iter().chain(graph).chain(consumer).collect()
     }
 
     /// Why no request should be sent to this node now.
@@ -212,10 +230,10 @@ impl Admin {
     /// Of the edge, where there is one: what the node lacks is then a remark.
     async fn ready(&self) -> Answer {
         let Some(beside) = self.beside.get() else {
-            return verdict("ready", &self.readiness(), None);
+            return verdict("ready", &self.readiness(), Some(&self.remarks()));
         };
         let mut remarks = beside.remarks();
-        let own = self.readiness().into_iter();
+        let own = self.readiness().into_iter().chain(self.remarks());
         remarks.extend(own.map(|reason| format!("the node of this process: {reason}")));
         verdict("ready", &beside.readiness().await, Some(&remarks))
     }

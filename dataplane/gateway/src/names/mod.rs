@@ -47,6 +47,7 @@ pub use shared::{FleetNames, HandedOver};
 use std::future::Future;
 use std::sync::Arc;
 
+use outrider_artifact::event::UploadEvent;
 use outrider_artifact::{Digest, RepositoryName, Tag};
 
 /// What handlers ask and tell. Futures are polled on one shard and need not be `Send`.
@@ -212,6 +213,9 @@ pub trait Names: 'static {
     fn is_edge(&self, _number: u64) -> bool {
         false
     }
+
+    /// Puts an event into the outbox for itself. False where too many wait already.
+    fn note_event(&self, event: UploadEvent) -> impl Future<Output = Result<bool, NamesError>>;
 
     /// How many events wait.
     fn outbox_status(&self) -> impl Future<Output = Result<OutboxStatus, NamesError>>;

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use outrider_artifact::event::UploadEvent;
 use outrider_artifact::{Digest, RepositoryName, Tag};
 
 use super::fleet::{Entry, Fleet, FleetRecord, Proposal, ProposalError};
@@ -518,6 +519,10 @@ impl Names for FleetNames {
         entries_max: usize,
     ) -> Result<Vec<OutboxRecord>, NamesError> {
         self.local.outbox_read(from, entries_max).await
+    }
+
+    async fn note_event(&self, event: UploadEvent) -> Result<bool, NamesError> {
+        self.local.note_event(event).await
     }
 
     async fn outbox_acknowledge(&self, through: u64) -> Result<(), NamesError> {
