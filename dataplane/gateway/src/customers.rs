@@ -78,7 +78,8 @@ pub(crate) struct Customers {
     known: RefCell<HashMap<Box<str>, Known>>,
     /// Who everybody without a name is.
     anonymous: RefCell<Known>,
-    limited: Cell<bool>,
+    /// How many of them have a rate.
+    limited: Cell<usize>,
     behalf: Rc<Cell<Customer>>,
 }
 
@@ -87,7 +88,7 @@ impl Default for Customers {
         Self {
             known: RefCell::default(),
             anonymous: RefCell::new(unknown(ANONYMOUS)),
-            limited: Cell::new(false),
+            limited: Cell::new(0),
             behalf: Rc::new(Cell::new(Customer::NOBODY)),
         }
     }
@@ -112,7 +113,7 @@ impl Customers {
     /// # Errors
     /// How long to wait.
     pub(crate) fn admit(&self, name: &str) -> Result<(), Duration> {
-        if !self.limited.get() {
+        if self.limited.get() == 0 {
             return Ok(());
         }
         let rate = if name == ANONYMOUS {
@@ -141,12 +142,16 @@ impl Customers {
         if name == ANONYMOUS {
             *self.anonymous.borrow_mut() = now.clone().unwrap_or_else(|| unknown(name));
         }
+        let is_limited = |known: &Option<Known>| {
+            usize::from(known.as_ref().is_some_and(|known| known.rate.is_some()))
+        };
+        let after = is_limited(&now);
         let mut known = self.known.borrow_mut();
-        match now {
-            Some(now) => drop(known.insert(name.into(), now)),
-            None => drop(known.remove(name)),
-        }
-        self.limited.set(known.values().any(|known| known.rate.is_some()));
+        let before = match now {
+            Some(now) => known.insert(name.into(), now),
+            None => known.remove(name),
+        };
+        self.limited.set(self.limited.get() + after - is_limited(&before));
     }
 
     /// All names that are known.
