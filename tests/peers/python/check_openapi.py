@@ -96,7 +96,7 @@ operations = [
     (path, method, item[method], item.get("parameters", []))
     for path, item in document["paths"].items()
     for method in METHODS
-    if method in item and (not pages or document["paths"][path]["get"]["tags"] == ["process"])
+    if method in item and (not pages or item[method]["tags"] == ["process"])
 ]
 operations.sort(key=lambda found: (METHODS.index(found[1]), found[0] in LAST and 1 + LAST.index(found[0])))
 # What removes is asked for behind everything that reads; the last ones behind all.
