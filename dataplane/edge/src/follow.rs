@@ -133,7 +133,7 @@ impl Proposer for ToNodes {
             holders: record.holders,
             upstream: record.upstream,
         });
-        self.caches.ask(Wish::Tag { repository, tag, expect, record }, |result| {
+        self.0.ask(Wish::Tag { repository, tag, expect, record }, |result| {
             done(result.map(drop).map_err(|error| match error {
                 AskError::Mismatch { current } => ProposalError::Mismatch(current),
                 AskError::Refused(why) => ProposalError::Refused(why),
@@ -313,7 +313,7 @@ const COUNTERS: [Number; 11] = [
 
 impl Collector for ControlMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let status = self.caches.as_ref().map(Monitor::status).unwrap_or_default();
+        let status = self.0.as_ref().map(Monitor::status).unwrap_or_default();
         for (name, help, read) in GAUGES {
             let name = format!("outrider_follow_{name}");
             let value = i64::try_from(read(&status)).unwrap_or(i64::MAX);
