@@ -40,6 +40,7 @@ debian_tools=(
   "/bin/busybox busybox-static 1:1.35"
   "iptables iptables 1.8"
   "curl curl 7.88"
+  "openssl openssl 3.0"
   "cc gcc 4:12"
   "c++ g++ 4:12"
   "cmake cmake 3.25"

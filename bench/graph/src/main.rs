@@ -115,9 +115,9 @@ async fn fill(
         let found = found.collect::<Result<Vec<_>, _>>()?;
         analysis += begun.elapsed();
         last += 1;
-        let position = Some(Position { source: "traces".to_owned(), last });
+        let position = Some(Position::new("traces", last));
         let begun = Instant::now();
-        let batch = Batch { position, found, accesses: Vec::new() };
+        let batch = Batch { position, found, ..Batch::default() };
         graph.apply(batch).await.map_err(|error| error.to_string())?;
         slowest = slowest.max(begun.elapsed());
     }

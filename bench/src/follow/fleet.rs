@@ -161,7 +161,7 @@ async fn edge(
     };
     let interest = Interest { prefixes: vec![PREFIX.to_owned()] };
     let (_nobody, mut asks) = tokio::sync::mpsc::channel(1);
-    let beside = Beside { asks: &mut asks, events: None };
+    let beside = Beside { asks: &mut asks, events: None, soft: None };
     let to = (node, NODE_NAME);
     tokio::select! {
         error = follow(&endpoint, to, interest, &mut replica, beside, taken) => {

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use outrider_certificate::Shown;
 use outrider_follower::asks::asks;
 use outrider_follower::{EdgeFolder, Follower, Given, Settings, Sink};
 use outrider_link::{Feed, Gate, Served, serve, tls};
@@ -139,7 +140,13 @@ pub(super) fn measure(count: u64) -> Result<Missed, BenchError> {
     let folder = EdgeFolder::new(&scratch.path().join("control"));
     let (endpoint, at) = certificates(&folder, &runtime)?;
     let (feed, served) = (Arc::clone(&node), Arc::<Served>::default());
-    runtime.spawn(serve(endpoint, feed, Arc::new(Open), served, None));
+    runtime.spawn(serve(
+        endpoint,
+        feed,
+        Arc::new(Open),
+        served,
+        outrider_link::ServedBeside::default(),
+    ));
 
     node.apply(update(0));
     let (follower, _, _) = start(&folder, at)?;
@@ -194,8 +201,10 @@ type Started = (Follower, Arc<AtomicU64>, Arc<AtomicU64>);
 fn start(folder: &EdgeFolder, at: SocketAddr) -> Result<Started, BenchError> {
     let (updates, wrong) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let sink = Counter { updates: Arc::clone(&updates), wrong: Arc::clone(&wrong), last: 0 };
+    let failed = |error: &dyn std::fmt::Display| BenchError::Tls(error.to_string());
     let follower = Follower::start(Settings {
         folder: folder.clone(),
+        identity: folder.identity().map_err(|error| failed(&error))?,
         nodes: vec![at.to_string()],
         interest: Interest { prefixes: vec!["app/".to_owned()] },
         address: String::new(),
@@ -237,11 +246,11 @@ fn certificates(
     };
     let node_key = KeyPair::generate().map_err(|error| failed(&error))?;
     let certificate = sign(tls::NODE_NAME, &node_key)?;
-    let identity = tls::Identity {
-        chain: vec![certificate.der().clone(), authority.clone()],
-        key: PrivateKeyDer::try_from(node_key.serialize_der()).map_err(|error| failed(&error))?,
-        authority,
-    };
+    let node_key =
+        PrivateKeyDer::try_from(node_key.serialize_der()).map_err(|error| failed(&error))?;
+    let chain = vec![certificate.der().clone(), authority.clone()];
+    let shown = Shown::new(chain, node_key).map_err(|error| failed(&error))?;
+    let identity = tls::Identity { shown, authority };
     let edge_key = KeyPair::generate().map_err(|error| failed(&error))?;
     let certificate = sign("edge-1.outrider.internal", &edge_key)?;
     let joined = folder.own_key(|| Ok(edge_key.serialize_pem())).and_then(|_| {

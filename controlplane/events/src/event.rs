@@ -11,12 +11,15 @@ use outrider_artifact::event::{AccessEvent, UploadEvent};
 use outrider_state::record::{Kind, RecordError, decode, encode};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::manifest::ManifestEvent;
+
 /// The most events of a batch.
 pub const BATCH_EVENTS_MAX: usize = 1_024;
 /// The most bytes of a batch, by [`Event::bytes`], where it has more than one event.
 pub const BATCH_BYTES_MAX: usize = 128 << 10;
-/// The most bytes of one event, by [`Event::bytes`].
-pub const EVENT_BYTES_MAX: usize = 32 << 10;
+/// The most bytes of one event, by [`Event::bytes`]: a manifest of [`WHOLE_BYTES_MAX`](crate::manifest::WHOLE_BYTES_MAX)
+/// with all its names.
+pub const EVENT_BYTES_MAX: usize = 128 << 10;
 /// The longest record of a batch or an entry.
 pub const RECORD_BYTES_MAX: usize = 2 * (BATCH_BYTES_MAX + EVENT_BYTES_MAX);
 
@@ -51,13 +54,16 @@ pub enum Event {
     Upload(UploadEvent),
     /// Something was asked for.
     Access(AccessEvent),
+    /// A manifest was stored for good, or came from an upstream for the first time. In a box, so that the archives of
+    /// the other two are what they were before there was this one: what lies in queues is read.
+    Manifest(Box<ManifestEvent>),
 }
 
 impl Event {
     /// The lane that it belongs to.
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Upload(_) => Lane::Uploads,
+            Self::Upload(_) | Self::Manifest(_) => Lane::Uploads,
             Self::Access(_) => Lane::Accesses,
         }
     }
@@ -65,24 +71,21 @@ impl Event {
     /// About its size in a record.
     pub fn bytes(&self) -> usize {
         let strings = match self {
-            Self::Upload(upload) => {
-                let UploadEvent {
-                    customer, region, repository, digest, media_type, version, ..
-                } = upload;
-                let version = version.as_ref().map_or(0, String::len);
-                version
-                    + [customer, region, repository, digest, media_type]
-                        .map(String::len)
-                        .iter()
-                        .sum::<usize>()
-            }
+            Self::Upload(upload) => strings_of(upload),
             Self::Access(access) => {
                 let AccessEvent { customer, region, image, digest, .. } = access;
                 [customer, region, image, digest].map(String::len).iter().sum()
             }
+            Self::Manifest(manifest) => manifest.bytes(),
         };
         size_of::<ArchivedNumbered>() + strings
     }
+}
+
+pub(crate) fn strings_of(upload: &UploadEvent) -> usize {
+    let UploadEvent { customer, region, repository, digest, media_type, version, .. } = upload;
+    let strings = [customer, region, repository, digest, media_type].map(String::len);
+    strings.iter().sum::<usize>() + version.as_ref().map_or(0, String::len)
 }
 
 /// An event and its number.
@@ -225,6 +228,7 @@ pub(crate) mod tests {
     use outrider_artifact::event::{AccessTier, UploadKind};
 
     use super::*;
+    use crate::manifest::{Said, WHOLE_BYTES_MAX};
 
     pub(crate) fn upload(sequence: u64) -> Numbered {
         let event = Event::Upload(UploadEvent {
@@ -284,6 +288,36 @@ pub(crate) mod tests {
             assert!(record.len() <= RECORD_BYTES_MAX);
             Entry::from_record(&record).unwrap();
         }
+    }
+
+    /// An entry of three uploads, and a message with the same batch, as they were written before there were events of
+    /// manifests.
+    const BEFORE: &str = include_str!("../testdata/before_manifests.hex");
+
+    #[test]
+    fn what_lies_in_queues_since_before_is_read() {
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let records: Vec<Vec<u8>> =
+            BEFORE.lines().map(|line| line.as_bytes().chunks(2).map(byte).collect()).collect();
+        let expected = entry((1..=3).map(upload).collect());
+        assert_eq!(Entry::from_record(&records[0]).unwrap(), expected);
+        let message = crate::ToNode::from_record(&records[1]).unwrap();
+        assert_eq!(message, crate::ToNode::Batch(expected.batch));
+    }
+
+    #[test]
+    fn events_of_manifests_are_uploads_within_the_same_bounds() {
+        let Event::Upload(upload) = upload(1).event else { panic!() };
+        let of = |said| {
+            let manifest = ManifestEvent { upload: upload.clone(), said };
+            entry(vec![Numbered { sequence: 1, event: Event::Manifest(Box::new(manifest)) }])
+        };
+        let whole = of(Said::Whole(vec![b' '; WHOLE_BYTES_MAX]));
+        let record = whole.to_record().unwrap();
+        assert!(record.len() <= RECORD_BYTES_MAX);
+        assert_eq!(Entry::from_record(&record).unwrap(), whole);
+        let long = of(Said::Whole(vec![b' '; EVENT_BYTES_MAX])).to_record().unwrap();
+        assert!(Entry::from_record(&long).unwrap_err().to_string().contains("too large"));
     }
 
     #[test]

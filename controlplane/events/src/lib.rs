@@ -5,6 +5,7 @@
 //! nothing twice. Everything but the queues is without I/O.
 //!
 //! - [`event`]: events, batches and entries of a queue, as records.
+//! - [`manifest`]: what an event says of a manifest.
 //! - [`message`]: what both ends of the way say.
 //! - [`sender`]: the end at an edge.
 //! - [`receiver`]: the end at a node.
@@ -18,6 +19,7 @@ pub mod consumer;
 pub mod event;
 #[cfg(feature = "queue")]
 pub mod intake;
+pub mod manifest;
 pub mod message;
 #[cfg(feature = "queue")]
 pub mod queue;
@@ -26,6 +28,7 @@ pub mod sender;
 
 pub use consumer::{Marks, Progress};
 pub use event::{Batch, Entry, Event, EventId, Lane, Mark, Numbered};
+pub use manifest::{ManifestEvent, Said};
 pub use message::{ToEdge, ToNode};
 pub use receiver::{Receiver, ReceiverError};
 pub use sender::{Sender, SenderError};

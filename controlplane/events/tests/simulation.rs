@@ -253,6 +253,7 @@ impl World {
         for (_, event) in fresh {
             match event {
                 Event::Upload(upload) => self.uploads[queue].push(upload.size_bytes),
+                Event::Manifest(manifest) => self.uploads[queue].push(manifest.upload.size_bytes),
                 Event::Access(access) => *self.counted.entry(access.bytes).or_default() += 1,
             }
         }

@@ -168,6 +168,9 @@ async fn grant(
             Ok(Ok(Reply::Mismatch { current })) => return Err(AskError::Mismatch { current }),
             Ok(Ok(Reply::Refused(why))) => return Err(AskError::Refused(why)),
             Ok(Ok(Reply::Unavailable(why))) => return Err(AskError::Unavailable(why)),
+            Ok(Ok(Reply::Certificate(_))) => {
+                return Err(AskError::Refused("it answers with a certificate".to_owned()));
+            }
             // The connection broke: another node is asked, by the same number.
             Ok(Err(_)) => tokio::time::sleep(PAUSE).await,
         }

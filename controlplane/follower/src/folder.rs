@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use outrider_certificate::Shown;
 use outrider_link::tls::Identity;
 use outrider_settings::files::{FileError, PrivateFolder, write_whole};
 use rustls::pki_types::pem::PemObject as _;
@@ -180,6 +181,19 @@ impl EdgeFolder {
         }
     }
 
+    /// Takes a new certificate of its key: shows it from now on, and keeps it.
+    ///
+    /// # Errors
+    /// [`FolderError`]; the old one stays then.
+    pub fn renew(&self, shown: &Shown, certificate_pem: &str) -> Result<(), FolderError> {
+        let tls = self.tls();
+        let wrong = |error: &dyn std::fmt::Display| unreadable(&tls.file(CERTIFICATE), error);
+        let leaf = CertificateDer::from_pem_slice(certificate_pem.as_bytes());
+        // Whether it is one of this key is looked at before it is written.
+        shown.replace(leaf.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+        Ok(tls.write(CERTIFICATE, certificate_pem, 0o644)?)
+    }
+
     /// The certificate as TLS wants it.
     ///
     /// # Errors
@@ -193,7 +207,9 @@ impl EdgeFolder {
         let key = PrivateKeyDer::from_pem_slice(tls.read(KEY)?.as_bytes())
             .map_err(|error| unreadable(&tls.file(KEY), error))?;
         let authority = certificate(CA)?;
-        Ok(Identity { chain: vec![certificate(CERTIFICATE)?, authority.clone()], key, authority })
+        let shown = Shown::new(vec![certificate(CERTIFICATE)?, authority.clone()], key);
+        let shown = shown.map_err(|error| unreadable(&tls.file(CERTIFICATE), error))?;
+        Ok(Identity { shown, authority })
     }
 
     fn tls(&self) -> PrivateFolder {

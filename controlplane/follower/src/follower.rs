@@ -7,16 +7,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use outrider_link::tls::{self, NODE_NAME, TlsError};
+use outrider_certificate::Validity;
+use outrider_link::tls::{self, Identity, NODE_NAME, TlsError};
 use outrider_link::{Asked, Beside, Collector, Outgoing, OutgoingStatus, Taken, follow};
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use quinn::{ClientConfig, Endpoint};
 use tokio::sync::{mpsc, watch};
 
 use crate::asks::{self, AskCounts, AskError, Asker, Asks};
 use crate::folder::{EdgeFolder, FolderError};
 use crate::keeper::Keeper;
+use crate::renewal::Renewal;
 use crate::store::{Batch, Store, StoreError};
 
 /// Before the next attempt, at first; doubles up to the other.
@@ -38,12 +40,16 @@ pub trait Sink: Send + 'static {
     fn whole(&mut self, replica: &Replica, consequences: &[Consequence]);
     /// One update, which was taken in.
     fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]);
+    /// What need not arrive.
+    fn soft(&mut self, _message: SoftToEdge) {}
 }
 
 /// What to follow.
 pub struct Settings {
     /// The edge's folder.
     pub folder: EdgeFolder,
+    /// What it shows; changed when the certificate is renewed.
+    pub identity: Identity,
     /// `HOST:PORT` of nodes; none for those that the folder names.
     pub nodes: Vec<String>,
     /// What the edge uses.
@@ -114,6 +120,14 @@ pub struct Status {
     pub asks: AskCounts,
     /// How the events are sent.
     pub events: OutgoingStatus,
+    /// From when until when its certificate is good.
+    pub certificate: Option<Validity>,
+    /// Why it was not renewed the last time that it was tried.
+    pub renewal_failure: Option<String>,
+    /// Hints that came.
+    pub hints: u64,
+    /// Predictions that came.
+    pub predictions: u64,
 }
 
 impl Status {
@@ -137,6 +151,12 @@ impl Monitor {
         Status { events, ..self.lock().clone() }
     }
 
+    pub(crate) fn set_certificate(&self, validity: Validity, failure: Option<String>) {
+        let mut status = self.lock();
+        status.certificate = Some(validity);
+        status.renewal_failure = failure;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,13 +177,14 @@ impl Follower {
     /// # Errors
     /// [`StartError`]
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { folder, nodes, interest, address, mut sink, asks } = settings;
+        let Settings { folder, identity, nodes, interest, address, mut sink, asks } = settings;
         let edge = folder.edge()?;
         let nodes = if nodes.is_empty() { edge.nodes } else { nodes };
         if nodes.is_empty() {
             return Err(StartError::NoNodes);
         }
-        let config = tls::client(folder.identity()?)?;
+        let shown = Arc::clone(&identity.shown);
+        let config = tls::client(identity)?;
         let (store, replica) = open(&folder.replica(), &interest)?;
         sink.whole(&replica, &[]);
         let keeper = Keeper::start(store, replica.position)?;
@@ -181,6 +202,8 @@ impl Follower {
         // Edges begin at different nodes.
         let first = usize::try_from(edge.number % nodes.len() as u64).unwrap_or(0);
         let (wishes, asked) = mpsc::channel(WISHES_WAITING_MAX);
+        let renewal = Renewal { folder, shown, link: wishes.clone(), monitor: monitor.clone() };
+        renewal.note(None);
         let (position, positions) = watch::channel(replica.position);
         let following = Following {
             nodes,
@@ -202,6 +225,7 @@ impl Follower {
             let keeper = runtime.block_on(async {
                 tokio::spawn(asks::run(asks, wishes, positions, count));
                 tokio::spawn(announce(asker, address));
+                tokio::spawn(renewal.run());
                 following.run(stopped).await
             });
             keeper.stop();
@@ -226,6 +250,10 @@ impl Follower {
             tracing::error!("the thread that follows the control plane has panicked");
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A replica that cannot be read is only a copy: it is thrown away.
@@ -336,14 +364,16 @@ impl Following {
         };
         endpoint.set_default_client_config(self.config.clone());
         let (keeper, monitor) = (&self.keeper, &self.monitor);
-        let (sink, position_of) = (&mut self.sink, &self.position);
+        // Both streams tell it, in turns of one thread.
+        let sink = &Mutex::new(&mut self.sink);
+        let position_of = &self.position;
         let mut last = self.replica.position;
         let mut first = true;
         let taken = |replica: &Replica, taken: Taken| {
             if taken.whole {
-                sink.whole(replica, &taken.consequences);
+                lock(sink).whole(replica, &taken.consequences);
             } else if !taken.items.is_empty() {
-                sink.update(replica, &taken.items, &taken.consequences);
+                lock(sink).update(replica, &taken.items, &taken.consequences);
             }
             if replica.position != *position_of.borrow() {
                 position_of.send_replace(replica.position);
@@ -376,7 +406,17 @@ impl Following {
         };
         let interest = self.interest.clone();
         let to = (address, NODE_NAME);
-        let beside = Beside { asks: &mut self.asked, events: Some(&mut self.events) };
+        let monitor = &self.monitor;
+        let mut soft = |message: SoftToEdge| {
+            {
+                let mut status = monitor.lock();
+                status.hints += message.hints.len() as u64;
+                status.predictions += message.predictions.len() as u64;
+            }
+            lock(sink).soft(message);
+        };
+        let (asks, events) = (&mut self.asked, Some(&mut self.events));
+        let beside = Beside { asks, events, soft: Some(&mut soft) };
         let error = follow(&endpoint, to, interest, &mut self.replica, beside, taken).await;
         endpoint.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, endpoint.wait_idle()).await;

@@ -5,6 +5,7 @@
 //! - [`store`]: the replica on disk.
 //! - [`keeper`]: writes it, behind the stream.
 //! - [`asks`]: what it wants to have written.
+//! - `renewal`: its certificate, made anew before it ends.
 //! - [`follower`]: the thread, and how it stands.
 
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ pub mod asks;
 pub mod folder;
 pub mod follower;
 pub mod keeper;
+mod renewal;
 pub mod store;
 
 pub use asks::{AskCounts, AskError, Asker, Asks};

@@ -94,6 +94,21 @@ pub fn analyse(
     Ok(found)
 }
 
+/// What somebody who is trusted has read in a manifest that is not at hand: its digest, which `seen` must have, its
+/// length, and what it consists of, without the config of an image and each once.
+///
+/// # Errors
+/// [`AnalyseError::Bound`], also for one without a digest.
+pub fn stated(bytes: u64, contents: Vec<Content>, seen: Seen) -> Result<Found, AnalyseError> {
+    let Seen { image, tag, customer, unix_ms, digest } = seen;
+    let digest = digest.ok_or(BatchError::Nameless)?;
+    let is_index = contents.iter().any(|content| content.kind == Kind::Version);
+    let kind = if is_index { Kind::Index } else { Kind::Version };
+    let found = Found { image, digest, tag, customer, unix_ms, bytes, kind, contents };
+    found.check()?;
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

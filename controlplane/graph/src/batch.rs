@@ -22,6 +22,8 @@ pub const SIZE_BYTES_MAX: u64 = 1 << 44;
 pub const UNIX_MS_MAX: u64 = 253_402_300_799_999;
 /// The last position that a queue may reach: what stores with signed integers hold.
 pub const POSITION_MAX: u64 = i64::MAX as u64;
+/// The most marks of one batch.
+pub const MARKS_MAX: usize = 16_384;
 /// The longest name of a source, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 128;
 
@@ -60,7 +62,8 @@ pub struct Found {
 /// How often something was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The repository, for a manifest: it is a version of that image.
+    /// The repository through which it was asked for. What is a version of that image is counted as that; all else is a
+    /// content.
     pub image: Option<RepositoryName>,
     /// What was asked for.
     pub digest: Digest,
@@ -76,8 +79,50 @@ pub struct Access {
 pub struct Position {
     /// The queue; 1 to [`SOURCE_BYTES_MAX`] bytes.
     pub source: String,
+    /// Where the batch begins.
+    pub begin: Begin,
     /// The last event of the batch.
     pub last: u64,
+}
+
+/// Where in its queue a batch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Wherever the source is.
+    Anywhere,
+    /// Right behind this position; nothing for the beginning of the queue. Where another position is stored, somebody else
+    /// has read the queue meanwhile, and nothing is changed.
+    After(Option<u64>),
+}
+
+/// Up to which of its events what a source is about was counted, so that what comes twice in a queue is counted once:
+/// of this edge, in this lane, all of earlier epochs, and of this one through this number. Opaque here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The edge.
+    pub edge: u64,
+    /// The lane.
+    pub lane: u8,
+    /// The epoch.
+    pub epoch: u64,
+    /// The number.
+    pub through: u64,
+}
+
+impl Position {
+    /// A batch that ends there, wherever it begins.
+    pub fn new(source: impl Into<String>, last: u64) -> Self {
+        Self { source: source.into(), begin: Begin::Anywhere, last }
+    }
+
+    /// Whether the batch is to be applied where the source is stored to be here.
+    pub fn is_due(&self, reached: Option<u64>) -> bool {
+        let is_next = match self.begin {
+            Begin::Anywhere => true,
+            Begin::After(after) => after == reached,
+        };
+        is_next && reached.is_none_or(|reached| reached < self.last)
+    }
 }
 
 /// What is applied in one transaction.
@@ -86,6 +131,8 @@ pub struct Batch {
     /// Where it comes from; without one it is applied whenever it is given, which changes nothing the second
     /// time but access counts.
     pub position: Option<Position>,
+    /// What is stored with the position, of its source; each edge and lane once.
+    pub marks: Vec<Mark>,
     /// Manifests, in their order.
     pub found: Vec<Found>,
     /// Accesses, after them.
@@ -113,6 +160,12 @@ pub enum BatchError {
         /// What was given.
         name: String,
     },
+    /// Marks without a source.
+    #[error("there are marks, and no position that they belong to")]
+    Marks,
+    /// A manifest that is not at hand must be named.
+    #[error("a manifest without its bytes has no digest")]
+    Nameless,
     /// The manifest refers to itself.
     #[error("the manifest {0} refers to itself")]
     Itself(Digest),
@@ -174,11 +227,20 @@ impl Batch {
     /// # Errors
     /// [`BatchError`]
     pub fn check(&self) -> Result<(), BatchError> {
-        if let Some(Position { source, last }) = &self.position {
+        if let Some(Position { source, last, .. }) = &self.position {
             if source.is_empty() || source.len() > SOURCE_BYTES_MAX {
                 return Err(BatchError::Name { what: "the source", name: source.clone() });
             }
             at_most("position in a queue", *last, POSITION_MAX)?;
+        }
+        if self.position.is_none() && !self.marks.is_empty() {
+            return Err(BatchError::Marks);
+        }
+        at_most("marks of a batch", self.marks.len() as u64, MARKS_MAX as u64)?;
+        for Mark { edge, epoch, through, .. } in &self.marks {
+            for number in [*edge, *epoch, *through] {
+                at_most("a number of a mark", number, POSITION_MAX)?;
+            }
         }
         at_most("manifests of a batch", self.found.len() as u64, FOUND_MAX as u64)?;
         at_most("accesses of a batch", self.accesses.len() as u64, ACCESSES_MAX as u64)?;

@@ -24,10 +24,10 @@ pub mod query;
 pub mod store;
 pub mod workload;
 
-pub use analyse::{AnalyseError, Seen, analyse};
-pub use batch::{Access, Batch, Content, Found, Position};
+pub use analyse::{AnalyseError, Seen, analyse, stated};
+pub use batch::{Access, Batch, Begin, Content, Found, Mark, Position};
 pub use embedded::Embedded;
 pub use neo4j::Neo4j;
 pub use node::Kind;
 pub use query::{Answer, Asked, Query, Row};
-pub use store::{Applied, Graph, GraphError, Pending, Stats};
+pub use store::{Applied, Graph, GraphError, Pending, Progress, Stats};

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use outrider_artifact::{Digest, Reference};
 
-use crate::batch::{Batch, Found};
+use crate::batch::{Batch, Begin, Found, Mark};
 use crate::node::Kind;
 use crate::query::{Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, Row};
-use crate::store::{Applied, GraphError, Stats};
+use crate::store::{Applied, GraphError, Progress, Stats};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
@@ -38,25 +38,37 @@ pub struct Model {
     nodes: BTreeMap<u64, Node>,
     serials: HashMap<Key, u64>,
     positions: BTreeMap<String, u64>,
+    marks: BTreeMap<(String, u64, u8), (u64, u64)>,
 }
 
 impl Model {
     /// What [`Graph::apply`](crate::Graph::apply) does.
     pub fn apply(&mut self, batch: &Batch) -> Applied {
         if let Some(position) = &batch.position {
-            if self.positions.get(&position.source).is_some_and(|last| *last >= position.last) {
+            let reached = self.positions.get(&position.source).copied();
+            let is_next = match position.begin {
+                Begin::Anywhere => true,
+                Begin::After(after) => after == reached,
+            };
+            if !is_next || reached.is_some_and(|last| last >= position.last) {
                 return Applied { repeated: true, ..Applied::default() };
             }
             self.positions.insert(position.source.clone(), position.last);
+            for Mark { edge, lane, epoch, through } in &batch.marks {
+                let key = (position.source.clone(), *edge, *lane);
+                self.marks.insert(key, (*epoch, *through));
+            }
         }
         let nodes = self.nodes.len() as u64;
         let known = self.known().count() as u64;
         batch.found.iter().for_each(|found| self.take(found));
         let mut unknown = 0;
         for access in &batch.accesses {
-            let key = match &access.image {
-                Some(image) => Key::Version(image.to_string(), access.digest),
-                None => Key::Content(access.digest),
+            let image = access.image.as_ref().map_or("", |image| &**image);
+            let version = Key::Version(image.to_owned(), access.digest);
+            let key = match self.serials.contains_key(&version) {
+                true => version,
+                false => Key::Content(access.digest),
             };
             match self.serials.get(&key).and_then(|serial| self.nodes.get_mut(serial)) {
                 None => unknown += access.count,
@@ -369,7 +381,33 @@ impl Model {
         row.first_unix_ms = Some(node.first);
         row.accesses = Some(node.accesses);
         row.last_unix_ms = Some(node.last);
+        row.dependants = Some(self.dependants_of(serial));
         row
+    }
+
+    fn dependants_of(&self, content: u64) -> u64 {
+        let mut of_customer: BTreeMap<u64, u64> = BTreeMap::new();
+        let versions = self.with(content).filter(|(_, version)| version.kind != Kind::Index);
+        for owner in versions.flat_map(|(_, version)| version.owners.iter()) {
+            *of_customer.entry(*owner).or_default() += 1;
+        }
+        of_customer.values().map(|count| (*count).min(4)).sum()
+    }
+
+    /// What [`Graph::dependants`](crate::Graph::dependants) answers.
+    pub fn dependants(&self, contents: &[Digest]) -> Vec<u64> {
+        let serials = contents.iter().map(|digest| self.serials.get(&Key::Content(*digest)));
+        serials.map(|serial| serial.map_or(0, |serial| self.dependants_of(*serial))).collect()
+    }
+
+    /// What [`Graph::progress`](crate::Graph::progress) answers.
+    pub fn progress(&self, source: &str) -> Progress {
+        let own = self.marks.iter().filter(|((of, ..), _)| of == source);
+        let marks = own.map(|((_, edge, lane), (epoch, through))| {
+            let (edge, lane, epoch, through) = (*edge, *lane, *epoch, *through);
+            Mark { edge, lane, epoch, through }
+        });
+        Progress { last: self.positions.get(source).copied(), marks: marks.collect() }
     }
 
     fn image(&self, serial: u64) -> Row {
@@ -440,6 +478,21 @@ pub async fn compare(store: &dyn crate::Graph, seed: u64, batches: usize) -> Res
             if ours != theirs {
                 let what = format!("seed {seed}, batch {number}, {asked:?}");
                 return Err(format!("{what}:\n{ours:#?}\nis not\n{theirs:#?}"));
+            }
+        }
+        let contents = workload.contents();
+        let ours = store.dependants(contents.clone()).await;
+        let theirs = model.dependants(&contents);
+        if ours.as_ref() != Ok(&theirs) {
+            return Err(format!(
+                "seed {seed}, batch {number}, dependants: {ours:?}, not {theirs:?}"
+            ));
+        }
+        if let Some(position) = batch.position {
+            let ours = store.progress(position.source.clone()).await;
+            let theirs = model.progress(&position.source);
+            if ours.as_ref() != Ok(&theirs) {
+                return Err(format!("seed {seed}, batch {number}: {ours:?}, not {theirs:?}"));
             }
         }
         let (ours, theirs) = (store.stats().await, model.stats());

@@ -12,6 +12,8 @@ use crate::store::GraphError;
 
 /// The most tags of one version that are kept; more are not.
 pub const TAGS_MAX: usize = 256;
+/// Versions of one customer that count as dependants of a content, so that nobody makes a content important alone.
+pub const DEPENDANTS_OF_CUSTOMER_MAX: u64 = 4;
 /// The most nodes of a graph. Serials stay well below what any store's integers hold.
 pub const NODES_MAX: u64 = u32::MAX as u64;
 
@@ -204,17 +206,16 @@ pub fn needs(batch: &Batch) -> Needs {
         }
     }
     for access in &batch.accesses {
-        match &access.image {
-            Some(image) => {
-                if images.insert(&**image) {
-                    needs.images.push(image.to_string());
-                }
-                if versions.insert((&**image, access.digest)) {
-                    needs.versions.push((image.to_string(), access.digest));
-                }
+        if let Some(image) = &access.image {
+            if images.insert(&**image) {
+                needs.images.push(image.to_string());
             }
-            None if contents.insert(access.digest) => needs.contents.push(access.digest),
-            None => {}
+            if versions.insert((&**image, access.digest)) {
+                needs.versions.push((image.to_string(), access.digest));
+            }
+        }
+        if contents.insert(access.digest) {
+            needs.contents.push(access.digest);
         }
     }
     needs
@@ -376,13 +377,11 @@ impl Planner {
     }
 
     fn count(&mut self, access: &crate::batch::Access) {
-        let serial = match &access.image {
-            None => self.known.contents.get(&access.digest).map(|(serial, _)| *serial),
-            Some(image) => self.known.images.get(&**image).and_then(|(image, _)| {
-                self.known.versions.get(&(*image, access.digest)).map(|(serial, _)| *serial)
-            }),
-        };
-        match serial {
+        let image = access.image.as_ref().and_then(|image| self.known.images.get(&**image));
+        let version =
+            image.and_then(|(image, _)| self.known.versions.get(&(*image, access.digest)));
+        let content = || self.known.contents.get(&access.digest).map(|(serial, _)| *serial);
+        match version.map(|(serial, _)| *serial).or_else(content) {
             None => self.changes.unknown += access.count,
             Some(serial) => {
                 let (count, last) = self.changes.accesses.entry(serial).or_default();

@@ -19,6 +19,9 @@ pub const REACH_MAX: usize = 4096;
 /// Neighbours are counted over this many versions of the layer, the newest ones.
 pub const CO_USE_VERSIONS_MAX: usize = 1024;
 
+/// The most contents whose dependants are asked for at once.
+pub const DEPENDANTS_ASKED_MAX: usize = crate::batch::BATCH_CONTENTS_MAX;
+
 /// A named query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -120,6 +123,9 @@ pub struct Row {
     /// Of an image: the most layers in one version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u64>,
+    /// Of a content: how many versions depend on it, of which at most four of one customer are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependants: Option<u64>,
     /// Of a neighbour: in how many versions the two are together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub together: Option<u64>,
@@ -141,6 +147,7 @@ impl Row {
             below: None,
             above: None,
             depth: None,
+            dependants: None,
             together: None,
         }
     }

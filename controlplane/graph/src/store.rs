@@ -6,7 +6,9 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, BatchError};
+use outrider_artifact::Digest;
+
+use crate::batch::{Batch, BatchError, Mark};
 use crate::query::{Answer, Asked};
 
 /// An answer that takes its time.
@@ -24,12 +26,29 @@ pub trait Graph: Send + Sync {
 
     /// How large it is, and how far each source is.
     fn stats(&self) -> Pending<'_, Stats>;
+
+    /// How far a source is.
+    fn progress(&self, source: String) -> Pending<'_, Progress>;
+
+    /// How many versions depend on each of these contents, at most
+    /// [`DEPENDANTS_OF_CUSTOMER_MAX`](crate::plan::DEPENDANTS_OF_CUSTOMER_MAX) of one customer counted; in this order, 0 for
+    /// what is not in the graph. At most [`DEPENDANTS_ASKED_MAX`](crate::query::DEPENDANTS_ASKED_MAX); more are not looked at.
+    fn dependants(&self, contents: Vec<Digest>) -> Pending<'_, Vec<u64>>;
+}
+
+/// How far a source is, as the last batch that was applied said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Its position; nothing for the beginning.
+    pub last: Option<u64>,
+    /// Its marks, in order.
+    pub marks: Vec<Mark>,
 }
 
 /// What a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// The position was reached before: nothing was done.
+    /// The position was reached before, or is not the next one: nothing was done.
     pub repeated: bool,
     /// Nodes that were not there before.
     pub nodes: u64,

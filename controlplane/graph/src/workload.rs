@@ -3,7 +3,7 @@
 
 use outrider_artifact::{Digest, Reference, RepositoryName};
 
-use crate::batch::{Access, Batch, Content, Found, Position};
+use crate::batch::{Access, Batch, Begin, Content, Found, Mark, Position};
 use crate::node::Kind;
 use crate::query::{Asked, Query};
 
@@ -38,12 +38,32 @@ impl Workload {
         let accesses = (0..self.random.usize(0..4)).map(|_| self.access()).collect();
         let source = self.random.usize(0..3);
         let position = self.positions.get_mut(source).map(|last| {
+            let before = *last;
             if self.random.u8(0..4) > 0 {
                 *last += self.random.u64(1..10);
             }
-            Position { source: format!("queue-{source}"), last: *last }
+            let begin = match self.random.u8(0..3) {
+                0 => Begin::Anywhere,
+                1 => Begin::After(Some(before).filter(|before| *before > 0)),
+                _ => Begin::After(Some(self.random.u64(0..20))),
+            };
+            Position { source: format!("queue-{source}"), begin, last: *last }
         });
-        Batch { position, found, accesses }
+        let marks = match position {
+            None => Vec::new(),
+            Some(_) => (0..self.random.u64(0..4)).map(|edge| self.mark(edge)).collect(),
+        };
+        Batch { position, marks, found, accesses }
+    }
+
+    fn mark(&mut self, edge: u64) -> Mark {
+        let (epoch, through) = (self.random.u64(1..3), self.random.u64(1..100));
+        Mark { edge, lane: self.random.u8(0..2), epoch, through }
+    }
+
+    /// All layers, and one that is not there.
+    pub fn contents(&self) -> Vec<Digest> {
+        (0..=LAYERS).map(layer).collect()
     }
 
     fn found(&mut self) -> Found {
@@ -63,7 +83,7 @@ impl Workload {
 
     fn access(&mut self) -> Access {
         let of_version = self.random.bool();
-        let image = of_version.then(|| self.image());
+        let image = (of_version || self.random.bool()).then(|| self.image());
         let digest = match of_version {
             true => manifest(self.random.u64(0..MANIFESTS)),
             false => layer(self.random.u64(0..LAYERS + 2)),

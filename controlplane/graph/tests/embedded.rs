@@ -36,7 +36,7 @@ async fn what_was_applied_is_there_after_opening_again_and_not_counted_twice() {
     while batch.found.is_empty() || batch.accesses.is_empty() {
         batch = workload.batch();
     }
-    batch.position = Some(Position { source: "events".into(), last: 9 });
+    batch.position = Some(Position::new("events", 9));
     let first = store(&folder);
     assert!(!first.apply(batch.clone()).await.unwrap().repeated);
     let stats = first.stats().await.unwrap();
@@ -142,7 +142,7 @@ async fn accesses_of_contents_and_versions_are_counted() {
         access(Some("app"), one.digest, 1, 50),
         access(None, one.digest, 5, 50),
     ];
-    let batch = Batch { position: None, found: vec![one], accesses };
+    let batch = Batch { found: vec![one], accesses, ..Batch::default() };
     assert_eq!(store.apply(batch).await.unwrap().unknown, 5);
     let query = Query::LayerDepth { layer };
     let row = store.ask(Asked { query, limit: 1 }).await.unwrap().rows.remove(0);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use outrider_push::ask::ASK_BYTES_MAX;
 use outrider_push::message::TO_EDGE_BYTES_MAX;
 use outrider_push::replica::Consequence;
-use outrider_push::{Ask, Interest, Item, Receiver, ReceiverError, Replica, Reply, ToEdge};
+use outrider_push::{
+    Ask, Interest, Item, Receiver, ReceiverError, Replica, Reply, SoftToEdge, ToEdge,
+};
 use quinn::{Connection, Endpoint};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 use crate::events::Outgoing;
 use crate::frames;
 use crate::serve::ASKS_MAX;
+use crate::soft;
 
 /// A node that says nothing for so long is given up: it says something every second.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -75,12 +78,13 @@ pub struct Asked {
 }
 
 /// What an edge says beside the push stream.
-#[derive(Debug)]
 pub struct Beside<'a> {
     /// Wishes, which are passed on a few at a time.
     pub asks: &'a mut mpsc::Receiver<Asked>,
     /// Events, if any are to be sent.
     pub events: Option<&'a mut Outgoing>,
+    /// Takes what need not arrive, without blocking, if anybody wants it.
+    pub soft: Option<&'a mut (dyn FnMut(SoftToEdge) + Send)>,
 }
 
 /// Follows one node until the connection ends. `taken` is called after each message, but those within a
@@ -108,7 +112,7 @@ async fn run(
     (address, name): (SocketAddr, &str),
     interest: Interest,
     replica: &mut Replica,
-    Beside { asks, events }: Beside<'_>,
+    Beside { asks, events, soft }: Beside<'_>,
     taken: &mut impl FnMut(&Replica, Taken),
 ) -> Result<(), FollowError> {
     let connecting = endpoint.connect(address, name).map_err(text)?;
@@ -184,9 +188,16 @@ async fn run(
             None => std::future::pending().await,
         }
     };
+    let told = async {
+        match soft {
+            Some(taken) => soft::listen(&connection, taken).await,
+            None => std::future::pending().await,
+        }
+    };
     let result = tokio::select! {
         result = updates => result,
         never = beside => match never {},
+        never = told => match never {},
     };
     reader.abort();
     if result.is_ok() {

@@ -6,6 +6,7 @@
 //! - [`serve`]: a node's end.
 //! - [`follow`]: an edge's end.
 //! - [`events`]: both ends of the stream of events.
+//! - [`soft`]: both ends of the stream of what need not arrive.
 //! - [`frames`]: records on a stream.
 //! - [`tls`]: who may open it, and who answers.
 
@@ -15,11 +16,13 @@ pub mod events;
 pub mod follow;
 pub mod frames;
 pub mod serve;
+pub mod soft;
 pub mod tls;
 
 pub use events::{Collector, Outgoing, OutgoingStatus};
 pub use follow::{Asked, Beside, FollowError, Taken, follow};
-pub use serve::{Feed, Gate, Served, serve};
+pub use serve::{Beside as ServedBeside, Feed, Gate, Served, serve};
+pub use soft::{BoardStatus, Boards};
 
 /// The protocol of the stream.
 pub const ALPN: &[u8] = b"outrider-push/1";

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::events::Events;
 use crate::frames;
+use crate::soft::Boards;
 
 /// Connections at a time; more are refused.
 pub const CONNECTIONS_MAX: usize = 4_096;
@@ -99,13 +100,22 @@ enum ServeError {
     Certificate,
 }
 
-/// Serves until the endpoint is closed. Events go into `intake`; without one their stream is not answered.
+/// What is served beside the push stream.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Where events go; without it their stream is not answered.
+    pub intake: Option<Intake>,
+    /// What edges are told that need not arrive.
+    pub boards: Arc<Boards>,
+}
+
+/// Serves until the endpoint is closed.
 pub async fn serve<F: Feed, G: Gate>(
     endpoint: Endpoint,
     feed: Arc<F>,
     gate: Arc<G>,
     served: Arc<Served>,
-    intake: Option<Intake>,
+    beside: Beside,
 ) {
     // Dropped with this future, and the connections with it.
     let mut connections = tokio::task::JoinSet::new();
@@ -116,7 +126,7 @@ pub async fn serve<F: Feed, G: Gate>(
             continue;
         }
         let (feed, gate, served) = (Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served));
-        let intake = intake.clone();
+        let beside = beside.clone();
         connections.spawn(async move {
             let connection = match tokio::time::timeout(HELLO_TIME_MAX, incoming).await {
                 Ok(Ok(connection)) => connection,
@@ -127,7 +137,7 @@ pub async fn serve<F: Feed, G: Gate>(
                 Err(_) => return,
             };
             let from = connection.remote_address();
-            if let Err(error) = connected(&connection, &feed, &*gate, &served, intake).await {
+            if let Err(error) = connected(&connection, &feed, &*gate, &served, beside).await {
                 tracing::info!(%from, %error, "the push stream to an edge ended");
                 connection.close(VarInt::from_u32(1), error.to_string().as_bytes());
             }
@@ -140,7 +150,7 @@ async fn connected<F: Feed, G: Gate>(
     feed: &Arc<F>,
     gate: &G,
     served: &Served,
-    intake: Option<Intake>,
+    beside: Beside,
 ) -> Result<(), ServeError> {
     let edge = edge_of(connection, gate).ok_or(ServeError::Certificate)?;
     let opening = async {
@@ -156,8 +166,9 @@ async fn connected<F: Feed, G: Gate>(
     let id = connection.stable_id();
     served.begin(edge, id, sender.applied());
     tracing::info!(edge, from = %connection.remote_address(), "an edge follows");
-    let stream =
-        Stream { connection, edge, started, sender, send, events: intake.map(Events::new) };
+    let Beside { intake, boards } = beside;
+    let events = intake.map(Events::new);
+    let stream = Stream { connection, edge, started, sender, send, events, boards };
     let result = stream.run(receive, feed, gate, served).await;
     served.end(edge, id);
     result
@@ -176,6 +187,7 @@ struct Stream<'a> {
     sender: Sender,
     send: SendStream,
     events: Option<Events>,
+    boards: Arc<Boards>,
 }
 
 impl Stream<'_> {
@@ -212,7 +224,8 @@ impl Stream<'_> {
                     let (send, receive) = stream.map_err(io::Error::other)?;
                     edge_of(self.connection, gate).ok_or(ServeError::Certificate)?;
                     let (feed, events) = (Arc::clone(feed), self.events.clone());
-                    others.spawn(beside(feed, events, self.edge, send, receive));
+                    let boards = Arc::clone(&self.boards);
+                    others.spawn(beside(feed, (events, boards), self.edge, send, receive));
                 }
                 Some(_) = others.join_next() => {}
                 () = tokio::time::sleep_until(deadline) => {
@@ -235,10 +248,10 @@ impl Stream<'_> {
     }
 }
 
-/// Another stream than the push stream: a wish, or events. One that cannot be read ends the stream alone.
+/// Another stream than the push stream: a wish, events, or what need not arrive. One that cannot be read ends the stream alone.
 async fn beside<F: Feed>(
     feed: Arc<F>,
-    events: Option<Events>,
+    (events, boards): (Option<Events>, Arc<Boards>),
     edge: u64,
     mut send: SendStream,
     mut receive: RecvStream,
@@ -249,7 +262,11 @@ async fn beside<F: Feed>(
                 .await
                 .map_err(io::Error::other)?;
         let Some(first) = first? else { return Ok(()) };
-        match events.filter(|_| record::kind(&first) == Some(Kind::EventsToNode as u8)) {
+        let kind = record::kind(&first);
+        if kind == Some(Kind::SoftToNode as u8) {
+            return boards.serve(first, &mut send, receive, edge).await.map_err(io::Error::other);
+        }
+        match events.filter(|_| kind == Some(Kind::EventsToNode as u8)) {
             Some(events) => {
                 events.take(first, &mut send, receive, edge).await.map_err(io::Error::other)
             }

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_certificate::Shown;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 
 use crate::ALPN;
@@ -26,12 +27,10 @@ const FROM_EDGE_WINDOW: u32 = 1 << 20;
 const TO_EDGE_WINDOW: u32 = 8 << 20;
 
 /// A member's certificate and key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Identity {
-    /// The certificate, and the authority's behind it.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The key.
-    pub key: PrivateKeyDer<'static>,
+    /// The certificate, which may be changed, and the authority's behind it.
+    pub shown: Arc<Shown>,
     /// The authority.
     pub authority: CertificateDer<'static>,
 }
@@ -55,14 +54,14 @@ pub enum TlsError {
 /// # Errors
 /// [`TlsError`]
 pub fn server(identity: Identity) -> Result<ServerConfig, TlsError> {
-    let Identity { chain, key, authority } = identity;
+    let Identity { shown, authority } = identity;
     let (roots, provider) = (roots(authority)?, provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(shown);
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut transport = transport(FROM_EDGE_WINDOW);
@@ -79,11 +78,11 @@ pub fn server(identity: Identity) -> Result<ServerConfig, TlsError> {
 /// # Errors
 /// [`TlsError`]
 pub fn client(identity: Identity) -> Result<ClientConfig, TlsError> {
-    let Identity { chain, key, authority } = identity;
+    let Identity { shown, authority } = identity;
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(authority)?)
-        .with_client_auth_cert(chain, key)?;
+        .with_client_cert_resolver(shown);
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // Each connection shows who is who anew.
     tls.resumption = rustls::client::Resumption::disabled();

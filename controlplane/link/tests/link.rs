@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use outrider_link::{ALPN, Asked, Beside, Feed, FollowError, Gate, Served, follow, serve};
+use outrider_link::{
+    ALPN, Asked, Beside, Feed, FollowError, Gate, Served, ServedBeside, follow, serve,
+};
 use outrider_push::sender::Known;
 use outrider_push::{Ask, FromEdge, Interest, Replica, Reply, Sender, SenderError, ToEdge, Wish};
 use outrider_state::change::HistoryLimits;
@@ -139,7 +141,13 @@ fn place(limits: HistoryLimits) -> Place {
     edge.set_default_client_config(ClientConfig::new(tls));
     let (feed, gate) = (Arc::new(State1::new(limits)), Arc::new(Open::default()));
     let served = Arc::new(Served::default());
-    tokio::spawn(serve(node, Arc::clone(&feed), Arc::clone(&gate), Arc::clone(&served), None));
+    tokio::spawn(serve(
+        node,
+        Arc::clone(&feed),
+        Arc::clone(&gate),
+        Arc::clone(&served),
+        ServedBeside::default(),
+    ));
     Place { feed, gate, served, address, edge }
 }
 
@@ -150,7 +158,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 /// Wishes, and no events.
 fn beside(asks: &mut mpsc::Receiver<Asked>) -> Beside<'_> {
-    Beside { asks, events: None }
+    Beside { asks, events: None, soft: None }
 }
 
 /// Follows until it is told to leave; gives the replica back.

@@ -3,11 +3,13 @@
 //! Everything has a default, so that the empty file is a valid configuration, of a cluster that is all on
 //! this machine.
 
+mod admin;
 mod events;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use admin::{AdminSection, AuthSection, TlsSection};
 pub use events::{EventsSection, KafkaSection, QueueKind, RabbitmqSection};
 use outrider_settings::units::{Size, Span};
 use outrider_settings::{ConfigError, Invalid, Log, bounded, is_host_and_port};
@@ -25,6 +27,10 @@ pub struct Config {
     pub listen: Listeners,
     /// `[consensus]`: how soon a silent leader is replaced.
     pub consensus: ConsensusSection,
+    /// `[admin]`: who may use the API.
+    pub admin: AdminSection,
+    /// `[certificates]`: of this node and of who joins.
+    pub certificates: CertificatesSection,
     /// `[graph]`: where the dependency graph is.
     pub graph: GraphSection,
     /// `[history]`: how much of the recent past is kept for those who follow.
@@ -71,7 +77,7 @@ pub struct Listeners {
     /// Other nodes and edges, over mutual TLS. Default `127.0.0.1:9191`. Calls to other nodes come from this
     /// address too, where it is one and not all.
     pub peers: SocketAddr,
-    /// The admin API, without any authentication, so an address that is not loopback is refused. Default
+    /// The admin API. An address that is not loopback needs `[admin.auth]`, and is answered over TLS. Default
     /// `127.0.0.1:9190`.
     pub admin: SocketAddr,
 }
@@ -101,6 +107,20 @@ pub struct ConsensusSection {
 impl Default for ConsensusSection {
     fn default() -> Self {
         Self { heartbeat: Span::ms(100), election: Span::ms(500), request_time: Span::s(10) }
+    }
+}
+
+/// Certificates of members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificatesSection {
+    /// How long those last that this node signs. They are made anew when a third of that is left. Default 397d.
+    pub lifetime: Span,
+}
+
+impl Default for CertificatesSection {
+    fn default() -> Self {
+        Self { lifetime: Span(crate::pki::MEMBER_TIME) }
     }
 }
 
@@ -253,9 +273,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Where other nodes reach this one.
-    pub fn advertised(&self) -> String {
-        self.node.advertise.clone().unwrap_or_else(|| self.listen.peers.to_string())
+    /// Where other nodes reach this one, which listens there.
+    pub fn advertised(&self, listened: std::net::SocketAddr) -> String {
+        self.node.advertise.clone().unwrap_or_else(|| listened.to_string())
     }
 
     /// How it calls itself.
@@ -271,12 +291,13 @@ impl Config {
             return Err(Invalid::new("data.dir", "", "it is empty", "name the node's own folder"));
         }
         let Listeners { peers, admin } = self.listen;
-        if !admin.ip().is_loopback() {
+        self.admin.check()?;
+        if !admin.ip().is_loopback() && self.admin.auth.is_none() {
             return Err(Invalid::new(
                 "listen.admin",
                 admin,
-                "the admin API has no authentication yet, and this is not a loopback address",
-                format!("write \"127.0.0.1:{}\"", admin.port()),
+                "without admin.auth everybody may use the API, and this is not a loopback address",
+                format!("write \"127.0.0.1:{}\", or say who may in [admin.auth]", admin.port()),
             ));
         }
         if peers == admin && peers.port() != 0 {
@@ -320,6 +341,8 @@ impl Config {
         let least = Span(consensus.heartbeat.0 * 4);
         bounded("consensus.election", consensus.election, least, Span::s(60))?;
         bounded("consensus.request_time", consensus.request_time, Span::ms(100), Span::s(300))?;
+        let (least, most) = (Span::s(10), Span::s(10 * 365 * 24 * 3_600));
+        bounded("certificates.lifetime", self.certificates.lifetime, least, most)?;
         self.graph.check()?;
         bounded("graph.memory", self.graph.memory, Size::mib(1), Size::gib(64))?;
         bounded("graph.request_time", self.graph.request_time, Span::ms(100), Span::s(300))?;
@@ -352,7 +375,7 @@ mod tests {
         for (text, wanted) in [
             (
                 "[listen]\nadmin = \"0.0.0.0:9190\"",
-                "f:2: listen.admin = \"0.0.0.0:9190\": the admin API has no",
+                "f:2: listen.admin = \"0.0.0.0:9190\": without admin.auth",
             ),
             (
                 "[listen]\npeers = \"0.0.0.0:9191\"",
@@ -383,6 +406,8 @@ mod tests {
     fn all_addresses_are_fine_when_it_is_said_which_one_to_use() {
         let text =
             "[listen]\npeers = \"0.0.0.0:9191\"\n[node]\nadvertise = \"c1.example.com:9191\"";
-        assert_eq!(Config::parse(text, "f").unwrap().advertised(), "c1.example.com:9191");
+        let listened = "10.0.0.1:1".parse().unwrap();
+        let advertised = Config::parse(text, "f").unwrap().advertised(listened);
+        assert_eq!(advertised, "c1.example.com:9191");
     }
 }

@@ -1,23 +1,25 @@
 //! The push stream to edges, on the UDP port of `listen.peers`: what a node serves, whom it lets in, and how
 //! far the edges are, here and at the other nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrider_link::{Feed, Gate, Served, tls};
 use outrider_push::sender::Known;
-use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge};
+use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge, Wish};
 use outrider_raft::rpc::frame::Kind;
 use outrider_raft::rpc::tls::{caller_of, public_key_sha256};
-use outrider_raft::rpc::{Caller, Identity, Lane, Pool, Role};
+use outrider_raft::rpc::{Caller, Lane, Pool, Role};
 use outrider_raft::{Consensus, Unavailable, machine};
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use crate::pki::{Authority, PkiError};
 use crate::run::RunError;
 
 /// For asking another node which edges follow it.
@@ -27,6 +29,9 @@ const ASK_TIME_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Edges {
     consensus: Arc<Consensus>,
     pool: Arc<Pool>,
+    authority: Arc<Authority>,
+    /// How long the certificates of edges last.
+    lifetime: Duration,
     cluster: [u8; 16],
     served: Arc<Served>,
 }
@@ -41,10 +46,8 @@ pub(crate) struct Following {
 }
 
 /// Binds the port of the push stream.
-pub(crate) fn endpoint(identity: &Identity, at: SocketAddr) -> Result<Endpoint, RunError> {
-    let Identity { chain, key, authority } = identity;
-    let (chain, key, authority) = (chain.clone(), key.clone_key(), authority.clone());
-    let config = tls::server(tls::Identity { chain, key, authority })?;
+pub(crate) fn endpoint(identity: tls::Identity, at: SocketAddr) -> Result<Endpoint, RunError> {
+    let config = tls::server(identity)?;
     let bind = || {
         let socket = UdpSocket::bind(at)?;
         Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
@@ -61,11 +64,33 @@ impl Edges {
     pub(crate) fn new(
         consensus: Arc<Consensus>,
         pool: Arc<Pool>,
-        authority_sha256: [u8; 32],
-    ) -> Self {
+        authority: Arc<Authority>,
+        lifetime: Duration,
+    ) -> Result<Self, PkiError> {
         let mut cluster = [0; 16];
-        cluster.copy_from_slice(&authority_sha256[..16]);
-        Self { consensus, pool, cluster, served: Arc::default() }
+        cluster.copy_from_slice(&authority.key_sha256()?[..16]);
+        Ok(Self { consensus, pool, authority, lifetime, cluster, served: Arc::default() })
+    }
+
+    /// Another certificate of the key that the edge joined with, and that it has just shown.
+    fn renew(&self, edge: u64, public_key: &[u8]) -> Reply {
+        let key_sha256: [u8; 32] = Sha256::digest(public_key).into();
+        let is_its_own = self.look(|known| {
+            known.state.members().get(edge).is_some_and(|member| {
+                member.role == Role::Edge && !member.revoked && member.key_sha256 == key_sha256
+            })
+        });
+        if !is_its_own {
+            return Reply::Refused("it is not the key that this edge joined with".to_owned());
+        }
+        let time = (SystemTime::now(), self.lifetime);
+        match self.authority.sign_again(public_key, (Role::Edge, edge), time) {
+            Ok(pem) => {
+                tracing::info!(edge, "the certificate of an edge was renewed");
+                Reply::Certificate(pem)
+            }
+            Err(error) => Reply::Refused(error.to_string()),
+        }
     }
 
     /// Those that follow this node.
@@ -81,8 +106,8 @@ impl Edges {
         serde_json::to_vec(&self.served.edges()).map(Bytes::from).map_err(|e| e.to_string())
     }
 
-    /// All edges that follow this node, or another one that answers in time.
-    pub(crate) async fn everywhere(&self) -> BTreeMap<u64, Following> {
+    /// All edges that follow this node, or another one that answers in time; and the nodes that do not.
+    pub(crate) async fn everywhere(&self) -> (BTreeMap<u64, Following>, BTreeSet<u64>) {
         let status = self.consensus.status();
         let mut tasks = tokio::task::JoinSet::new();
         for (node, (peer, _)) in status.nodes {
@@ -93,11 +118,10 @@ impl Edges {
             tasks.spawn(async move {
                 let (to, lane) = ((node, peer.address.as_str()), Lane::Forward);
                 let answer = pool.call(to, lane, Kind::EDGES, Bytes::new(), ASK_TIME_MAX).await;
-                let edges = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
-                (node, edges.unwrap_or_default())
+                (node, answer.ok().and_then(|body| serde_json::from_slice(&body).ok()))
             });
         }
-        let mut all = BTreeMap::new();
+        let (mut all, mut silent) = (BTreeMap::new(), BTreeSet::new());
         let mut take = |node, edges: BTreeMap<u64, u64>| {
             for (edge, applied) in edges {
                 // An edge that has just changed its node is known to both for a moment.
@@ -109,11 +133,13 @@ impl Edges {
         };
         take(status.id, self.served.edges());
         while let Some(answer) = tasks.join_next().await {
-            if let Ok((node, edges)) = answer {
-                take(node, edges);
+            match answer {
+                Ok((node, Some(edges))) => take(node, edges),
+                Ok((node, None)) => drop(silent.insert(node)),
+                Err(_) => {}
             }
         }
-        all
+        (all, silent)
     }
 
     fn look<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
@@ -140,6 +166,9 @@ impl Feed for Edges {
 
     /// Whoever leads; the edge's own number of the wish makes it safe to ask again elsewhere.
     async fn ask(&self, edge: u64, ask: Ask) -> Reply {
+        if let Wish::Renew { public_key } = &ask.wish {
+            return self.renew(edge, public_key);
+        }
         let request = match ask.into_request(edge) {
             Ok(request) => request,
             Err(why) => return Reply::Refused(why),

@@ -15,8 +15,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use outrider_certificate::Validity;
 use outrider_raft::rpc::Identity;
 use outrider_raft::rpc::tls::{Role, TlsError};
 use outrider_settings::files::{FileError, PrivateFolder, write_whole};
@@ -136,6 +137,11 @@ impl Folder {
         }
     }
 
+    /// Bytes that are free on its disk for who is no superuser, and bytes of that disk.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        outrider_settings::files::disk(&self.path)
+    }
+
     /// The queue of events, where it is embedded.
     pub fn events(&self) -> PathBuf {
         self.path.join("events.redb")
@@ -188,12 +194,12 @@ impl Folder {
     ///
     /// # Errors
     /// [`FolderError`]
-    pub fn found(&self, now: SystemTime) -> Result<Authority, FolderError> {
+    pub fn found(&self, (now, lifetime): (SystemTime, Duration)) -> Result<Authority, FolderError> {
         self.check_free()?;
         let authority = Authority::create(now)?;
         let key_pem = self.own_key()?;
         let request = SigningRequest::from_pem(&pki::request_for(&key_pem)?)?;
-        let certificate_pem = authority.sign(&request, Role::Node, FOUNDER, now)?;
+        let certificate_pem = authority.sign(&request, (Role::Node, FOUNDER), (now, lifetime))?;
         self.take_over(&Given {
             number: FOUNDER,
             found: Vec::new(),
@@ -277,20 +283,25 @@ impl Folder {
     ///
     /// # Errors
     /// [`FolderError`]
-    pub fn identity(&self, node: &NodeFile, now: SystemTime) -> Result<Identity, FolderError> {
+    pub fn identity(
+        &self,
+        node: &NodeFile,
+        (now, lifetime): (SystemTime, Duration),
+    ) -> Result<Identity, FolderError> {
         let authority = self.authority()?;
         let tls = self.tls();
         let key_pem = tls.read("node-key.pem")?;
         let mut pem = tls.read("node.pem")?;
-        if pki::is_due(&pem, now)? {
-            let request = SigningRequest::from_pem(&pki::request_for(&key_pem)?)?;
-            pem = authority.sign(&request, Role::Node, node.number, now)?;
-            tls.write("node.pem", &pem, 0o644)?;
-        }
         let der = |pem: &str| {
             CertificateDer::from_pem_slice(pem.as_bytes())
                 .map_err(|error| TlsError::Certificate(error.to_string()))
         };
+        let validity = Validity::of(&der(&pem)?);
+        if validity.map_err(|error| TlsError::Certificate(error.to_string()))?.is_due(now) {
+            let request = SigningRequest::from_pem(&pki::request_for(&key_pem)?)?;
+            pem = authority.sign(&request, (Role::Node, node.number), (now, lifetime))?;
+            tls.write("node.pem", &pem, 0o644)?;
+        }
         let authority = der(authority.pem())?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
             .map_err(|error| TlsError::Certificate(error.to_string()))?;
@@ -307,16 +318,17 @@ mod tests {
 
     #[test]
     fn a_folder_belongs_to_one_cluster_and_one_process_and_keeps_its_keys_to_itself() {
+        let now = || (SystemTime::now(), pki::MEMBER_TIME);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control");
         let folder = Folder::open(&path).unwrap();
         assert!(matches!(Folder::open(&path), Err(FolderError::Locked(_))));
         assert!(matches!(folder.node(), Err(FolderError::NoCluster(_))));
-        folder.found(SystemTime::now()).unwrap();
-        assert!(matches!(folder.found(SystemTime::now()), Err(FolderError::Taken(_))));
+        folder.found(now()).unwrap();
+        assert!(matches!(folder.found(now()), Err(FolderError::Taken(_))));
         let node = folder.node().unwrap();
         assert_eq!(node.number, FOUNDER);
-        folder.identity(&node, SystemTime::now()).unwrap();
+        folder.identity(&node, now()).unwrap();
         let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(""), 0o700);
         assert_eq!(mode("tls"), 0o700);

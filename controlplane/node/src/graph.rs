@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use outrider_artifact::Digest;
 use outrider_graph::neo4j::Options;
-use outrider_graph::{Answer, Applied, Asked, Batch, Embedded, Graph, GraphError, Neo4j, Stats};
+use outrider_graph::{
+    Answer, Applied, Asked, Batch, Embedded, Graph, GraphError, Neo4j, Progress, Stats,
+};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
@@ -65,6 +68,7 @@ pub struct GraphService {
     store: Arc<dyn Graph>,
     name: &'static str,
     time_max: Duration,
+    pause: Duration,
     batches: Semaphore,
     queries: Semaphore,
     failure: Mutex<Option<Failure>>,
@@ -117,16 +121,27 @@ impl GraphService {
     }
 
     /// One with this store.
-    fn with_store(store: Arc<dyn Graph>, name: &'static str, time_max: Duration) -> Self {
+    pub(crate) fn with_store(
+        store: Arc<dyn Graph>,
+        name: &'static str,
+        time_max: Duration,
+    ) -> Self {
         Self {
             store,
             name,
             time_max,
+            pause: PAUSE,
             batches: Semaphore::new(BATCHES_MAX),
             queries: Semaphore::new(QUERIES_MAX),
             failure: Mutex::new(None),
             counts: Counts::default(),
         }
+    }
+
+    /// The same, which asks a store that failed again at once.
+    #[cfg(test)]
+    pub(crate) fn without_pause(self) -> Self {
+        Self { pause: Duration::ZERO, ..self }
     }
 
     /// The store, as it is configured.
@@ -166,6 +181,22 @@ impl GraphService {
         self.run(&self.queries, || self.store.stats()).await
     }
 
+    /// How far a source is.
+    ///
+    /// # Errors
+    /// [`Trouble`]
+    pub async fn progress(&self, source: String) -> Result<Progress, Trouble> {
+        self.run(&self.queries, || self.store.progress(source)).await
+    }
+
+    /// How many versions depend on each of these contents, in this order.
+    ///
+    /// # Errors
+    /// [`Trouble`]
+    pub async fn dependants(&self, contents: Vec<Digest>) -> Result<Vec<u64>, Trouble> {
+        self.run(&self.queries, || self.store.dependants(contents)).await
+    }
+
     /// How the store was when it was last used.
     pub fn health(&self) -> Health {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +227,7 @@ impl GraphService {
     fn failed_just_now(&self) -> Result<(), GraphError> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         match &*failure {
-            Some(failure) if failure.last.elapsed() < PAUSE => {
+            Some(failure) if failure.last.elapsed() < self.pause => {
                 Err(GraphError::Unavailable(failure.reason.clone()))
             }
             _ => Ok(()),
@@ -263,6 +294,14 @@ mod tests {
         }
 
         fn stats(&self) -> Pending<'_, Stats> {
+            self.answer()
+        }
+
+        fn progress(&self, _: String) -> Pending<'_, Progress> {
+            self.answer()
+        }
+
+        fn dependants(&self, _: Vec<Digest>) -> Pending<'_, Vec<u64>> {
             self.answer()
         }
     }

@@ -165,6 +165,7 @@ fn take(folder: &Folder, key_pem: &str, answer: Answer) -> Result<u64, JoinError
 pub async fn answer(
     consensus: &Consensus,
     authority: &Authority,
+    lifetime: Duration,
     body: Bytes,
 ) -> Result<Bytes, String> {
     let asked: Asked = serde_json::from_slice(&body).map_err(text)?;
@@ -184,7 +185,7 @@ pub async fn answer(
         }
     };
     let certificate_pem =
-        authority.sign(&request, role, number, SystemTime::now()).map_err(text)?;
+        authority.sign(&request, (role, number), (SystemTime::now(), lifetime)).map_err(text)?;
     tracing::info!(number, role = role.as_str(), region, "a newcomer was let in");
     let nodes = consensus.status().nodes.into_iter().map(|(id, (peer, _))| (id, peer.address));
     let answer = Answer {

@@ -8,6 +8,7 @@
 //! - [`graph`]: the dependency graph's store, and how it is.
 //! - [`admin`]: the HTTP API.
 //! - [`run`]: starts everything, serves until told to stop.
+//! - [`embedded`]: a node in the process of an edge.
 //! - [`command`]: what the command line does with a running node.
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@
 pub mod admin;
 pub mod command;
 pub mod config;
+pub mod embedded;
 pub mod folder;
 pub mod graph;
 pub mod join;
@@ -22,11 +24,15 @@ pub mod pki;
 pub mod run;
 pub mod token;
 
+mod consumer;
 mod edges;
 mod events;
+mod hints;
 mod metrics;
 mod replicated;
 mod service;
 
+pub use admin::{Beside, Pending};
 pub use config::Config;
+pub use embedded::{Embedded, EmbeddedError};
 pub use run::{Ready, RunError, run};

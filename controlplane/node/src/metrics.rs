@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::consumer;
 use crate::events::Report;
 use crate::graph::{Counts, GraphService};
 
@@ -63,10 +64,12 @@ pub(crate) struct Metrics {
     log_bytes: Gauge,
     snapshot_bytes: Gauge,
     graph_up: Gauge,
+    certificate_left: Gauge,
+    graph_failing: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new(graph: &Counts) -> Self {
+    pub(crate) fn new(graph: &Counts, consumer: &consumer::Counts) -> Self {
         // 0.1 ms to 13 s.
         let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 18));
         let mut metrics = Self {
@@ -94,9 +97,12 @@ impl Metrics {
             log_bytes: Gauge::default(),
             snapshot_bytes: Gauge::default(),
             graph_up: Gauge::default(),
+            certificate_left: Gauge::default(),
+            graph_failing: Gauge::default(),
         };
         metrics.register();
         metrics.register_graph(graph);
+        metrics.register_consumer(consumer);
         metrics
     }
 
@@ -136,6 +142,11 @@ impl Metrics {
         }
         self.events.register(registry);
         registry.register(
+            "certificate_left_seconds",
+            "Seconds until the certificate of this node ends",
+            self.certificate_left.clone(),
+        );
+        registry.register(
             "replication_lag_entries",
             "Of the leader: entries that another node does not have yet",
             self.lag.clone(),
@@ -165,9 +176,42 @@ impl Metrics {
         }
     }
 
+    fn register_consumer(&mut self, counts: &consumer::Counts) {
+        let consumer::Counts { batches, events, repeated, refused, silent, unreadable, missed } =
+            counts;
+        for (name, help, counter) in [
+            ("graph_event_batches", "Batches of events that went into the graph", batches),
+            ("graph_events", "Events that were read for the graph, each once", events),
+            ("graph_events_repeated", "Events that were in the queue again", repeated),
+            (
+                "graph_events_refused",
+                "Manifests and other events that the graph does not take",
+                refused,
+            ),
+            ("graph_events_silent", "Manifests of which it is not known what they say", silent),
+            ("graph_events_unreadable", "Entries of the queue that cannot be read", unreadable),
+            (
+                "graph_events_missed",
+                "Times that the queue had forgotten what was to be read",
+                missed,
+            ),
+        ] {
+            self.registry.register(name, help, counter.clone());
+        }
+        self.registry.register(
+            "graph_events_failing",
+            "Whether events do not get into the graph",
+            self.graph_failing.clone(),
+        );
+    }
+
     pub(crate) fn answered(&self, route: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&Answered { route, status }).inc();
         self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn set_certificate(&self, left: Duration) {
+        set(&self.certificate_left, left.as_secs());
     }
 
     /// Everything in the OpenMetrics text format.
@@ -176,6 +220,7 @@ impl Metrics {
         consensus: &Consensus,
         served: &Served,
         graph: &GraphService,
+        consumer: &consumer::Monitor,
         events: &Report,
     ) -> String {
         let status = consensus.status();
@@ -204,6 +249,7 @@ impl Metrics {
         set(&self.log_bytes, log);
         set(&self.snapshot_bytes, snapshot);
         set(&self.graph_up, u64::from(graph.health().failure.is_none()));
+        set(&self.graph_failing, u64::from(consumer.status().failure.is_some()));
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);

@@ -3,25 +3,21 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use outrider_certificate::CLOCK_SKEW;
 use outrider_raft::rpc::tls::{Role, any_node_name, member_name, public_key_sha256};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    date_time_ymd,
+    SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// How long the authority lasts.
 const AUTHORITY_TIME: Duration = Duration::from_secs(20 * 365 * 24 * 3_600);
-/// How long a member's certificate lasts.
-const MEMBER_TIME: Duration = Duration::from_secs(397 * 24 * 3_600);
-/// A node renews its own when it has less left than this.
-const RENEW_TIME: Duration = Duration::from_secs(132 * 24 * 3_600);
-/// By how much another's clock may be behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3_600);
+/// How long a member's certificate lasts, if nobody says otherwise.
+pub const MEMBER_TIME: Duration = Duration::from_secs(397 * 24 * 3_600);
 
 /// What is wrong with a key, a certificate or a request for one.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +99,32 @@ impl Authority {
     pub fn sign(
         &self,
         request: &SigningRequest,
-        role: Role,
-        member: u64,
-        now: SystemTime,
+        (role, member): (Role, u64),
+        (now, lifetime): (SystemTime, Duration),
+    ) -> Result<String, PkiError> {
+        self.sign_key(&request.0.public_key, (role, member), (now, lifetime))
+    }
+
+    /// The same for a public key (SubjectPublicKeyInfo, DER) of which somebody has shown that it is theirs.
+    ///
+    /// # Errors
+    /// [`PkiError`]
+    pub fn sign_again(
+        &self,
+        public_key: &[u8],
+        (role, member): (Role, u64),
+        (now, lifetime): (SystemTime, Duration),
+    ) -> Result<String, PkiError> {
+        let key = SubjectPublicKeyInfo::from_der(public_key);
+        let key = key.map_err(failed("cannot read the public key"))?;
+        self.sign_key(&key, (role, member), (now, lifetime))
+    }
+
+    fn sign_key(
+        &self,
+        key: &impl PublicKeyData,
+        (role, member): (Role, u64),
+        (now, lifetime): (SystemTime, Duration),
     ) -> Result<String, PkiError> {
         let what = "cannot sign the certificate";
         let mut names = vec![member_name(role, member)];
@@ -113,14 +132,14 @@ impl Authority {
             names.push(any_node_name());
         }
         let mut params = CertificateParams::new(names).map_err(failed(what))?;
-        set_validity(&mut params, now, MEMBER_TIME);
+        set_validity(&mut params, now, lifetime);
         params.distinguished_name = named(&format!("{} {member}", role.as_str()));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_ca_cert_der(&self.der, &self.key).map_err(failed(what))?;
-        let certificate = params.signed_by(&request.0.public_key, &issuer).map_err(failed(what))?;
+        let certificate = params.signed_by(key, &issuer).map_err(failed(what))?;
         Ok(certificate.pem())
     }
 }
@@ -170,18 +189,6 @@ fn request_of(key: &KeyPair) -> Result<String, PkiError> {
     params.serialize_request(key).and_then(|request| request.pem()).map_err(failed(what))
 }
 
-/// Whether a certificate should be made anew.
-///
-/// # Errors
-/// [`PkiError`] when it cannot be read.
-pub fn is_due(pem: &str, now: SystemTime) -> Result<bool, PkiError> {
-    let what = "cannot read the node's certificate";
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(failed(what))?;
-    let (_, certificate) = X509Certificate::from_der(&der).map_err(failed(what))?;
-    let then = (now + RENEW_TIME).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(certificate.validity().not_after.timestamp() < i64::try_from(then).unwrap_or(i64::MAX))
-}
-
 fn set_validity(params: &mut CertificateParams, now: SystemTime, time: Duration) {
     let now = date_time_ymd(1970, 1, 1) + now.duration_since(UNIX_EPOCH).unwrap_or(CLOCK_SKEW);
     params.not_before = now - CLOCK_SKEW;
@@ -197,6 +204,7 @@ fn named(name: &str) -> DistinguishedName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outrider_certificate::Validity;
     use outrider_raft::rpc::Caller;
     use outrider_raft::rpc::tls::caller_of;
 
@@ -211,11 +219,19 @@ mod tests {
         let names = vec![member_name(Role::Node, 1)];
         let wish = CertificateParams::new(names).unwrap().serialize_request(&key).unwrap();
         let request = SigningRequest::from_pem(&wish.pem().unwrap()).unwrap();
-        let pem = authority.sign(&request, Role::Edge, 9, at(0)).unwrap();
+        let pem = authority.sign(&request, (Role::Edge, 9), (at(0), MEMBER_TIME)).unwrap();
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         assert_eq!(caller_of(&der).unwrap(), Caller::Member { role: Role::Edge, number: 9 });
         assert_eq!(public_key_sha256(&der).unwrap(), request.key_sha256());
-        assert!(!is_due(&pem, at(200)).unwrap() && is_due(&pem, at(300)).unwrap());
+        let again = (at(5), Duration::from_secs(60));
+        let spki = outrider_certificate::public_key(&der).unwrap();
+        let pem = authority.sign_again(&spki, (Role::Edge, 9), again).unwrap();
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        assert_eq!(caller_of(&der).unwrap(), Caller::Member { role: Role::Edge, number: 9 });
+        assert_eq!(public_key_sha256(&der).unwrap(), request.key_sha256());
+        let validity = Validity::of(&der).unwrap();
+        assert_eq!((validity.from, validity.lifetime()), (at(5), Duration::from_secs(60)));
+        assert!(authority.sign_again(&spki[1..], (Role::Edge, 9), again).is_err());
     }
 
     #[test]

@@ -2,31 +2,47 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+use outrider_certificate::Shown;
+use outrider_link::{Boards, ServedBeside, tls as link};
 use outrider_raft::consensus::StartError;
 use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
 use outrider_state::{Operation, Outcome};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ResolvesServerCert;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_rustls::TlsAcceptor;
 
-use crate::admin::{Admin, GRAPH_BODIES_MAX, server};
-use crate::config::Config;
+use crate::admin::auth::{Auth, AuthError};
+use crate::admin::watch::WATCHERS_MAX;
+use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
+use crate::config::{Config, TlsSection};
+use crate::consumer;
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
 use crate::folder::{FOUNDER, Folder, FolderError, NodeFile};
 use crate::graph::GraphService;
+use crate::hints::Hints;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, PkiError, SigningRequest, request_for};
 use crate::service::Members;
 
 /// Threads of the runtime, where there are as many CPUs.
 const THREADS_MAX: usize = 4;
+/// Ports that are tried where the system chooses one.
+const ATTEMPTS_MAX: u32 = 16;
 /// Before a newcomer asks again to be taken in.
 const ENLIST_PAUSE: Duration = Duration::from_millis(500);
 /// For telling edges that the node stops.
@@ -51,6 +67,12 @@ pub enum RunError {
     /// TLS for edges.
     #[error("the push stream cannot be set up: {0}")]
     Push(#[from] outrider_link::tls::TlsError),
+    /// Operators' tokens.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// TLS of the API.
+    #[error("the TLS of the admin API cannot be set up: {0}")]
+    AdminTls(String),
     /// The queue of events.
     #[error(transparent)]
     Events(#[from] EventsError),
@@ -98,99 +120,247 @@ pub struct Ready {
 /// [`RunError`]
 pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), RunError> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(RunError::System)?;
+    let runtime = runtime(threads)?;
     let result = runtime.block_on(run_node(config, ready));
     // What is still going on is nothing that anybody waits for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
+/// So many threads for nodes.
+pub(crate) fn runtime(threads: usize) -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::System)
+}
+
 async fn run_node(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), RunError> {
-    let folder = Arc::new(Folder::open(&config.data.dir)?);
-    let node = folder.node()?;
-    let authority = Arc::new(folder.authority()?);
-    let identity = folder.identity(&node, SystemTime::now())?;
-    let tls = TlsContext::new(&identity)?;
-    let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::System)?;
-    let (peers, peers_at) = listen("listen.peers", config.listen.peers)?;
-    let push = edges::endpoint(&identity, peers_at)?;
-    let (admin_listener, admin_at) = listen("listen.admin", config.listen.admin)?;
-    let queue = events::open(&config.events, &folder)?;
-    let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
-    let pool = Arc::new(Pool::new(tls.clone(), source));
-    let consensus = Consensus::start(settings(config, &folder, &node), Arc::clone(&pool)).await?;
-    let events = Events::start(queue, &consensus);
-    let own =
-        Peer { name: config.name(), address: config.advertised(), admin: admin_at.to_string() };
-    if node.number == FOUNDER && node.found.is_empty() {
-        found(&consensus, &folder, &own).await?;
-    }
-
-    peers.set_nonblocking(true).map_err(RunError::System)?;
-    let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
-    let edges = Arc::new(Edges::new(Arc::clone(&consensus), pool, authority.key_sha256()?));
-    let members = Members {
-        consensus: Arc::clone(&consensus),
-        authority: Arc::clone(&authority),
-        edges: Arc::clone(&edges),
-    };
-    let members = tokio::spawn(serve(peers, tls, Arc::new(members)));
-    let admin = Arc::new(Admin {
-        consensus: Arc::clone(&consensus),
-        edges: Arc::clone(&edges),
-        events: Arc::clone(&events),
-        folder: Arc::clone(&folder),
-        authority_sha256: authority.key_sha256()?,
-        metrics: Metrics::new(&graph.counts),
-        graph,
-        graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
-        body_time_max: config.limits.idle_time.0,
-        draining: AtomicBool::new(false),
-    });
-    let served = Arc::clone(edges.served());
-    let intake = Some(events.intake().clone());
-    let push_stream = outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, intake);
-    let push_stream = tokio::spawn(push_stream);
-    let (stop, stopping) = watch::channel(false);
-    let bounds = server::Bounds {
-        connections: config.limits.connections,
-        idle_time: config.limits.idle_time.0,
-    };
-    let mut api = tokio::spawn(server::serve(admin_listener, Arc::clone(&admin), bounds, stopping));
-    let enlisting = tokio::spawn(enlist(Arc::clone(&consensus), node.clone(), own));
+    let folder = Folder::open(&config.data.dir)?;
+    let (listener, admin_at) = listen("listen.admin", config.listen.admin)?;
+    let mut node = Node::start(config, folder, Some(admin_at)).await?;
+    node.serve(listener);
     notify(State::Ready);
-    tracing::info!(node = node.number, peers = %peers_at, admin = %admin_at, "serving");
-    ready(&Ready { node: node.number, peers: peers_at, admin: admin_at });
-
+    let Node { number, peers_at, .. } = node;
+    tracing::info!(node = number, peers = %peers_at, admin = %admin_at, "serving");
+    ready(&Ready { node: number, peers: peers_at, admin: admin_at });
     let ended = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
         _ = interrupt.recv() => Ok("SIGINT"),
-        failure = failure_of(&consensus) => Err(RunError::Stopped(failure)),
-        end = &mut api => Err(RunError::Stopped(format!("the admin API ended: {end:?}"))),
+        failure = node.failure() => Err(RunError::Stopped(failure)),
     };
-    enlisting.abort();
     if let Ok(signal) = ended {
         tracing::info!(signal, "draining");
         notify(State::Stopping);
-        admin.draining.store(true, Ordering::Release);
-        stop.send_replace(true);
-        let _ = tokio::time::timeout(config.drain.time.0, api).await;
+        node.drain().await;
     }
-    // Edges go to another node at once.
-    push.close(0_u32.into(), b"the node stops");
-    push_stream.abort();
-    let _ = tokio::time::timeout(CLOSE_TIME_MAX, push.wait_idle()).await;
-    members.abort();
-    consensus.stop().await;
+    node.end().await;
     tracing::info!("stopped");
     ended.map(drop)
+}
+
+/// A node that takes part, in a tokio runtime.
+pub(crate) struct Node {
+    pub(crate) number: u64,
+    /// Where other nodes and edges reach it.
+    pub(crate) peers_at: SocketAddr,
+    pub(crate) admin: Arc<Admin>,
+    /// TLS of the API.
+    acceptor: Option<TlsAcceptor>,
+    bounds: server::Bounds,
+    drain_time: Duration,
+    stop: watch::Sender<bool>,
+    push: quinn::Endpoint,
+    api: Option<JoinHandle<io::Result<()>>>,
+    /// The rest of what runs.
+    tasks: Vec<AbortHandle>,
+}
+
+impl Node {
+    /// Opens what is on the disk and takes part. `admin_at` is what others are told of the API.
+    pub(crate) async fn start(
+        config: &Config,
+        folder: Folder,
+        admin_at: Option<SocketAddr>,
+    ) -> Result<Self, RunError> {
+        let folder = Arc::new(folder);
+        let node = folder.node()?;
+        let authority = Arc::new(folder.authority()?);
+        let lifetime = config.certificates.lifetime.0;
+        let identity = folder.identity(&node, (SystemTime::now(), lifetime))?;
+        let tls = TlsContext::new(&identity)?;
+        let shown = Arc::clone(tls.shown());
+        let identity = link::Identity { shown: Arc::clone(&shown), authority: identity.authority };
+        let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
+        let (peers, peers_at, push) = listen_for_members(&identity, config.listen.peers)?;
+        let auth = config.admin.auth.as_ref().map(Auth::open).transpose()?.map(Arc::new);
+        let acceptor = acceptor(config, &shown)?;
+        let queue = events::open(&config.events, &folder)?;
+        let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
+        let pool = Arc::new(Pool::new(tls.clone(), source));
+        let settings = settings(config, &folder, &node);
+        let consensus = Consensus::start(settings, Arc::clone(&pool)).await?;
+        let events = Events::start(queue, &consensus);
+        let own = Peer {
+            name: config.name(),
+            address: config.advertised(peers_at),
+            admin: admin_at.map_or_else(String::new, |at| at.to_string()),
+        };
+        if node.number == FOUNDER && node.found.is_empty() {
+            found(&consensus, &folder, &own).await?;
+        }
+
+        peers.set_nonblocking(true).map_err(RunError::System)?;
+        let peers = tokio::net::TcpListener::from_std(peers).map_err(RunError::System)?;
+        let edges = Edges::new(Arc::clone(&consensus), pool, Arc::clone(&authority), lifetime)?;
+        let edges = Arc::new(edges);
+        let members = Members {
+            consensus: Arc::clone(&consensus),
+            authority: Arc::clone(&authority),
+            lifetime,
+            edges: Arc::clone(&edges),
+        };
+        let members = tokio::spawn(serve(peers, tls, Arc::new(members))).abort_handle();
+        let (stop, stopping) = watch::channel(false);
+        let consumer = Arc::new(consumer::Monitor::default());
+        let boards = Arc::<Boards>::default();
+        let admin = Arc::new(Admin {
+            started: Instant::now(),
+            consensus: Arc::clone(&consensus),
+            edges: Arc::clone(&edges),
+            events: Arc::clone(&events),
+            folder: Arc::clone(&folder),
+            authority_sha256: authority.key_sha256()?,
+            boards: Arc::clone(&boards),
+            metrics: Metrics::new(&graph.counts, &consumer.counts),
+            graph: Arc::clone(&graph),
+            consumer: Arc::clone(&consumer),
+            graph_bodies: Semaphore::new(GRAPH_BODIES_MAX),
+            large_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            body_time_max: config.limits.idle_time.0,
+            draining: AtomicBool::new(false),
+            stopping,
+            beside: OnceLock::new(),
+            certificate: Certificate::new(shown),
+            auth: auth.clone(),
+        });
+        let served = Arc::clone(edges.served());
+        let beside =
+            ServedBeside { intake: Some(events.intake().clone()), boards: Arc::clone(&boards) };
+        let push_stream =
+            outrider_link::serve(push.clone(), Arc::clone(&edges), edges, served, beside);
+        let push_stream = tokio::spawn(push_stream).abort_handle();
+        let hints = Arc::new(Hints::new(Arc::clone(&graph), boards));
+        let reading = consumer::start(events, graph, Arc::clone(&consensus), consumer, hints);
+        let reading = reading.abort_handle();
+        let renewing = renew(Arc::clone(&admin), node.clone(), lifetime);
+        let renewing = tokio::spawn(renewing).abort_handle();
+        let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
+        let watching = auth.map(|auth| tokio::spawn(auth.watch()).abort_handle());
+        let tasks =
+            [members, push_stream, reading, renewing, enlisting].into_iter().chain(watching);
+        Ok(Self {
+            number: node.number,
+            peers_at,
+            admin,
+            acceptor,
+            bounds: server::Bounds {
+                connections: config.limits.connections,
+                idle_time: config.limits.idle_time.0,
+            },
+            drain_time: config.drain.time.0,
+            stop,
+            push,
+            api: None,
+            tasks: tasks.collect(),
+        })
+    }
+
+    /// Answers the API there from now on. In a tokio runtime.
+    pub(crate) fn serve(&mut self, listener: TcpListener) {
+        let (admin, stopping) = (Arc::clone(&self.admin), self.stop.subscribe());
+        let acceptor = self.acceptor.clone();
+        let serving = server::serve(listener, acceptor, admin, self.bounds, stopping);
+        self.api = Some(tokio::spawn(serving));
+    }
+
+    /// What stopped it, once something did.
+    async fn failure(&mut self) -> String {
+        let consensus = failure_of(&self.admin.consensus);
+        match &mut self.api {
+            None => consensus.await,
+            Some(api) => tokio::select! {
+                failure = consensus => failure,
+                end = api => format!("the admin API ended: {end:?}"),
+            },
+        }
+    }
+
+    /// Lets the API finish what it has, for at most the configured time.
+    pub(crate) async fn drain(&mut self) {
+        self.admin.draining.store(true, Ordering::Release);
+        self.stop.send_replace(true);
+        if let Some(api) = self.api.take() {
+            let _ = tokio::time::timeout(self.drain_time, api).await;
+        }
+    }
+
+    /// Stops taking part.
+    pub(crate) async fn end(self) {
+        // Edges go to another node at once.
+        self.push.close(0_u32.into(), b"the node stops");
+        self.tasks.iter().for_each(AbortHandle::abort);
+        let _ = tokio::time::timeout(CLOSE_TIME_MAX, self.push.wait_idle()).await;
+        self.admin.consensus.stop().await;
+    }
+}
+
+/// The API's TLS: with its own certificate, or with the node's where others than this machine may reach it.
+fn acceptor(config: &Config, shown: &Arc<Shown>) -> Result<Option<TlsAcceptor>, RunError> {
+    let resolver: Arc<dyn ResolvesServerCert> = match &config.admin.tls {
+        Some(TlsSection { certificate, key }) => {
+            let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+                RunError::AdminTls(format!("{}: {error}", path.display()))
+            };
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(Iterator::collect)
+                .map_err(|error| wrong(certificate, &error))?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+            Shown::new(chain, private).map_err(|error| wrong(certificate, &error))?
+        }
+        None if config.listen.admin.ip().is_loopback() => return Ok(None),
+        None => Arc::<Shown>::clone(shown),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| RunError::AdminTls(error.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
+}
+
+/// TCP for nodes and UDP for edges, on the same number also where the system chooses it.
+fn listen_for_members(
+    identity: &link::Identity,
+    at: SocketAddr,
+) -> Result<(TcpListener, SocketAddr, quinn::Endpoint), RunError> {
+    let mut attempts = if at.port() == 0 { ATTEMPTS_MAX } else { 1 };
+    loop {
+        let (peers, peers_at) = listen("listen.peers", at)?;
+        attempts -= 1;
+        match edges::endpoint(identity.clone(), peers_at) {
+            Ok(push) => return Ok((peers, peers_at, push)),
+            Err(error) if attempts == 0 => return Err(error),
+            Err(error) => tracing::debug!(%error, "another port is tried"),
+        }
+    }
 }
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
@@ -269,6 +439,52 @@ async fn enlist(consensus: Arc<Consensus>, node: NodeFile, own: Peer) {
     }
 }
 
+/// What the node shows, and why it was not renewed the last time that it was tried.
+pub(crate) struct Certificate {
+    pub(crate) shown: Arc<Shown>,
+    failure: Mutex<Option<String>>,
+}
+
+impl Certificate {
+    fn new(shown: Arc<Shown>) -> Self {
+        Self { shown, failure: Mutex::default() }
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+}
+
+/// Makes the node's own certificate anew before it ends; every node has the authority's key.
+async fn renew(admin: Arc<Admin>, node: NodeFile, lifetime: Duration) {
+    loop {
+        let Certificate { shown, .. } = &admin.certificate;
+        tokio::time::sleep(shown.validity().look_interval()).await;
+        let now = SystemTime::now();
+        if !shown.validity().is_due(now) {
+            continue;
+        }
+        let (folder, node) = (Arc::clone(&admin.folder), node.clone());
+        let signed = tokio::task::spawn_blocking(move || folder.identity(&node, (now, lifetime)));
+        let renewed = async {
+            let identity = signed.await.map_err(|error| error.to_string())?;
+            let chain = identity.map_err(|error| error.to_string())?.chain;
+            let leaf = chain.into_iter().next().ok_or("there is no certificate")?;
+            shown.replace(leaf).map_err(|error| error.to_string())
+        };
+        let failure = renewed.await.err();
+        match &failure {
+            None => tracing::info!("the certificate of this node was renewed"),
+            Some(why) => tracing::warn!(why, "the certificate of this node is not renewed"),
+        }
+        admin.certificate.note(failure);
+    }
+}
+
 async fn failure_of(consensus: &Consensus) -> String {
     loop {
         if let Some(failure) = consensus.status().failure {
@@ -283,5 +499,6 @@ async fn failure_of(consensus: &Consensus) -> String {
 /// # Errors
 /// [`FolderError`]
 pub fn init(config: &Config) -> Result<Authority, FolderError> {
-    Folder::open(&config.data.dir)?.found(SystemTime::now())
+    let time = (SystemTime::now(), config.certificates.lifetime.0);
+    Folder::open(&config.data.dir)?.found(time)
 }

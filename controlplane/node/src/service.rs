@@ -1,6 +1,7 @@
 //! What other members' calls are answered by.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrider_raft::Consensus;
@@ -15,6 +16,8 @@ use crate::pki::Authority;
 pub(crate) struct Members {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) authority: Arc<Authority>,
+    /// How long the certificates of newcomers last.
+    pub(crate) lifetime: Duration,
     pub(crate) edges: Arc<Edges>,
 }
 
@@ -26,7 +29,7 @@ impl Service for Members {
         body: Bytes,
     ) -> Result<Bytes, String> {
         match kind {
-            Kind::JOIN => join::answer(&self.consensus, &self.authority, body).await,
+            Kind::JOIN => join::answer(&self.consensus, &self.authority, self.lifetime, body).await,
             Kind::EDGES => self.edges.answer(caller),
             _ => self.consensus.answer(caller, kind, body).await,
         }

@@ -31,6 +31,11 @@ pub enum Wish {
         /// `HOST:PORT`, or empty for nowhere.
         address: String,
     },
+    /// A new certificate of the key that it joined with. Nothing is written, and asking again gives another one.
+    Renew {
+        /// The key: SubjectPublicKeyInfo, DER.
+        public_key: Vec<u8>,
+    },
 }
 
 /// What is asked.
@@ -63,6 +68,8 @@ pub enum Reply {
     Refused(String),
     /// It may be done later, and was perhaps done.
     Unavailable(String),
+    /// A certificate, PEM.
+    Certificate(String),
 }
 
 impl Ask {
@@ -79,6 +86,7 @@ impl Ask {
                 Operation::Tag { repository, tag, expect, record }
             }
             Wish::Announce { address } => Operation::Announce { member: edge, address },
+            Wish::Renew { .. } => return Err("a certificate is not written".to_owned()),
         };
         // No edge speaks for another.
         let mut client = [0; 16];

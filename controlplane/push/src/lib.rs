@@ -9,6 +9,7 @@
 //!   the node's history, or is made up for by a snapshot.
 //! - [`receiver`]: the end at an edge.
 //! - [`replica`]: what an edge knows.
+//! - [`soft`]: what need not arrive, both ends.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod message;
 pub mod receiver;
 pub mod replica;
 pub mod sender;
+pub mod soft;
 
 pub use ask::{Ask, Reply, Wish};
 pub use interest::Interest;
@@ -25,3 +27,4 @@ pub use message::{FromEdge, Item, ToEdge};
 pub use receiver::{Receiver, ReceiverError};
 pub use replica::Replica;
 pub use sender::{Sender, SenderError, Source};
+pub use soft::{Board, Hint, Prediction, SoftToEdge, SoftToNode, Taker};

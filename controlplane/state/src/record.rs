@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::request::{Batch, RequestError};
 
 /// Version of every record here.
-pub const RECORD_VERSION: u16 = 2;
+pub const RECORD_VERSION: u16 = 3;
 /// The first bytes of every record.
 pub const MAGIC: [u8; 4] = *b"ORST";
 /// Bytes of the header.
@@ -51,6 +51,10 @@ pub enum Kind {
     EventsToEdge = 18,
     /// How far a consumer of events is.
     Progress = 19,
+    /// What an edge says about what it need not be told.
+    SoftToNode = 20,
+    /// What a node tells it.
+    SoftToEdge = 21,
 }
 
 /// Why bytes are not a record.

@@ -33,6 +33,8 @@ pub const HOLDERS_MAX: usize = 16;
 pub const REQUESTS_MAX: usize = 1_024;
 /// The largest weight.
 pub const WEIGHT_MAX: f64 = 1_000.0;
+/// The longest that content may stay without being used, in seconds: thirty days.
+pub const CONTENT_TTL_S_MAX: u32 = 30 * 24 * 3_600;
 /// The longest that a join token is good, in milliseconds.
 pub const TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
 
@@ -199,6 +201,9 @@ pub struct Customer {
     pub stored_bytes_max: u64,
     /// Requests a second that it may make at each edge, 0 for no bound.
     pub requests_per_second_max: u32,
+    /// For how many seconds content that is charged to it stays without being used, 0 for as the upstream says. At
+    /// most [`CONTENT_TTL_S_MAX`].
+    pub content_ttl_s: u32,
 }
 
 /// The weights of the importance score, as in the edge's `[cache.importance]`.
@@ -370,7 +375,7 @@ impl Operation {
             }
             Self::Customer { name, customer } => {
                 text("the customer's name", name, 1, NAME_BYTES_MAX)?;
-                customer.as_ref().map_or(Ok(()), |customer| weight("class", customer.class))
+                customer.as_ref().map_or(Ok(()), Customer::check)
             }
             Self::Weights(weights) => weights.check(),
             Self::IssueToken { region, ttl_ms, .. } => {
@@ -394,6 +399,14 @@ impl TagRecord {
             text("the name of the upstream", upstream, 1, TEXT_BYTES_MAX)?;
         }
         bound("the list of holders", self.holders.len(), 0, HOLDERS_MAX)
+    }
+}
+
+impl Customer {
+    fn check(&self) -> Result<(), RequestError> {
+        weight("class", self.class)?;
+        let ttl = self.content_ttl_s as usize;
+        bound("the content's time in s", ttl, 0, CONTENT_TTL_S_MAX as usize)
     }
 }
 

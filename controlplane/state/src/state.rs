@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -100,11 +101,11 @@ impl State {
         after: &'a str,
     ) -> impl Iterator<Item = (&'a str, &'a Fragment)> + 'a {
         let from = match after >= prefix && !after.is_empty() {
-            true => std::ops::Bound::Excluded(after),
-            false => std::ops::Bound::Included(prefix),
+            true => Bound::Excluded(after),
+            false => Bound::Included(prefix),
         };
         self.fragments
-            .range::<str, _>((from, std::ops::Bound::Unbounded))
+            .range::<str, _>((from, Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
             .map(|(key, fragment)| (key.as_str(), fragment))
     }
@@ -124,6 +125,20 @@ impl State {
         self.tags.iter()
     }
 
+    /// Tags of this and all later repositories, in order, beginning behind `after` where that is later.
+    pub fn tags_after<'a>(
+        &'a self,
+        repository: &str,
+        after: Option<&TagKey>,
+    ) -> impl Iterator<Item = (&'a TagKey, &'a TagState)> + use<'a> {
+        let first = (repository.to_owned(), String::new());
+        let from = match after {
+            Some(after) if *after >= first => Bound::Excluded(after.clone()),
+            _ => Bound::Included(first),
+        };
+        self.tags.range((from, Bound::Unbounded))
+    }
+
     /// A customer.
     pub fn customer(&self, name: &str) -> Option<&Customer> {
         self.customers.get(name)
@@ -132,6 +147,12 @@ impl State {
     /// All customers, by name.
     pub fn customers(&self) -> impl Iterator<Item = (&str, &Customer)> {
         self.customers.iter().map(|(name, customer)| (name.as_str(), customer))
+    }
+
+    /// The same, beginning behind the name `after`; no name is empty.
+    pub fn customers_after(&self, after: &str) -> impl Iterator<Item = (&str, &Customer)> {
+        let from = (Bound::Excluded(after), Bound::Unbounded);
+        self.customers.range::<str, _>(from).map(|(name, customer)| (name.as_str(), customer))
     }
 
     /// The weights of the importance score.

@@ -79,6 +79,7 @@ impl Workload {
                     guaranteed_bytes: self.random.u64(..),
                     stored_bytes_max: 0,
                     requests_per_second_max: 0,
+                    content_ttl_s: self.random.u32(..1_000),
                 }),
             },
             2 => Operation::Weights(Weights { depth: self.random.f64(), ..Weights::default() }),

@@ -1,12 +1,15 @@
 //! The records of what happened at an edge, as the control plane will read them.
 //!
 //! They are rkyv archives behind a plain version number ([`EVENT_VERSION`]); an archive of another
-//! version is refused by [`UploadEvent::from_archive`].
+//! version than those from [`EVENT_VERSION_MIN`] on is refused by [`UploadEvent::from_archive`].
 
 use rkyv::rancor;
 
-/// Version of the records in this file. It stands before every archive.
-pub const EVENT_VERSION: u16 = 1;
+/// Version of the records in this file. It stands before every archive. Version 2 added
+/// [`UploadKind::Mirrored`], and changed nothing else: what lies on disks in version 1 is read.
+pub const EVENT_VERSION: u16 = 2;
+/// The oldest version that is read.
+pub const EVENT_VERSION_MIN: u16 = 1;
 
 /// Bytes before the archive: the version and padding, so that the archive is aligned.
 const PREFIX_BYTES: usize = 16;
@@ -34,6 +37,9 @@ pub enum UploadKind {
     Manifest,
     /// A layer by `/layer/upload`.
     Layer,
+    /// A manifest of an upstream, which was fetched and verified here. New kinds stand at the end: the archive
+    /// has the place as a number.
+    Mirrored,
 }
 
 /// Something was stored here for good. Written in the transaction that acknowledges it, kept until
@@ -115,7 +121,7 @@ impl UploadEvent {
             return Err(EventError::Damaged(format!("it has {} bytes", record.len())));
         }
         let found = u16::from_le_bytes([record[0], record[1]]);
-        if found != EVENT_VERSION {
+        if !(EVENT_VERSION_MIN..=EVENT_VERSION).contains(&found) {
             return Err(EventError::Version { found });
         }
         let mut aligned = rkyv::util::AlignedVec::<16>::with_capacity(record.len() - PREFIX_BYTES);
@@ -147,6 +153,18 @@ mod tests {
     #[test]
     fn an_event_survives_being_stored() {
         assert_eq!(UploadEvent::from_archive(&example().to_archive()).unwrap(), example());
+    }
+
+    /// As the software before [`UploadKind::Mirrored`] wrote it.
+    const FIRST: &str = include_str!("../testdata/upload_v1.hex");
+
+    #[test]
+    fn what_lies_in_outboxes_since_the_first_version_is_read() {
+        let digits = FIRST.trim().as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let record: Vec<u8> = digits.map(byte).collect();
+        assert_eq!(record[..2], [1, 0]);
+        assert_eq!(UploadEvent::from_archive(&record).unwrap(), example());
     }
 
     #[test]

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use outrider_artifact::Digest;
 
 use crate::arena::{Arena, ChunkWriter};
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, ImportanceWeights};
+use crate::customers::{Customer, Share, Terms};
 use crate::disk::ring::Ring;
 use crate::disk::stripe::Stripes;
 use crate::disk::{Disk, scan};
@@ -71,8 +72,8 @@ pub struct ObjectStat {
 /// One request's access, for the frequency term of the score.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
-    /// A hash of who asked.
-    pub customer_hash: u64,
+    /// Who asked.
+    pub customer: Customer,
     /// When, in seconds since 1970.
     pub unix_s: u64,
 }
@@ -86,13 +87,31 @@ pub struct Costs {
     pub execute_ms: u32,
 }
 
-/// What the control plane knows of an object's importance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Importance {
-    /// The class of its customer; 1 is neutral.
-    pub class: u8,
-    /// How many artifacts depend on it (the caller counts at most 4 of one customer's).
-    pub dependants: u32,
+/// How much depends on an object, as eighths of `log2(1 + dependants)`: 0 for nothing, 255 at the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Depth(u8);
+
+impl Depth {
+    /// Of so many artifacts (the caller counts at most 4 of one customer's).
+    pub fn of_dependants(dependants: u32) -> Self {
+        Self::of_log2((1.0 + f64::from(dependants)).log2())
+    }
+
+    /// Of a logarithm to the base 2, rounded to eighths; what is none counts as 0.
+    pub fn of_log2(depth_log2: f64) -> Self {
+        // A cast saturates, and makes 0 of what is no number.
+        Self((depth_log2 * 8.0).round() as u8)
+    }
+
+    /// As it was made small: eighths.
+    pub fn from_eighths(eighths: u8) -> Self {
+        Self(eighths)
+    }
+
+    /// Eighths of the logarithm.
+    pub fn eighths(self) -> u8 {
+        self.0
+    }
 }
 
 /// Sizes, for status pages.
@@ -326,7 +345,7 @@ impl Cache {
         let object = engine.index.find(digest)?;
         let hosted = engine.index.has(object, flag::HOSTED);
         Some(ObjectStat {
-            size: engine.index.get(object).size,
+            size: engine.index.size(object),
             media_type: engine.index.media_type(object).clone(),
             verified: engine.index.verified(object),
             hosted,
@@ -362,7 +381,7 @@ impl Cache {
         self.shared.with(|engine| engine.touch(digest, access));
     }
 
-    /// Makes an object known, to be filled chunk by chunk. Idempotent: an object that is known keeps
+    /// Makes an object known, to be filled chunk by chunk, for a customer who is charged for it. Idempotent: an object that is known keeps
     /// its origin and media type.
     ///
     /// # Errors
@@ -373,8 +392,9 @@ impl Cache {
         size: u64,
         media_type: &str,
         origin: Origin,
+        customer: Customer,
     ) -> Result<(), CacheError> {
-        self.shared.with(|engine| engine.begin(digest, size, media_type, origin))
+        self.shared.with(|engine| engine.begin(digest, size, media_type, origin, customer))
     }
 
     /// An empty slot for exactly `payload_bytes` bytes. Waits (bounded) while everything is pinned.
@@ -437,10 +457,43 @@ impl Cache {
         self.shared.with(|engine| engine.set_costs(digest, costs.fetch_ms, costs.execute_ms));
     }
 
-    /// Sets what the control plane knows of its importance.
-    pub fn set_importance(&self, digest: &Digest, importance: Importance) {
-        let Importance { class, dependants } = importance;
-        self.shared.with(|engine| engine.set_importance(digest, class, dependants));
+    /// Sets how much depends on an object; `false` when it is not known here, and nothing is remembered.
+    /// Lost with the object and at a restart. O(1), no allocation; it counts from the next eviction on.
+    pub fn set_depth(&self, digest: &Digest, depth: Depth) -> bool {
+        self.shared.with(|engine| engine.set_depth(digest, depth))
+    }
+
+    /// Makes an object one of the first victims until it is used again; `false` when it is not known here. Hosted
+    /// objects stay on the disk, as ever. O(chunks).
+    pub fn demote(&self, digest: &Digest) -> bool {
+        self.shared.with(|engine| engine.demote(digest))
+    }
+
+    /// Sets what is kept for a customer on this shard; `false` when there are too many with a guarantee or a time
+    /// to live, and nothing is set.
+    pub fn set_terms(&self, customer: Customer, terms: Terms) -> bool {
+        self.shared.with(|engine| engine.set_terms(customer, terms))
+    }
+
+    /// Sets after how many minutes without use content of an origin is one of the first victims, where its customer
+    /// has no time of its own. Known as long as something of the origin is here, and not over a restart.
+    pub fn set_origin_ttl(&self, origin: Origin, ttl_minutes: Option<u16>) {
+        self.shared.with(|engine| engine.index.set_origin_ttl(origin, ttl_minutes));
+    }
+
+    /// Demotes what was not used for longer than its time to live, within the next turns. Call it once a minute.
+    pub fn expire(&self, unix_s: u64) {
+        self.shared.with(|engine| engine.expire(unix_s));
+    }
+
+    /// How those with a guarantee stand. At most [`crate::customers::ACCOUNTS_MAX`].
+    pub fn shares(&self) -> Vec<Share> {
+        self.shared.engine.borrow().index.accounts.shares().collect()
+    }
+
+    /// Weighs by these from now on, also what is here already: within the next turns, a slice in each.
+    pub fn set_weights(&self, weights: ImportanceWeights) {
+        self.shared.with(|engine| engine.set_weights(weights));
     }
 
     /// Starts an upload. `id` must never have been used before.

@@ -8,7 +8,8 @@ use hashbrown::{HashMap, HashTable};
 use outrider_artifact::Digest;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cache::{MediaType, Origin};
+use crate::cache::{Depth, MediaType, Origin};
+use crate::customers::{AccountId, Accounts, Class, Customer, NOBODY};
 use crate::policy::Inputs;
 
 /// Where an object stands in the index. Reused after the object is gone: compare lives.
@@ -76,7 +77,10 @@ pub(crate) struct Object {
     check: u32,
     /// Lower half of the sequence at which this life began.
     pub(crate) life: u32,
-    pub(crate) size: u64,
+    /// Size in bytes, below 2^48.
+    size: [u8; 6],
+    /// Whom it is charged to.
+    account: AccountId,
     /// The only chunk's entry, or (with bit 63) an index into `many`.
     chunks: u64,
     /// The score at the last access.
@@ -87,7 +91,8 @@ pub(crate) struct Object {
     minute: u16,
     customers: u16,
     pub(crate) frequency: u8,
-    pub(crate) class: u8,
+    /// The highest class that asked for it, which ages: [`Class`].
+    class: u8,
     /// Costs as `16 × log2(ms)`, depth as `8 × log2(1 + dependants)`.
     fetch: u8,
     execute: u8,
@@ -111,6 +116,8 @@ pub(crate) mod flag {
     pub(crate) const SEALED: u8 = 16;
     /// It was asked for before it was begun: may be written to a full SSD.
     pub(crate) const ADMITTED: u8 = 32;
+    /// By which weights its score was made: one bit of how often they have changed.
+    pub(crate) const WEIGHED: u8 = 64;
     /// The slot of the index is free.
     pub(crate) const FREE: u8 = 128;
 }
@@ -162,7 +169,8 @@ impl<T: Clone + Eq + std::hash::Hash> Shared<T> {
         Some(id)
     }
 
-    fn release(&mut self, id: u32) {
+    /// `true` when nobody has it any more.
+    fn release(&mut self, id: u32) -> bool {
         let (value, count) = &mut self.values[id as usize];
         *count -= 1;
         if *count == 0 {
@@ -171,6 +179,7 @@ impl<T: Clone + Eq + std::hash::Hash> Shared<T> {
             }
             self.free.push(id);
         }
+        *count == 0
     }
 
     fn get(&self, id: u32) -> &T {
@@ -178,12 +187,17 @@ impl<T: Clone + Eq + std::hash::Hash> Shared<T> {
     }
 }
 
+/// The largest object that the index can name.
+pub(crate) const SIZE_BYTES_MAX: u64 = (1 << 48) - 1;
+
 /// What a new object starts with.
 pub(crate) struct NewObject<'a> {
     pub(crate) size: u64,
     pub(crate) media_type: &'a str,
     pub(crate) origin: Origin,
     pub(crate) life: u32,
+    /// Who brings it in.
+    pub(crate) class: Class,
 }
 
 /// The index of one shard.
@@ -197,6 +211,10 @@ pub(crate) struct Index {
     many_free: Vec<u32>,
     media_types: Shared<MediaType>,
     origins: Shared<u64>,
+    /// Times to live of origins, by their places.
+    origin_ttls: HashMap<u32, u16>,
+    /// Who is charged for what is here.
+    pub(crate) accounts: Accounts,
 }
 
 fn identity(digest: &Digest) -> ([u8; 16], u32) {
@@ -231,6 +249,8 @@ impl Index {
             many_free: Vec::new(),
             media_types: Shared::new(u32::from(u16::MAX) - 1),
             origins: Shared::new(u32::MAX - 1),
+            origin_ttls: HashMap::new(),
+            accounts: Accounts::new(),
         }
     }
 
@@ -315,7 +335,13 @@ impl Index {
 
     /// Adds an object that no digest leads to: an upload.
     pub(crate) fn add_upload(&mut self, life: u32) -> Result<ObjectId, &'static str> {
-        let id = self.create(&NewObject { size: 0, media_type: "", origin: Origin(0), life })?;
+        let id = self.create(&NewObject {
+            size: 0,
+            media_type: "",
+            origin: Origin(0),
+            life,
+            class: Class::NEUTRAL,
+        })?;
         self.objects[id as usize].flags = flag::UPLOAD;
         self.make_many(id);
         Ok(id)
@@ -334,7 +360,8 @@ impl Index {
             key: [0; 16],
             check: 0,
             life: new.life,
-            size: new.size,
+            size: size_bytes(new.size),
+            account: NOBODY,
             chunks,
             score: 0.0,
             origin,
@@ -342,7 +369,7 @@ impl Index {
             minute: 0,
             customers: 0,
             frequency: 0,
-            class: 1,
+            class: new.class.code(),
             fetch: 0,
             execute: 0,
             depth: 0,
@@ -404,7 +431,7 @@ impl Index {
         let object = &mut self.objects[id as usize];
         self.media_types.release(u32::from(object.media_type));
         object.media_type = media_type as u16;
-        object.size = size;
+        object.size = size_bytes(size);
         object.flags = flag::HOSTED | if size == 0 { flag::EMPTY_VERIFIED } else { 0 };
         let count = size.div_ceil(self.chunk_bytes) as usize;
         let entries = match self.many_of(id) {
@@ -447,7 +474,10 @@ impl Index {
             }
         }
         self.media_types.release(media_type);
-        self.origins.release(origin);
+        if self.origins.release(origin) {
+            self.origin_ttls.remove(&origin);
+        }
+        self.set_account(id, NOBODY);
         self.objects[id as usize].flags = flag::FREE;
         self.free.push(id);
     }
@@ -456,13 +486,13 @@ impl Index {
     pub(crate) fn chunks(&self, id: ObjectId) -> u32 {
         match self.many_of(id) {
             Some(index) => self.many[index as usize].entries.len() as u32,
-            None => u32::from(self.objects[id as usize].size > 0),
+            None => u32::from(self.size(id) > 0),
         }
     }
 
     /// Payload bytes of a chunk of an object with a known size.
     pub(crate) fn chunk_len(&self, id: ObjectId, chunk: u32) -> usize {
-        let size = self.objects[id as usize].size;
+        let size = self.size(id);
         let start = u64::from(chunk) * self.chunk_bytes;
         size.saturating_sub(start).min(self.chunk_bytes) as usize
     }
@@ -530,7 +560,7 @@ impl Index {
 
     /// All chunks are present and verified. O(1).
     pub(crate) fn verified(&self, id: ObjectId) -> bool {
-        if self.objects[id as usize].size == 0 {
+        if self.size(id) == 0 {
             return self.has(id, flag::EMPTY_VERIFIED);
         }
         self.counts(id).1 == self.chunks(id)
@@ -542,11 +572,71 @@ impl Index {
         present == verified && (present > 0 || self.verified(id))
     }
 
-    /// Counts an access of a customer; `true` when it raised the frequency.
-    pub(crate) fn touch(&mut self, id: ObjectId, customer_hash: u64, unix_s: u64) -> bool {
+    /// Sets the time to live of an origin, if anything of it is here.
+    pub(crate) fn set_origin_ttl(&mut self, origin: Origin, minutes: Option<u16>) {
+        let Some(id) = self.origins.ids.get(&origin.0) else { return };
+        match minutes {
+            Some(minutes) => drop(self.origin_ttls.insert(*id, minutes)),
+            None => drop(self.origin_ttls.remove(id)),
+        }
+    }
+
+    /// Whether any origin has a time to live.
+    pub(crate) fn any_ttl(&self) -> bool {
+        !self.origin_ttls.is_empty()
+    }
+
+    /// The time to live of an object's origin.
+    pub(crate) fn ttl_minutes(&self, id: ObjectId) -> Option<u16> {
+        self.origin_ttls.get(&self.objects[id as usize].origin).copied()
+    }
+
+    /// The size of an object in bytes; of an upload, so far.
+    pub(crate) fn size(&self, id: ObjectId) -> u64 {
+        let [a, b, c, d, e, f] = self.objects[id as usize].size;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    pub(crate) fn set_size(&mut self, id: ObjectId, size: u64) {
+        self.objects[id as usize].size = size_bytes(size);
+    }
+
+    /// Whom an object is charged to.
+    pub(crate) fn account(&self, id: ObjectId) -> AccountId {
+        self.objects[id as usize].account
+    }
+
+    /// Charges an object to somebody else; what bytes it has is the caller's to move.
+    pub(crate) fn set_account(&mut self, id: ObjectId, account: AccountId) {
+        let before = std::mem::replace(&mut self.objects[id as usize].account, account);
+        if account != NOBODY {
+            self.accounts.add_object(account);
+        }
+        if before != NOBODY {
+            self.accounts.drop_object(before);
+        }
+    }
+
+    /// For how many minutes an object was not asked for. One that was not since the scan begins to count.
+    pub(crate) fn idle_minutes(&mut self, id: ObjectId, unix_s: u64) -> u16 {
         let object = &mut self.objects[id as usize];
         let minute = (unix_s / 60) as u16;
-        let customer = 1 << (customer_hash % 16);
+        if object.frequency == 0 && object.minute == 0 {
+            object.minute = minute;
+        }
+        minute.wrapping_sub(object.minute)
+    }
+
+    /// Counts an access of a customer; `true` when it raised the frequency. The class becomes the asker's, or
+    /// stays above it: what an earlier one had halves in twelve minutes without it.
+    pub(crate) fn touch(&mut self, id: ObjectId, customer: Customer, unix_s: u64) -> bool {
+        let object = &mut self.objects[id as usize];
+        let minute = (unix_s / 60) as u16;
+        if object.class != customer.class.code() {
+            let idle = minute.wrapping_sub(object.minute).min(255) as u8;
+            object.class = object.class.saturating_sub(idle).max(customer.class.code());
+        }
+        let customer = 1 << (customer.key % 16);
         if object.minute != minute || object.frequency == 0 {
             object.minute = minute;
             object.customers = 0;
@@ -566,10 +656,8 @@ impl Index {
         object.execute = encode(execute_ms);
     }
 
-    pub(crate) fn set_importance(&mut self, id: ObjectId, class: u8, dependants: u32) {
-        let object = &mut self.objects[id as usize];
-        object.class = class;
-        object.depth = ((1.0 + f64::from(dependants)).log2() * 8.0).round().min(255.0) as u8;
+    pub(crate) fn set_depth(&mut self, id: ObjectId, depth: Depth) {
+        self.objects[id as usize].depth = depth.eighths();
     }
 
     /// What the policy may look at.
@@ -577,14 +665,20 @@ impl Index {
         let object = &self.objects[id as usize];
         let decode = |value: u8| (f64::from(value) / 16.0).exp2();
         Inputs {
-            class: object.class,
+            class: Class::from_code(object.class).weight(),
             frequency: object.frequency.max(1),
             fetch_ms: decode(object.fetch),
             execute_ms: if object.execute == 0 { 0.0 } else { decode(object.execute) },
             depth_log2: f64::from(object.depth) / 8.0,
-            size_bytes: object.size,
+            size_bytes: self.size(id),
         }
     }
+}
+
+/// Sizes are below 2^48, which the engine sees to.
+fn size_bytes(size: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = size.to_le_bytes();
+    [a, b, c, d, e, f]
 }
 
 #[cfg(test)]
@@ -598,7 +692,7 @@ mod tests {
     }
 
     fn new(size: u64) -> NewObject<'static> {
-        NewObject { size, media_type: "a/b", origin: Origin(9), life: 5 }
+        NewObject { size, media_type: "a/b", origin: Origin(9), life: 5, class: Class::NEUTRAL }
     }
 
     #[test]
@@ -656,13 +750,34 @@ mod tests {
     fn the_frequency_counts_customers_once_a_minute() {
         let mut index = index();
         let id = index.add(&Digest::sha256(b"x"), &new(10)).unwrap();
+        let customer = |key| Customer { key, class: Class::NEUTRAL };
         for _ in 0..100 {
-            index.touch(id, 1, 60);
+            index.touch(id, customer(1), 60);
         }
         assert_eq!(index.get(id).frequency, 1);
-        index.touch(id, 2, 61);
-        index.touch(id, 1, 120);
+        index.touch(id, customer(2), 61);
+        index.touch(id, customer(1), 120);
         assert_eq!(index.get(id).frequency, 3);
+    }
+
+    #[test]
+    fn the_class_is_the_highest_that_asked_lately() {
+        let mut index = index();
+        let id = index.add(&Digest::sha256(b"x"), &new(10)).unwrap();
+        let customer = |weight| Customer { key: 1, class: Class::of_weight(weight) };
+        let class = |index: &Index| index.inputs(id).class;
+        index.touch(id, customer(8.0), 60);
+        assert_eq!(class(&index), 8.0);
+        index.touch(id, customer(1.0), 90);
+        assert_eq!(class(&index), 8.0);
+        for minute in 2..14 {
+            index.touch(id, customer(1.0), minute * 60);
+        }
+        assert!((3.9..4.3).contains(&class(&index)), "{}", class(&index));
+        index.touch(id, customer(1.0), 1_000 * 60);
+        assert_eq!(class(&index), 1.0);
+        index.touch(id, customer(0.5), 2_000 * 60);
+        assert_eq!(class(&index), 0.5);
     }
 
     #[test]

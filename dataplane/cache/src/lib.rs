@@ -7,11 +7,13 @@
 //! From the outside in:
 //! - [`cache`](Cache): the handle; [`upload`](Upload): objects that clients store here.
 //! - `engine`: ties the tiers together; `wait`: what its futures wait on.
+//! - [`customers`]: who asks, and what is kept for whom.
 //! - `index`: what is where; `policy`, `admission`: what is worth keeping, and where.
 //! - `ram`: the RAM tier over `arena`, the memory (unsafe lives there, and in `disk::ring`).
 //! - `store`, `reclaim`: the SSD tier's segments over [`disk`], its format, files and queue.
 
 pub mod config;
+pub mod customers;
 pub mod disk;
 pub mod error;
 pub mod metrics;
@@ -32,10 +34,9 @@ mod upload;
 mod wait;
 
 pub use arena::ChunkWriter;
-pub use cache::{
-    Access, Cache, Chunk, Costs, Importance, MediaType, ObjectStat, Origin, Tier, Usage,
-};
+pub use cache::{Access, Cache, Chunk, Costs, Depth, MediaType, ObjectStat, Origin, Tier, Usage};
 pub use config::{CHUNK_BYTES, CacheConfig, Geometry, ImportanceWeights, SEGMENT_BYTES, SsdConfig};
+pub use customers::{Class, Customer, Share, Terms};
 pub use disk::stripe::{Stripes, stored_size};
 pub use error::CacheError;
 pub use metrics::CacheMetrics;

@@ -2,7 +2,8 @@
 //!
 //! Owns the arena's free lists and one ready `Bytes` per resident chunk, so that a hit is a clone.
 //! Victims come from one lazy min-heap per slot class: an entry holds the score that its chunk had
-//! when it was pushed; scores only rise with use, so an entry that is too low is pushed again.
+//! when it was pushed; scores only rise with use, so an entry that is too low is pushed again. What is charged to a
+//! customer with a guarantee is in heaps of that customer's, which are looked at only while it has more than that.
 //!
 //! A chunk whose slot is still held by readers when it is evicted stays findable ("limbo"): a hit
 //! revives it, and it is gone when the last reader is. What is being written to disk is not evicted.
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::arena::{Arena, ChunkWriter, Frozen, Retired, Shortage, Slab, SlotMut};
+use crate::customers::{AccountId, Charged, NOBODY};
 use crate::index::{Index, ObjectId, RESIDENTS_MAX};
 use crate::metrics::{CLASSES, CacheMetrics};
 
@@ -21,6 +23,8 @@ use crate::metrics::{CLASSES, CacheMetrics};
 const EVICTIONS_PER_SLOT_MAX: usize = 64;
 /// Heap entries that may be stale before a heap is swept.
 const STALE_ENTRIES_MAX: usize = 1024;
+/// The same, of a heap of one customer's.
+const STALE_GUARDED_MAX: usize = 64;
 /// Big slots in each hundred that may be cut for small objects.
 const CUT_PERCENT_MAX: u32 = 25;
 /// Slots for the engine's own records (seals, headers) and for moving records, beside the arena.
@@ -75,6 +79,8 @@ impl Ord for Score {
     }
 }
 
+type Heap = BinaryHeap<Reverse<(Score, u64, u32)>>;
+
 /// Chunks in memory.
 pub(crate) struct Ram {
     arena: Arena,
@@ -83,7 +89,9 @@ pub(crate) struct Ram {
     chunk_bytes: usize,
     residents: Vec<Option<Resident>>,
     free: Vec<u32>,
-    heaps: Vec<BinaryHeap<Reverse<(Score, u64, u32)>>>,
+    heaps: Vec<Heap>,
+    /// By account: of those who have a guarantee.
+    guarded: HashMap<AccountId, Vec<Heap>>,
     limbo: HashMap<u32, u32>,
     tick: u64,
     /// Objects (with their lives) whose last chunk has gone; the engine decides about them.
@@ -135,6 +143,7 @@ impl Ram {
             arena,
             chunk_bytes,
             heaps: (0..user.classes()).map(|_| BinaryHeap::new()).collect(),
+            guarded: HashMap::new(),
             system: Slab::new(0, SYSTEM_BIG_SLOTS, chunk_bytes, 1),
             user,
             residents: Vec::new(),
@@ -223,25 +232,32 @@ impl Ram {
     pub(crate) fn slot(&mut self, payload_bytes: usize, index: &mut Index) -> Option<SlotMut> {
         let class = self.user.class_of(payload_bytes)?;
         self.collect(index);
+        // Where all small slots are within guarantees, a big one has to do.
+        let sizes = [payload_bytes, self.chunk_bytes];
+        let sizes = if class + 1 < self.user.classes() { &sizes[..] } else { &sizes[..1] };
         let mut evictions = 0;
-        loop {
-            if let Some(place) = self.user.take(payload_bytes) {
-                self.gauge(class).inc();
-                return Some(self.arena.take(place));
+        for bytes in sizes {
+            let class = self.user.class_of(*bytes)?;
+            loop {
+                if let Some(place) = self.user.take(*bytes) {
+                    self.gauge(class).inc();
+                    return Some(self.arena.take(place));
+                }
+                if evictions >= EVICTIONS_PER_SLOT_MAX {
+                    return None;
+                }
+                let evicted = match self.user.shortage(class) {
+                    Shortage::Class(class) => usize::from(self.evict_one(class, index)),
+                    Shortage::Drain(big) => self.drain(big, index),
+                };
+                if evicted == 0 {
+                    break;
+                }
+                evictions += evicted;
+                self.collect(index);
             }
-            if evictions >= EVICTIONS_PER_SLOT_MAX {
-                return None;
-            }
-            let evicted = match self.user.shortage(class) {
-                Shortage::Class(class) => usize::from(self.evict_one(class, index)),
-                Shortage::Drain(big) => self.drain(big),
-            };
-            if evicted == 0 {
-                return None;
-            }
-            evictions += evicted;
-            self.collect(index);
         }
+        None
     }
 
     /// A small slot for a short payload, only if one is free.
@@ -303,8 +319,26 @@ impl Ram {
         assert!(place <= RESIDENTS_MAX, "the arena has fewer slots than entries can name");
         let entry = index.entry(object, chunk);
         index.set_entry(object, chunk, entry.with_resident(Some(place)));
+        index.accounts.charge(index.account(object), Charged::Ram, self.user.class_bytes(class));
         self.push(place, index);
         bytes
+    }
+
+    /// Bytes of slots that chunks of an object are charged for. O(chunks).
+    pub(crate) fn bytes_of(&self, object: ObjectId, index: &Index) -> usize {
+        let places = (0..index.chunks(object)).filter_map(|n| index.entry(object, n).resident());
+        let residents = places.filter_map(|place| self.residents[place as usize].as_ref());
+        residents
+            .filter(|resident| !matches!(resident.hold, Hold::Limbo(_)))
+            .map(|resident| self.user.class_bytes(resident.class))
+            .sum()
+    }
+
+    /// A customer has no guarantee any more: what it has are victims like all others.
+    pub(crate) fn unguard(&mut self, account: AccountId) {
+        for (class, heap) in self.guarded.remove(&account).into_iter().flatten().enumerate() {
+            self.heaps[class].extend(heap);
+        }
     }
 
     fn push(&mut self, place: u32, index: &Index) {
@@ -313,13 +347,34 @@ impl Ram {
         resident.tick = self.tick;
         let score = index.get(resident.object).score;
         let class = resident.class;
-        self.heaps[class].push(Reverse((Score(score), self.tick, place)));
+        let account = index.account(resident.object);
+        let guarded = account != NOBODY && index.accounts.is_guaranteed(account);
+        let (heap, live) = if guarded {
+            let charged = index.accounts.bytes(account, Charged::Ram);
+            let heaps = self.guarded.entry(account);
+            let heaps = heaps.or_insert_with(|| self.heaps.iter().map(|_| Heap::new()).collect());
+            (&mut heaps[class], (charged / self.user.class_bytes(class) as u64) as usize)
+        } else {
+            (&mut self.heaps[class], self.user.used(class) as usize)
+        };
+        heap.push(Reverse((Score(score), self.tick, place)));
         // Entries that do not count any more must not pile up.
-        if self.heaps[class].len() > 2 * self.user.used(class) as usize + STALE_ENTRIES_MAX {
+        let stale_max = if guarded { STALE_GUARDED_MAX } else { STALE_ENTRIES_MAX };
+        if heap.len() > 2 * live + stale_max {
             let residents = &self.residents;
-            self.heaps[class].retain(|Reverse((_, tick, place))| {
+            heap.retain(|Reverse((_, tick, place))| {
                 residents[*place as usize].as_ref().is_some_and(|resident| resident.tick == *tick)
             });
+        }
+    }
+
+    /// The score of a chunk's object has fallen.
+    pub(crate) fn sink(&mut self, object: ObjectId, chunk: u32, index: &Index) {
+        if let Some(place) = index.entry(object, chunk).resident()
+            && let Some(resident) = &mut self.residents[place as usize]
+        {
+            resident.hit = false;
+            self.push(place, index);
         }
     }
 
@@ -345,7 +400,10 @@ impl Ram {
             Ok(frozen) => {
                 let bytes = frozen.share();
                 let hold = Hold::Clean { bytes: bytes.clone(), frozen };
+                let (owner, class) = (resident.object, resident.class);
                 self.residents[place as usize] = Some(Resident { hold, ..resident });
+                let bytes_charged = self.user.class_bytes(class);
+                index.accounts.charge(index.account(owner), Charged::Ram, bytes_charged);
                 self.push(place, index);
                 Some(bytes)
             }
@@ -366,6 +424,9 @@ impl Ram {
             if let Hold::Limbo(retired) = &resident.hold {
                 self.limbo.remove(&retired.id());
                 self.metrics.pinned_bytes.dec_by(retired.record_len() as i64);
+            } else {
+                let bytes = self.user.class_bytes(resident.class);
+                index.accounts.credit(index.account(object), Charged::Ram, bytes);
             }
             self.free.push(place);
         }
@@ -428,31 +489,65 @@ impl Ram {
             .is_some_and(|resident| matches!(resident.hold, Hold::Clean { .. }))
     }
 
-    /// Evicts the chunk of the lowest score; `false` when nothing can go.
-    fn evict_one(&mut self, class: usize, index: &Index) -> bool {
-        while let Some(Reverse((score, tick, place))) = self.heaps[class].pop() {
+    /// Evicts the chunk of the lowest score that is in nobody's guarantee; `false` when nothing can go.
+    fn evict_one(&mut self, class: usize, index: &mut Index) -> bool {
+        while let Some(Reverse((score, tick, place))) = self.pop_lowest(class, index) {
             let Some(resident) = self.residents[place as usize].as_mut() else { continue };
             if resident.tick != tick || !matches!(resident.hold, Hold::Clean { .. }) {
                 continue;
             }
-            // A chunk that was used since goes behind those of the same score, once.
-            if index.get(resident.object).score > score.0 || std::mem::take(&mut resident.hit) {
+            let account = index.account(resident.object);
+            // A chunk that was used since goes behind those of the same score, once. One whose customer got a
+            // guarantee since goes into a heap of its own.
+            if index.get(resident.object).score > score.0
+                || std::mem::take(&mut resident.hit)
+                || index.accounts.within(account, Charged::Ram)
+            {
                 self.push(place, index);
                 continue;
             }
             self.clock = self.clock.max(score.0);
-            self.metrics.evicted_ram.inc();
-            self.retire(place);
+            let reason = match (score.0 == 0.0, index.accounts.is_guaranteed(account)) {
+                (true, _) => &self.metrics.evicted_ram_demoted,
+                (false, true) => &self.metrics.evicted_ram_share,
+                (false, false) => &self.metrics.evicted_ram,
+            };
+            reason.inc();
+            self.retire(place, index);
             return true;
         }
         false
     }
 
-    fn retire(&mut self, place: u32) {
+    /// Takes the lowest entry of what is in no guarantee.
+    fn pop_lowest(
+        &mut self,
+        class: usize,
+        index: &mut Index,
+    ) -> Option<Reverse<(Score, u64, u32)>> {
+        let score = |heap: &Heap| heap.peek().map(|Reverse((score, ..))| *score);
+        let mut lowest = (score(&self.heaps[class]), NOBODY);
+        for account in index.accounts.over_ram() {
+            let Some(heaps) = self.guarded.get(account) else { continue };
+            if let Some(found) = score(&heaps[class])
+                && lowest.0.is_none_or(|lowest| found < lowest)
+            {
+                lowest = (Some(found), *account);
+            }
+        }
+        match lowest.1 {
+            NOBODY => self.heaps[class].pop(),
+            account => self.guarded.get_mut(&account)?[class].pop(),
+        }
+    }
+
+    fn retire(&mut self, place: u32, index: &mut Index) {
         let Some(mut resident) = self.residents[place as usize].take() else { return };
         resident.hold = match resident.hold {
             Hold::Clean { bytes, frozen } => {
                 drop(bytes);
+                let charged = self.user.class_bytes(resident.class);
+                index.accounts.credit(index.account(resident.object), Charged::Ram, charged);
                 let retired = frozen.retire();
                 // If nobody holds it, it comes back at the next `collect`.
                 self.metrics.pinned_bytes.inc_by(retired.record_len() as i64);
@@ -464,8 +559,8 @@ impl Ram {
         self.residents[place as usize] = Some(resident);
     }
 
-    /// Evicts all that lies in one cut slot; returns how many.
-    fn drain(&mut self, big: u32) -> usize {
+    /// Evicts all that lies in one cut slot, whosever it is: there is no whole one. Returns how many.
+    fn drain(&mut self, big: u32, index: &mut Index) -> usize {
         let user = &self.user;
         let inside = |resident: &Resident| match &resident.hold {
             Hold::Clean { frozen, .. } => user.is_part_of(frozen.id(), big),
@@ -476,7 +571,7 @@ impl Ram {
             .collect();
         for place in &victims {
             self.metrics.evicted_ram.inc();
-            self.retire(*place);
+            self.retire(*place, index);
         }
         victims.len()
     }

@@ -2,18 +2,22 @@
 //! than half garbage.
 //!
 //! The headers of a segment's records say what it holds. At most a quarter of a cache segment is
-//! written again (what scores above the mean), the rest is dropped; of an upload segment everything
+//! written again (what scores above the mean), the rest is dropped, but for what is within a customer's guarantee:
+//! that is moved too. Of an upload segment everything
 //! that is alive is moved, and the segment is only let go of when nothing points at it. What was
 //! moved is flushed before the old place may be written again. One segment per stripe at a time.
 
 use std::collections::VecDeque;
 
-use crate::arena::{BLOCK_BYTES, SlotMut};
+use hashbrown::HashMap;
+
+use crate::arena::{BLOCK_BYTES, SlotMut, record_bytes};
+use crate::customers::{AccountId, Charged};
 use crate::disk::Operation;
 use crate::disk::record::{self, Kind, Owner, Record};
 use crate::disk::segment::{SegmentState, Use};
 use crate::engine::Engine;
-use crate::index::{Location, ObjectId, flag};
+use crate::index::{Index, Location, ObjectId, flag};
 use crate::store::{Action, FREE_TARGET, Job, Purpose, Store, SyncFor, What};
 
 /// Header reads of one reclaim in flight.
@@ -64,6 +68,8 @@ pub(crate) struct Reclaim {
     moves: VecDeque<Candidate>,
     moving: Vec<Candidate>,
     outstanding: u32,
+    /// Blocks of the records that are to be moved and have no place yet.
+    owed_blocks: u32,
     /// Stripes that hold moved records, one bit each; those that must still be flushed.
     touched: u64,
 }
@@ -72,12 +78,22 @@ impl Reclaim {
     pub(crate) fn content(&self) -> Use {
         self.content
     }
+
+    /// Room that it still needs in the open segment of this content.
+    pub(crate) fn owed_blocks(&self, content: Use) -> u32 {
+        if self.content == content { self.owed_blocks } else { 0 }
+    }
+
+    pub(crate) fn moved_blocks(&mut self, blocks: u32) {
+        self.owed_blocks = self.owed_blocks.saturating_sub(blocks);
+    }
 }
 
 /// A walk over the index that sums the scores of each segment anew.
 pub(crate) struct Sweep {
     next: ObjectId,
     scores: Vec<Vec<f64>>,
+    guarded: Vec<Vec<f64>>,
     sum: f64,
     count: u64,
 }
@@ -97,6 +113,10 @@ impl Engine {
 
     fn start_reclaim(&mut self, stripe: u16) -> bool {
         let serial = self.reclaims;
+        let Some(store) = &self.store else { return false };
+        if store.stripes[stripe as usize].look {
+            self.set_capacities();
+        }
         let Some(store) = &mut self.store else { return false };
         let target = &store.stripes[stripe as usize];
         if target.reclaim.is_some() || !target.writable() || !target.look {
@@ -132,21 +152,44 @@ impl Engine {
             moves: VecDeque::new(),
             moving: Vec::new(),
             outstanding: 0,
+            owed_blocks: 0,
             touched,
         });
         store.reclaims_since_sweep += 1;
         let segments: usize = store.stripes.iter().map(|stripe| stripe.segments.len()).sum();
         let due = (segments as u32 / SWEEP_SEGMENTS_PART).max(SWEEP_RECLAIMS_MIN);
         if content == Use::Cache && store.sweep.is_none() && store.reclaims_since_sweep >= due {
-            store.reclaims_since_sweep = 0;
-            store.sweep = Some(Sweep {
-                next: 0,
-                scores: store.stripes.iter().map(|s| vec![0.0; s.segments.len()]).collect(),
-                sum: 0.0,
-                count: 0,
-            });
+            self.start_sweep();
         }
         true
+    }
+
+    /// Has the segments summed anew with the next reclaim: something changed for many of them.
+    pub(crate) fn want_sweep(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.reclaims_since_sweep = u32::MAX / 2;
+        }
+    }
+
+    /// Sums the segments anew, a slice in each turn.
+    fn start_sweep(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        store.reclaims_since_sweep = 0;
+        let zeros = || store.stripes.iter().map(|s| vec![0.0; s.segments.len()]).collect();
+        store.sweep =
+            Some(Sweep { next: 0, scores: zeros(), guarded: zeros(), sum: 0.0, count: 0 });
+    }
+
+    /// How much room the tiers have for what is cached: guarantees are a part of that.
+    pub(crate) fn set_capacities(&mut self) {
+        let ssd = self.store.as_ref().map_or(0, |store| {
+            let segments = |stripe: &crate::store::Stripe| {
+                if stripe.writable() { stripe.cache_segments() } else { 0 }
+            };
+            let segments: usize = store.stripes.iter().map(segments).sum();
+            segments as u64 * store.geometry.segment_bytes
+        });
+        self.index.accounts.set_capacities(self.ram.total_bytes(), ssd);
     }
 
     /// Moves one reclaim on by one step; `false` when it waits for the disk (or there is none).
@@ -274,7 +317,9 @@ impl Engine {
                 let object = self.index.find(digest)?;
                 let current = self.index.get(object).life == record.life as u32
                     && self.index.has(object, flag::SEALED);
-                if current { mark } else { None }
+                // What is written of it later gets a seal of its own.
+                let seals = self.index.size(object) == 0 || self.ssd_bytes(object) > 0;
+                if current && seals { mark } else { None }
             }
             (Kind::Tombstone, _) => {
                 let segment = store.layout.segment_of(location.block);
@@ -319,7 +364,37 @@ impl Engine {
         found.sort_by(|a, b| {
             b.score.total_cmp(&a.score).then(a.location.block.cmp(&b.location.block))
         });
-        let mut bytes = 0;
+        let segment = reclaim.segment;
+        let marks =
+            found.iter().filter(|candidate| matches!(candidate.kept, Kept::Mark)).count() as u32;
+        let guarded = guarded(&mut found, &self.index);
+        let mut bytes: u64 = guarded.iter().map(|candidate| u64::from(candidate.bytes)).sum();
+        let layout = store.layout;
+        let half = layout.segment_bytes() / 2;
+        let target = &mut store.stripes[stripe as usize];
+        let state = &mut target.segments[segment as usize];
+        if bytes > half && !state.mostly_guarded(layout) {
+            // More of it has to stay than was thought: another one is looked for.
+            state.guarded_bytes = bytes as f64;
+            state.state = SegmentState::Closed;
+            target.reclaim = None;
+            target.look = true;
+            return;
+        }
+        // Where a stripe has more within guarantees than it can bear, some of that has to go.
+        let blocks = (bytes / BLOCK_BYTES as u64) as u32;
+        let most = if target.moves_too_much(blocks + marks, layout) { half } else { u64::MAX };
+        let Some(reclaim) = &mut target.reclaim else { return };
+        bytes = 0;
+        let mut forced = Vec::new();
+        for candidate in guarded {
+            if bytes + u64::from(candidate.bytes) <= most {
+                bytes += u64::from(candidate.bytes);
+                reclaim.moves.push_back(candidate);
+            } else {
+                forced.push(candidate);
+            }
+        }
         let mut dropped = Vec::new();
         for candidate in found {
             let size = u64::from(candidate.bytes);
@@ -334,6 +409,12 @@ impl Engine {
                 dropped.push(candidate);
             }
         }
+        let blocks = reclaim.moves.iter().map(|candidate| candidate.bytes / BLOCK_BYTES as u32);
+        reclaim.owed_blocks = blocks.sum();
+        for candidate in forced {
+            self.metrics.evicted_guaranteed.inc();
+            self.drop_candidate(&candidate);
+        }
         for candidate in dropped {
             self.drop_candidate(&candidate);
         }
@@ -344,7 +425,14 @@ impl Engine {
             && self.index.alive(object, life)
             && self.index.entry(object, chunk).location() == Some(candidate.location)
         {
-            self.metrics.evicted_ssd.inc();
+            let account = self.index.account(object);
+            let reason = match (candidate.score == 0.0, self.index.accounts.is_guaranteed(account))
+            {
+                (true, _) => &self.metrics.evicted_ssd_demoted,
+                (false, true) => &self.metrics.evicted_ssd_share,
+                (false, false) => &self.metrics.evicted_ssd,
+            };
+            reason.inc();
             self.drop_location(object, chunk);
         }
     }
@@ -464,10 +552,13 @@ impl Engine {
                 continue;
             }
             let score = self.index.get(object).score;
+            let guarded = self.index.accounts.guarded_part(self.index.account(object));
             for chunk in 0..self.index.chunks(object) {
                 if let Some(location) = self.index.entry(object, chunk).location() {
                     let segment = store.layout.segment_of(location.block);
                     sweep.scores[location.stripe as usize][segment as usize] += score;
+                    let bytes = record_bytes(self.index.chunk_len(object, chunk)) as f64;
+                    sweep.guarded[location.stripe as usize][segment as usize] += bytes * guarded;
                     sweep.sum += score;
                     sweep.count += 1;
                 }
@@ -478,12 +569,38 @@ impl Engine {
             && let Some(sweep) = store.sweep.take()
         {
             store.mean_score = sweep.sum / sweep.count.max(1) as f64;
-            for (stripe, scores) in store.stripes.iter_mut().zip(sweep.scores) {
-                for (segment, score) in stripe.segments.iter_mut().zip(scores) {
-                    segment.score = score;
+            let sums = sweep.scores.into_iter().zip(sweep.guarded);
+            for (stripe, (scores, guarded)) in store.stripes.iter_mut().zip(sums) {
+                let sums = scores.into_iter().zip(guarded);
+                for (segment, (score, guarded)) in stripe.segments.iter_mut().zip(sums) {
+                    (segment.score, segment.guarded_bytes) = (score, guarded);
                 }
             }
         }
         true
     }
+}
+
+/// Takes out what has to stay: all of customers that have no more than their guarantee, and of the others what is
+/// worth most of it. `found` has what is worth most first.
+fn guarded(found: &mut Vec<Candidate>, index: &Index) -> Vec<Candidate> {
+    let mut over: HashMap<AccountId, u64> = HashMap::new();
+    let mut stay = Vec::new();
+    // From the end: what is worth least is given up first.
+    let mut position = found.len();
+    while position > 0 {
+        position -= 1;
+        let candidate = found[position];
+        let Kept::Chunk { object, .. } = candidate.kept else { continue };
+        let account = index.account(object);
+        let Some(room) = index.accounts.room(account, Charged::Ssd) else { continue };
+        let over = over.entry(account).or_insert(room);
+        if *over == 0 {
+            stay.push(found.remove(position));
+        } else {
+            *over = over.saturating_sub(u64::from(candidate.bytes));
+        }
+    }
+    stay.reverse();
+    stay
 }

@@ -21,7 +21,8 @@ use outrider_artifact::Digest;
 
 use crate::arena::Arena;
 use crate::cache::{Access, Cache, Origin, Parts};
-use crate::config::{CacheConfig, Geometry, SsdConfig};
+use crate::config::{CacheConfig, Geometry, ImportanceWeights, SsdConfig};
+use crate::customers::{Charged, Class, Customer, Terms};
 use crate::disk::segment::DATA_OFFSET;
 use crate::disk::sim::{Faults, Media, SimDisk};
 use crate::engine::Time;
@@ -36,6 +37,7 @@ const GEOMETRY: Geometry = Geometry { chunk_bytes: CHUNK as u64, segment_bytes: 
 const STRIPES: u16 = 2;
 const SEGMENTS: u64 = 10;
 const CONTENTS: usize = 24;
+const CUSTOMERS: usize = 8;
 const TASKS_MAX: usize = 12;
 /// Turns after which something that has not come to rest never will.
 const ROUNDS_MAX: usize = 20_000;
@@ -94,6 +96,11 @@ struct World {
     healthy: bool,
     /// One set over all lives, to see that what is to be tested does happen.
     metrics: CacheMetrics,
+}
+
+/// One of a few customers, each of another class.
+fn customer(number: usize) -> Customer {
+    Customer::new(&format!("customer {number}"), Class::of_weight(number as f64))
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -173,18 +180,18 @@ impl World {
         let (cache, contents, names) = (cache.clone(), self.contents.clone(), self.names.clone());
         let which = self.pick();
         let (healthy, seed) = (self.healthy, self.seed);
-        let customer_hash = self.random.u64(..8);
+        let customer = customer(self.random.usize(..CUSTOMERS));
         let unix_s = self.time.borrow().as_secs();
         match self.random.u32(..100) {
             0..30 => {
                 let lies = self.random.u32(..4) == 0;
                 let stops = if self.random.u32(..4) == 0 { self.random.u32(..6) } else { u32::MAX };
-                cache.touch(&contents[which].digest, Access { customer_hash, unix_s });
-                Box::pin(fill(cache, contents, names, which, lies, stops))
+                cache.touch(&contents[which].digest, Access { customer, unix_s });
+                Box::pin(fill(cache, contents, names, which, customer, lies, stops))
             }
             30..70 => {
                 let pins = self.random.u32(..6) == 0;
-                cache.touch(&contents[which].digest, Access { customer_hash, unix_s });
+                cache.touch(&contents[which].digest, Access { customer, unix_s });
                 Box::pin(read(cache, contents, names, which, pins, healthy, seed))
             }
             70..88 => {
@@ -192,7 +199,23 @@ impl World {
                 let piece = self.random.usize(500..20_000);
                 Box::pin(upload(cache, contents, names, which, piece, gives_up))
             }
-            88..94 => Box::pin(purge(cache, contents, names, which)),
+            88..90 => {
+                let terms = Terms {
+                    guaranteed_bytes: self.random.u64(..400 << 10) * self.random.u64(..2),
+                    ttl_minutes: self.random.bool().then_some(1),
+                };
+                let weights = ImportanceWeights {
+                    class: self.random.f64() * 10.0,
+                    ..ImportanceWeights::default()
+                };
+                Box::pin(async move {
+                    assert!(cache.set_terms(customer, terms));
+                    cache.set_weights(weights);
+                    cache.expire(unix_s);
+                    cache.demote(&contents[which].digest);
+                })
+            }
+            90..94 => Box::pin(purge(cache, contents, names, which)),
             _ => Box::pin(async move {
                 // A delete: committed first, then the space is given back.
                 let removed = names.borrow_mut().hosted.remove(&which);
@@ -243,6 +266,7 @@ impl World {
                 cache.turn();
                 let (out, resident) = cache.engine().ram.slots_out();
                 assert_eq!(out, resident, "seed {}: a slot leaked", self.seed);
+                check_accounts(&cache, self.seed);
                 self.check_all(&cache, self.healthy);
             }
             self.check_pins(true);
@@ -321,6 +345,26 @@ impl World {
     }
 }
 
+/// What is charged to each customer is what of its objects is here, to the byte.
+fn check_accounts(cache: &Cache, seed: u64) {
+    let engine = cache.engine();
+    let mut sums: BTreeMap<u16, [u64; 2]> = BTreeMap::new();
+    for object in (0..engine.index.slots()).filter(|id| !engine.index.is_free(*id)) {
+        let [ram, ssd] = sums.entry(engine.index.account(object)).or_default();
+        *ram += engine.ram.bytes_of(object, &engine.index) as u64;
+        if !engine.upload_ids.contains_key(&object) {
+            *ssd += engine.ssd_bytes(object) as u64;
+        }
+    }
+    for (account, [ram, ssd]) in sums {
+        let charged = |tier| engine.index.accounts.bytes(account, tier);
+        let found = [charged(Charged::Ram), charged(Charged::Ssd)];
+        assert_eq!(found, [ram, ssd], "seed {seed}: account {account}");
+    }
+    let known = CUSTOMERS + 1;
+    assert!(engine.index.accounts.len() <= known, "seed {seed}: accounts are not given back");
+}
+
 fn check_read(
     content: &Content,
     which: usize,
@@ -353,6 +397,7 @@ async fn fill(
     contents: Rc<Vec<Content>>,
     names: Rc<RefCell<Names>>,
     which: usize,
+    customer: Customer,
     lies: bool,
     stops: u32,
 ) {
@@ -360,7 +405,7 @@ async fn fill(
     let size = content.good.len() as u64;
     names.borrow_mut().purged.remove(&which);
     *names.borrow_mut().begun.entry(which).or_default() += 1;
-    if cache.begin(&content.digest, size, "x/y", Origin(which as u64)).is_err() {
+    if cache.begin(&content.digest, size, "x/y", Origin(which as u64), customer).is_err() {
         return;
     }
     for chunk in 0..content.chunks() {
@@ -510,13 +555,15 @@ fn state(cache: &Cache) -> String {
         );
         for segment in &stripe.segments {
             text += &format!(
-                "  {:?} {:?} seq {} cursor {} blocks {} live {} marks {} r {} w {} stuck {} stale {}\n",
+                "  {:?} {:?} seq {} cursor {} blocks {} live {} score {} guarded {} marks {} r {} w {} stuck {} stale {}\n",
                 segment.state,
                 segment.content,
                 segment.sequence,
                 segment.cursor,
                 segment.written_blocks,
                 segment.live_records,
+                segment.score,
+                segment.guarded_bytes,
                 segment.marks,
                 segment.readers,
                 segment.writers,
@@ -597,4 +644,232 @@ fn the_same_seed_decides_alike() {
         (names.reads, names.hits, names.hosted.clone(), world.random.u64(..))
     };
     assert_eq!(outcome(5), outcome(5));
+}
+
+/// Brings in a content that is asked for `uses` times, and lets everything come to rest.
+fn bring(world: &World, cache: &Cache, bytes: &[u8], customer: Customer, uses: u64) -> Digest {
+    let digest = Digest::sha256(bytes);
+    let fill = async {
+        cache.begin(&digest, bytes.len() as u64, "x/y", Origin(1), customer).unwrap();
+        for (chunk, part) in bytes.chunks(CHUNK).enumerate() {
+            let Ok(mut writer) = cache.slot(part.len()).await else { return };
+            writer.append(part);
+            cache.insert(&digest, chunk as u32, writer);
+        }
+        cache.set_verified(&digest);
+    };
+    world.drive(cache, fill);
+    for _ in 0..uses {
+        *world.time.borrow_mut() += Duration::from_secs(60);
+        cache.touch(&digest, Access { customer, unix_s: world.time.borrow().as_secs() });
+    }
+    for _ in 0..ROUNDS_MAX {
+        cache.turn();
+        if !cache.in_flight() {
+            return digest;
+        }
+    }
+    panic!("seed {}: it does not come to rest\n{}", world.seed, state(cache));
+}
+
+/// Contents of random lengths, together at least so many bytes.
+fn some_contents(random: &mut fastrand::Rng, bytes: usize) -> Vec<Vec<u8>> {
+    let mut contents = Vec::new();
+    let mut sum = 0;
+    while sum < bytes {
+        let mut content = vec![0; random.usize(100..40_000)];
+        random.fill(&mut content);
+        sum += content.len();
+        contents.push(content);
+    }
+    contents
+}
+
+#[test]
+fn a_flood_of_an_unclassed_customer_never_takes_a_guaranteed_share() {
+    let mut evictions = 0;
+    let mut reclaims = 0;
+    for seed in seeds(3_000_000, 40) {
+        let world = World::new(seed, HEALTHY);
+        let cache = world.open(true);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let gold = customer(1);
+        let guaranteed_bytes = random.u64(200_000..400_000);
+        assert!(cache.set_terms(gold, Terms { guaranteed_bytes, ttl_minutes: None }));
+        // Asked for once each: it is worth as little as anything can be.
+        let mut own: Vec<(Digest, Vec<u8>)> = Vec::new();
+        let filled = |cache: &Cache| cache.shares()[0].ssd_bytes * 4 > guaranteed_bytes * 3;
+        while !filled(&cache) {
+            let bytes = some_contents(&mut random, 1).remove(0);
+            own.push((bring(&world, &cache, &bytes, gold, 1), bytes));
+        }
+        // A part of it is in memory, as much as memory promises.
+        let before = cache.shares()[0];
+        assert!(before.ssd_bytes > 0 && before.ram_bytes > 0, "seed {seed}: {before:?}");
+        let slot = CHUNK as u64 + 4096;
+        for round in 0..8 {
+            let flood = Customer::new(&format!("flood {round}"), Class::NEUTRAL);
+            for bytes in some_contents(&mut random, 300_000) {
+                bring(&world, &cache, &bytes, flood, 3);
+                let now = cache.shares()[0];
+                let kept = |now: u64, before: u64, promised: u64| now + slot > before.min(promised);
+                assert!(
+                    kept(now.ram_bytes, before.ram_bytes, before.guaranteed_ram_bytes)
+                        && kept(now.ssd_bytes, before.ssd_bytes, before.guaranteed_ssd_bytes),
+                    "seed {seed}: {before:?} became {now:?}"
+                );
+            }
+            check_accounts(&cache, seed);
+        }
+        // What is in memory alone may go; what is on the disk and within the guarantee is all there.
+        assert!(before.ssd_bytes <= before.guaranteed_ssd_bytes, "seed {seed}: {before:?}");
+        for (digest, bytes) in own {
+            for (chunk, part) in bytes.chunks(CHUNK).enumerate() {
+                let found = world.drive(&cache, cache.read(&digest, chunk as u32)).unwrap();
+                assert_eq!(found.expect("it is within the guarantee").bytes, part, "seed {seed}");
+            }
+        }
+        assert_eq!(world.metrics.evicted_guaranteed.get(), 0, "seed {seed}");
+        evictions += world.metrics.evicted_ram.get() + world.metrics.evicted_ssd.get();
+        reclaims += world.metrics.reclaimed_segments.get();
+    }
+    assert!(evictions > 1_000 && reclaims > 1_000, "{evictions} {reclaims}");
+}
+
+#[test]
+fn who_has_more_than_its_share_loses_that_and_not_its_share() {
+    for seed in seeds(4_000_000, 20) {
+        let world = World::new(seed, HEALTHY);
+        let cache = world.open(true);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let gold = customer(1);
+        assert!(cache.set_terms(gold, Terms { guaranteed_bytes: 150_000, ttl_minutes: None }));
+        // It fills everything there is.
+        for bytes in some_contents(&mut random, 3_000_000) {
+            bring(&world, &cache, &bytes, gold, 2);
+        }
+        let before = cache.shares()[0];
+        assert!(before.ssd_bytes > 2 * before.guaranteed_ssd_bytes, "seed {seed}: {before:?}");
+        let flood = Customer::new("flood", Class::NEUTRAL);
+        for bytes in some_contents(&mut random, 6_000_000) {
+            bring(&world, &cache, &bytes, flood, 3);
+        }
+        let now = cache.shares()[0];
+        let slot = CHUNK as u64 + 4096;
+        assert!(now.ssd_bytes + slot > now.guaranteed_ssd_bytes, "seed {seed}: {now:?}");
+        assert!(now.ssd_bytes < 2 * now.guaranteed_ssd_bytes, "seed {seed}: {now:?}");
+        assert!(now.ram_bytes < 2 * now.guaranteed_ram_bytes + 2 * slot, "seed {seed}: {now:?}");
+        check_accounts(&cache, seed);
+    }
+}
+
+#[test]
+fn who_is_charged_is_known_after_a_restart() {
+    let world = World::new(5, HEALTHY);
+    let mut random = fastrand::Rng::with_seed(5);
+    let terms = Terms { guaranteed_bytes: 200_000, ttl_minutes: None };
+    let before = {
+        let cache = world.open(true);
+        cache.set_terms(customer(1), terms);
+        for bytes in some_contents(&mut random, 100_000) {
+            bring(&world, &cache, &bytes, customer(1), 2);
+            bring(&world, &cache, &bytes[..bytes.len() / 2], customer(2), 2);
+        }
+        cache.shares()[0]
+    };
+    world.media.borrow_mut().kill();
+    let cache = world.open(false);
+    assert_eq!(cache.shares(), [], "nothing is promised yet");
+    cache.set_terms(customer(1), terms);
+    assert!(before.ssd_bytes > 100_000, "{before:?}");
+    assert_eq!(cache.shares()[0].ssd_bytes, before.ssd_bytes);
+}
+
+#[test]
+fn what_is_demoted_goes_first_and_what_is_used_again_is_kept() {
+    let mut sums = [0; 2];
+    for seed in seeds(5_000_000, 20) {
+        let world = World::new(seed, HEALTHY);
+        let cache = world.open(true);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let gold = customer(7);
+        let some = |random: &mut fastrand::Rng| {
+            let contents = some_contents(random, 300_000);
+            contents.iter().map(|b| bring(&world, &cache, b, gold, 5)).collect::<Vec<_>>()
+        };
+        let (old, new) = (some(&mut random), some(&mut random));
+        assert!(old.iter().all(|digest| cache.demote(digest)));
+        let score = |digest| {
+            let engine = cache.engine();
+            engine.index.find(digest).map(|object| engine.index.get(object).score)
+        };
+        assert_eq!(score(&old[0]), Some(0.0));
+        let revived = old[0];
+        let unix_s = world.time.borrow().as_secs() + 60;
+        cache.touch(&revived, Access { customer: gold, unix_s });
+        assert!(score(&revived) > Some(0.0));
+        for bytes in some_contents(&mut random, 400_000) {
+            bring(&world, &cache, &bytes, Customer::NOBODY, 2);
+        }
+        let complete = |digest: &&Digest| cache.stat(digest).is_some_and(|stat| stat.complete);
+        let (old, new) = (old.iter().filter(complete).count(), new.iter().filter(complete).count());
+        // By whole segments, which they share with others in part.
+        sums = [sums[0] + old, sums[1] + new];
+        let metrics = &world.metrics;
+        assert!(metrics.evicted_ssd_demoted.get() + metrics.evicted_ram_demoted.get() > 0);
+    }
+    assert!(sums[0] * 3 < sums[1], "{sums:?}");
+}
+
+#[test]
+fn what_is_not_used_for_longer_than_its_time_is_demoted() {
+    let world = World::new(6, HEALTHY);
+    let cache = world.open(true);
+    let ttl = |ttl_minutes| Terms { guaranteed_bytes: 0, ttl_minutes };
+    cache.set_terms(customer(1), ttl(Some(10)));
+    let of_customer = bring(&world, &cache, &[1; 5000], customer(1), 1);
+    let of_origin = bring(&world, &cache, &[2; 5000], customer(2), 1);
+    cache.set_origin_ttl(Origin(1), Some(20));
+    let score = |digest| {
+        let engine = cache.engine();
+        engine.index.find(digest).map(|object| engine.index.get(object).score)
+    };
+    let at = |minutes: u64| {
+        cache.expire(world.time.borrow().as_secs() + minutes * 60);
+        while cache.turn() {}
+    };
+    at(8);
+    assert!(score(&of_customer) > Some(0.0) && score(&of_origin) > Some(0.0));
+    at(12);
+    assert_eq!(score(&of_customer), Some(0.0));
+    assert!(score(&of_origin) > Some(0.0));
+    at(21);
+    assert_eq!(score(&of_origin), Some(0.0));
+    assert_eq!(world.metrics.expired.get(), 2);
+}
+
+#[test]
+fn other_weights_count_for_what_is_here_already() {
+    let world = World::new(7, HEALTHY);
+    let cache = world.open(true);
+    let gold = customer(6);
+    let dear = bring(&world, &cache, &[1; 5000], gold, 1);
+    let often = bring(&world, &cache, &[2; 5000], Customer::NOBODY, 3);
+    let score = |digest| {
+        let engine = cache.engine();
+        let object = engine.index.find(digest).unwrap();
+        engine.index.get(object).score
+    };
+    assert!(score(&dear) > score(&often));
+    // A weight of the class scales all of it alike; so the exponent-free way to end its sway is the frequency.
+    let before = score(&dear);
+    cache.set_weights(ImportanceWeights { fetch: 0.5, ..ImportanceWeights::default() });
+    while cache.turn() {}
+    assert!((score(&dear) - before / 2.0).abs() < 1e-9 * before);
+    // What is touched meanwhile is not weighed twice.
+    cache.set_weights(ImportanceWeights { fetch: 0.25, ..ImportanceWeights::default() });
+    cache.touch(&dear, Access { customer: gold, unix_s: 60 });
+    cache.set_weights(ImportanceWeights { fetch: 2.0, ..ImportanceWeights::default() });
+    while cache.turn() {}
+    assert!((score(&dear) - before * 2.0).abs() < 1e-9 * before);
 }

@@ -144,6 +144,8 @@ pub(crate) struct Stripe {
     /// Nothing is read any more either.
     pub(crate) out: bool,
     pub(crate) reclaim: Option<Reclaim>,
+    /// Reclaims in a row that moved nearly all of their segment.
+    futile: u32,
     /// Something has changed since it was last looked for a segment to reclaim.
     pub(crate) look: bool,
     pub(crate) syncing: bool,
@@ -168,6 +170,7 @@ impl Stripe {
             read_only: false,
             out: false,
             reclaim: None,
+            futile: 0,
             look: true,
             syncing: false,
             sync_now: Vec::new(),
@@ -211,6 +214,19 @@ impl Stripe {
         })
     }
 
+    /// Segments that cached content may fill.
+    pub(crate) fn cache_segments(&self) -> usize {
+        self.segments.len().saturating_sub(self.upload_segments as usize + FREE_TARGET)
+    }
+
+    /// Notes what a reclaim of a cache segment has to move. `true`: by far too much, for as many reclaims as there
+    /// are segments. All guarantees are half of all stripes together, so that this one has more than its part.
+    pub(crate) fn moves_too_much(&mut self, blocks: u32, layout: Layout) -> bool {
+        let futile = blocks * 8 > layout.segment_blocks() * 7;
+        self.futile = if futile { self.futile + 1 } else { 0 };
+        self.futile as usize > self.segments.len()
+    }
+
     /// Bytes that the open upload segment still takes.
     fn open_room(&self, layout: Layout) -> u64 {
         self.open[Use::Uploads as usize].map_or(0, |index| {
@@ -219,8 +235,8 @@ impl Stripe {
         })
     }
 
-    /// The segment to empty next: of cached content the one of the lowest score, of uploads one
-    /// that is more than half garbage. `oldest`: the oldest life of a cache segment in the store.
+    /// The segment to empty next: of cached content the one of the lowest score, those last that are mostly
+    /// within guarantees; of uploads one that is more than half garbage. `oldest`: the oldest life of a cache segment in the store.
     pub(crate) fn candidate(&self, content: Use, oldest: u64, layout: Layout) -> Option<u32> {
         let closed = self.segments.iter().enumerate().filter(|(_, segment)| {
             segment.state == SegmentState::Closed
@@ -231,12 +247,14 @@ impl Stripe {
         });
         match content {
             Use::Cache => closed
-                // A segment full of marks gains nothing while they are needed, which they are not
-                // any more when everything else is younger.
-                .filter(|(_, segment)| {
-                    segment.marks * 2 < layout.segment_blocks() || segment.sequence <= oldest
+                .min_by(|(_, a), (_, b)| {
+                    let (held_a, held_b) = (a.held(oldest, layout), b.held(oldest, layout));
+                    match (held_a, held_b) {
+                        (false, false) => a.score.total_cmp(&b.score),
+                        (true, true) => a.sequence.cmp(&b.sequence),
+                        _ => held_a.cmp(&held_b),
+                    }
                 })
-                .min_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))
                 .map(|(index, _)| index as u32),
             Use::Uploads => closed
                 .filter(|(_, segment)| segment.live_bytes * 2 < segment.used_bytes())
@@ -250,6 +268,18 @@ impl Stripe {
 }
 
 impl Segment {
+    /// Whether emptying it gains little: most of it would have to be moved. Such segments come last, the oldest
+    /// first: marks are not needed any more when everything else is younger.
+    fn held(&self, oldest: u64, layout: Layout) -> bool {
+        let marks = self.marks * 2 >= layout.segment_blocks() && self.sequence > oldest;
+        marks || self.mostly_guarded(layout)
+    }
+
+    /// Whether more than half of it is within guarantees.
+    pub(crate) fn mostly_guarded(&self, layout: Layout) -> bool {
+        self.guarded_bytes > (layout.segment_bytes() / 2) as f64
+    }
+
     /// Bytes of records that were written in this life.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.written_blocks * BLOCK_BYTES as u64
@@ -402,23 +432,27 @@ impl Store {
     }
 
     /// The index points at a record.
-    pub(crate) fn attach(&mut self, location: Location, bytes: usize, score: f64) {
+    /// `guarded`: the part of its customer's bytes that is no victim.
+    pub(crate) fn attach(&mut self, location: Location, bytes: usize, score: f64, guarded: f64) {
         let segment = self.segment_mut(location);
         segment.live_records += 1;
         segment.live_bytes += bytes as u64;
         segment.score += score;
+        segment.guarded_bytes += bytes as f64 * guarded;
     }
 
     /// The index does not point at a record any more.
-    pub(crate) fn detach(&mut self, location: Location, bytes: usize, score: f64) {
+    pub(crate) fn detach(&mut self, location: Location, bytes: usize, score: f64, guarded: f64) {
         self.stripes[location.stripe as usize].look = true;
         let segment = self.segment_mut(location);
         debug_assert!(segment.live_records > 0, "a record died twice");
         segment.live_records = segment.live_records.saturating_sub(1);
         segment.live_bytes = segment.live_bytes.saturating_sub(bytes as u64);
         segment.score = (segment.score - score).max(0.0);
+        segment.guarded_bytes = (segment.guarded_bytes - bytes as f64 * guarded).max(0.0);
         if segment.live_records == 0 {
             segment.score = 0.0;
+            segment.guarded_bytes = 0.0;
         }
     }
 
@@ -445,10 +479,22 @@ impl Store {
             if segment.state == SegmentState::Opening {
                 return Placement::Wait;
             }
+            // The last room is for what a reclaim still has to move.
+            let moving = matches!(purpose, Purpose::CacheMove | Purpose::UploadMove);
+            let owed = match (&target.reclaim, moving) {
+                (Some(reclaim), false) if target.free.is_empty() => reclaim.owed_blocks(content),
+                _ => 0,
+            };
+            if segment.cursor + blocks + owed > layout.end(index) && owed > 0 {
+                return Placement::Wait;
+            }
             if segment.cursor + blocks <= layout.end(index) {
                 let location = Location { stripe, block: segment.cursor };
                 segment.cursor += blocks;
                 segment.writers += 1;
+                if let (Some(reclaim), true) = (&mut target.reclaim, moving) {
+                    reclaim.moved_blocks(blocks);
+                }
                 return Placement::At(location);
             }
         }

@@ -312,7 +312,8 @@ impl Engine {
         let len = writer.len() as u64;
         let frozen = self.ram.freeze(writer);
         self.index.grow_upload(object, chunk + 1);
-        self.index.get_mut(object).size = u64::from(chunk) * self.config.geometry.chunk_bytes + len;
+        let size = u64::from(chunk) * self.config.geometry.chunk_bytes + len;
+        self.index.set_size(object, size);
         self.ram.install(object, chunk, frozen, &mut self.index);
         let lent = self.ram.borrow(object, chunk, &self.index);
         let (Some(store), Some((mut frozen, birth))) = (&mut self.store, lent) else { return };
@@ -326,6 +327,7 @@ impl Engine {
             life: 0,
             object_size: total.unwrap_or(0),
             origin: 0,
+            customer: 0,
             media_type: String::new(),
             payload_hash: record::payload_hash(store.seed, frozen.payload()),
         };

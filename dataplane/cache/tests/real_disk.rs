@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use outrider_artifact::Digest;
 use outrider_cache::{
-    CHUNK_BYTES, Cache, CacheConfig, CacheError, CacheMetrics, Geometry, Origin, Placement,
-    SsdConfig, Stripes, Tier, UploadId,
+    CHUNK_BYTES, Cache, CacheConfig, CacheError, CacheMetrics, Class, Customer, Geometry, Origin,
+    Placement, SsdConfig, Stripes, Tier, UploadId,
 };
 
 /// Drives a future and the cache by turns, as a shard's driver would.
@@ -52,7 +52,7 @@ fn open(config: CacheConfig) -> Result<Cache, CacheError> {
 
 fn fill(cache: &Cache, bytes: &[u8]) -> Digest {
     let digest = Digest::sha256(bytes);
-    cache.begin(&digest, bytes.len() as u64, "text/plain", Origin(7)).unwrap();
+    cache.begin(&digest, bytes.len() as u64, "text/plain", Origin(7), Customer::NOBODY).unwrap();
     for (chunk, part) in bytes.chunks(CHUNK_BYTES as usize).enumerate() {
         let mut writer = drive(cache, cache.slot(part.len())).unwrap();
         assert_eq!(writer.append(part), part.len());
@@ -198,7 +198,10 @@ fn more_than_the_disk_holds_flows_through_and_hosted_objects_stay() {
         let cached = fill(&cache, &bytes);
         // Asked for twice: wanted on disk.
         for minute in 0..2 {
-            let access = outrider_cache::Access { customer_hash: seed, unix_s: minute * 60 };
+            let access = outrider_cache::Access {
+                customer: Customer::new(&seed.to_string(), Class::NEUTRAL),
+                unix_s: minute * 60,
+            };
             cache.touch(&cached, access);
         }
         cache.set_verified(&cached);
@@ -417,7 +420,7 @@ fn when_all_slots_are_pinned_the_wait_ends_with_busy_and_with_a_slot_when_one_is
     config.slot_wait_max = std::time::Duration::from_millis(30);
     let cache = open(config).unwrap();
     let digest = Digest::sha256(b"pinned");
-    cache.begin(&digest, 4 * CHUNK_BYTES, "x", Origin(1)).unwrap();
+    cache.begin(&digest, 4 * CHUNK_BYTES, "x", Origin(1), Customer::NOBODY).unwrap();
     let mut pins = Vec::new();
     for chunk in 0..4 {
         let mut writer = drive(&cache, cache.slot(CHUNK_BYTES as usize)).unwrap();
@@ -496,7 +499,7 @@ fn an_empty_object_can_be_cached_and_hosted_over_a_restart() {
     let digest = Digest::sha256(b"");
     {
         let cache = open(config(dir.path())).unwrap();
-        cache.begin(&digest, 0, "x", Origin(1)).unwrap();
+        cache.begin(&digest, 0, "x", Origin(1), Customer::NOBODY).unwrap();
         assert!(!cache.stat(&digest).unwrap().verified);
         cache.set_verified(&digest);
         assert_eq!(drive(&cache, cache.read(&digest, 0)).unwrap().unwrap().bytes.len(), 0);

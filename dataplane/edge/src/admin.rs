@@ -33,6 +33,9 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
 /// After an error of accept (no more file descriptors), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The description of the whole admin API, that of nodes too (OpenAPI 3.1).
+const OPENAPI: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
+
 const TEXT_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -107,11 +110,12 @@ async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<B
         "/metrics" => respond(StatusCode::OK, TEXT_METRICS, panel.metrics().await),
         "/healthz" => verdict("healthy", panel.health().await, None),
         "/readyz" => verdict("ready", panel.readiness().await, Some(panel.remarks())),
+        "/v1/openapi.json" => respond(StatusCode::OK, JSON, OPENAPI),
         "/status" => respond(StatusCode::OK, JSON, pretty(&panel.status().await)),
         _ => respond(
             StatusCode::NOT_FOUND,
             TEXT_PLAIN,
-            "there is /metrics, /healthz, /readyz and /status\n",
+            "there is /metrics, /healthz, /readyz, /status and /v1/openapi.json\n",
         ),
     }
 }

@@ -18,10 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Size, Span};
 
+mod auth;
 mod control;
 mod quic;
 mod upstream;
 
+pub use auth::{AuthSection, CustomerSection, IssuerSection};
 pub use control::ControlSection;
 pub(crate) use outrider_settings::bounded;
 pub use outrider_settings::{CONFIG_BYTES_MAX, ConfigError, Invalid, Listen, Log, LogFormat};
@@ -71,6 +73,8 @@ pub struct Config {
     pub quic: QuicSection,
     /// `[control]`: the control plane that it follows.
     pub control: ControlSection,
+    /// `[auth]`: who may do what.
+    pub auth: AuthSection,
     /// `[drain]`: how the edge stops.
     pub drain: DrainSection,
     /// `[log]`: what is logged to stderr.
@@ -215,6 +219,15 @@ pub struct Importance {
     pub execute: f64,
     /// Of how many artifacts depend on it. Default 1.0.
     pub depth: f64,
+}
+
+impl Importance {
+    /// What the cache is told.
+    #[must_use]
+    pub fn weights(&self) -> ImportanceWeights {
+        let Importance { class, frequency, fetch, execute, depth } = self.clone();
+        ImportanceWeights { class, frequency, fetch, execute, depth }
+    }
 }
 
 impl Default for Importance {
@@ -367,6 +380,8 @@ pub struct UpOptions {
     pub tls_names: Vec<String>,
     /// `--upstream`, repeated.
     pub upstreams: Vec<UpstreamArgument>,
+    /// Not `--no-control`.
+    pub control: bool,
 }
 
 impl Config {
@@ -410,6 +425,7 @@ impl Config {
         config.cache.ssd = options.ssd;
         config.tls.names = options.tls_names;
         config.log.level = "warn".to_owned();
+        config.control.embedded = options.control;
         config.upstream = options.upstreams.into_iter().map(Upstream::from).collect();
         config.check().map_err(for_command_line)?;
         Ok(config)
@@ -419,6 +435,11 @@ impl Config {
     pub fn control_dir(&self) -> PathBuf {
         let default = || self.data.dir.join(crate::data_dir::CONTROL);
         self.control.dir.clone().unwrap_or_else(default)
+    }
+
+    /// Where the node of this process has everything, if there is one.
+    pub fn node_dir(&self) -> PathBuf {
+        self.data.dir.join(crate::data_dir::NODE)
     }
 
     /// Checks every bound that one key alone, or two keys together, must keep.
@@ -433,6 +454,7 @@ impl Config {
         self.check_limits()?;
         self.quic.check()?;
         self.control.check()?;
+        self.auth.check()?;
         self.check_upstreams()
     }
 

@@ -33,9 +33,11 @@ pub const STRIPES_MAX: u32 = 64;
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
 /// What may be in a directory that is not yet Outrider's: what a mount point has, what a first start that
 /// was interrupted leaves, and the place of the stripes, which may be a mount point or a link of its own.
-const ALLOWED_BEFORE_FORMAT: [&str; 5] = ["lost+found", LOCK, FORMAT_NEW, SSD, CONTROL];
+const ALLOWED_BEFORE_FORMAT: [&str; 6] = ["lost+found", LOCK, FORMAT_NEW, SSD, CONTROL, NODE];
 /// What an edge that joined a cluster has of it; made by `outrider cluster join`.
 pub const CONTROL: &str = "control";
+/// The node of the control plane that runs in this process, if one does.
+pub const NODE: &str = "node";
 
 const FORMAT: &str = "format.toml";
 const FORMAT_NEW: &str = "format.toml.new";

@@ -3,15 +3,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrider_follower::{
     AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
     Status, asks,
 };
+use outrider_gateway::Orders;
 use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
-use outrider_push::{Interest, Item, Replica, Wish};
+use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use outrider_state::Expect;
 use outrider_state::request::TagRecord;
 use outrider_transport::tls::MemberCertificate;
@@ -24,10 +26,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::hints::ToShards;
+use crate::orders::ToCaches;
 
 /// What there is once the edge follows.
 pub(crate) struct Followed {
     pub(crate) follower: Follower,
+    /// Takes what the shards are told.
+    pub(crate) to_shards: Arc<ToShards>,
     /// What it knows of the fleet's tags.
     pub(crate) fleet: Arc<Fleet>,
     /// How it reaches other edges.
@@ -36,13 +42,16 @@ pub(crate) struct Followed {
     pub(crate) certificate: MemberCertificate,
 }
 
-/// Follows, if this edge has joined a cluster. `https` is where it listens.
+/// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
+/// it listens; `orders` go to its shards.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
 pub(crate) fn start(
     config: &Config,
+    nodes: Vec<String>,
     https: Option<SocketAddr>,
+    orders: &Arc<Orders>,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
     if !folder.has_joined()? && !config.control.is_wanted() {
@@ -61,24 +70,35 @@ pub(crate) fn start(
     if address.is_empty() {
         tracing::warn!("other edges cannot fetch from this one: control.advertise is not set");
     }
+    let shown = Arc::<outrider_certificate::Shown>::clone(&identity.shown);
+    let certificate = MemberCertificate {
+        name: member_name(own),
+        shown: Arc::<outrider_certificate::Shown>::clone(&shown),
+    };
+    let to_shards = Arc::<ToShards>::default();
     let follower = Follower::start(Settings {
         folder,
-        nodes: config.control.nodes.clone(),
+        identity,
+        nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
-        sink: Box::new(ToFleet(Arc::clone(&fleet))),
+        sink: Box::new(ToFleet {
+            caches: ToCaches {
+                fleet: Arc::clone(&fleet),
+                orders: Arc::clone(orders),
+                configured: config.cache.importance.weights(),
+            },
+            shards: Arc::clone(&to_shards),
+        }),
         asks: (asker, wanted),
     })?;
     let book: Arc<dyn PeerBook> = Arc::<Fleet>::clone(&fleet);
     Ok(Some(Followed {
         follower,
+        to_shards,
         fleet,
-        peers: PeerOptions { book, roots, name: member_name },
-        certificate: MemberCertificate {
-            name: member_name(own),
-            chain: identity.chain,
-            key: identity.key,
-        },
+        peers: PeerOptions { book, roots, name: member_name, identity: Some(shown) },
+        certificate,
     }))
 }
 
@@ -87,6 +107,11 @@ fn address(config: &Config, https: Option<SocketAddr>) -> String {
     let listened = || https.filter(|https| !https.ip().is_unspecified());
     let advertised = config.control.advertise.clone();
     advertised.or_else(|| listened().map(|at| at.to_string())).unwrap_or_default()
+}
+
+/// The edge whose certificate has this name.
+pub(crate) fn member_of(name: &str) -> Option<u64> {
+    name.strip_prefix("edge-")?.strip_suffix(".outrider.internal")?.parse().ok()
 }
 
 /// The name in an edge's certificate.
@@ -119,7 +144,10 @@ impl Proposer for ToNodes {
 }
 
 /// What the nodes say, to the shards.
-struct ToFleet(Arc<Fleet>);
+struct ToFleet {
+    caches: ToCaches,
+    shards: Arc<ToShards>,
+}
 
 fn fleet_record(record: &TagRecord) -> FleetRecord {
     FleetRecord {
@@ -138,29 +166,36 @@ fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
 }
 
 impl Sink for ToFleet {
-    fn whole(&mut self, replica: &Replica, _consequences: &[Consequence]) {
+    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) {
         let tags = replica.tags.iter().map(|((repository, tag), (version, record))| {
             (repository.clone(), tag.clone(), *version, fleet_record(record))
         });
         let addresses = replica.members.iter().filter_map(|(number, member)| {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
-        self.0.replace(tags, addresses);
+        self.caches.fleet.replace(tags, addresses);
+        self.caches.whole(replica, consequences);
     }
 
-    fn update(&mut self, _replica: &Replica, items: &[Item], _consequences: &[Consequence]) {
+    fn soft(&mut self, message: SoftToEdge) {
+        self.shards.tell(message);
+    }
+
+    fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]) {
+        let fleet = &self.caches.fleet;
         for item in items {
             match item {
                 Item::Tag { repository, tag, version, record, .. } => {
                     let record = record.as_ref().map(fleet_record);
-                    self.0.set_tag(repository, tag, *version, record);
+                    fleet.set_tag(repository, tag, *version, record);
                 }
                 Item::Member { number, role, revoked, address, .. } => {
-                    self.0.set_address(*number, reached(*role, *revoked, address));
+                    fleet.set_address(*number, reached(*role, *revoked, address));
                 }
                 _ => {}
             }
         }
+        self.caches.update(replica, items, consequences);
     }
 }
 
@@ -182,6 +217,16 @@ pub(crate) fn json(status: &Status) -> Value {
         "snapshots": status.snapshots,
         "fragments": status.fragments,
         "tags": status.tags,
+        "certificate": status.certificate.map(|validity| {
+            const DAY: f64 = 86_400.0;
+            let until = validity.until.duration_since(UNIX_EPOCH).unwrap_or_default();
+            json!({
+                "until_unix_s": until.as_secs(),
+                "days_left": validity.left(SystemTime::now()).as_secs_f64() / DAY,
+                "lifetime_days": validity.lifetime().as_secs_f64() / DAY,
+                "failure": status.renewal_failure,
+            })
+        }),
         "asks": {
             "granted": status.asks.granted,
             "refused": status.asks.refused,
@@ -227,7 +272,11 @@ pub(crate) struct ControlMetrics(pub(crate) Option<Monitor>);
 /// A number: its name behind the prefix, its help, and how it is read.
 type Number = (&'static str, &'static str, fn(&Status) -> u64);
 
-const GAUGES: [Number; 6] = [
+const GAUGES: [Number; 7] = [
+    ("certificate_left_seconds", "Seconds until the certificate of this edge ends", |s| {
+        let left = s.certificate.map(|validity| validity.left(SystemTime::now()));
+        left.unwrap_or_default().as_secs()
+    }),
     ("events_held", "Events that were handed on and are not acknowledged yet", |s| s.events.held),
     ("connected", "Whether a node of the control plane is followed", |s| {
         u64::from(s.node.is_some())
@@ -240,7 +289,9 @@ const GAUGES: [Number; 6] = [
     }),
 ];
 
-const COUNTERS: [Number; 9] = [
+const COUNTERS: [Number; 11] = [
+    ("hints", "Hints that came from the control plane", |s| s.hints),
+    ("predictions", "Predictions that came from the control plane", |s| s.predictions),
     ("events_sent", "Events that were sent, each as often as it was", |s| s.events.sent),
     (
         "accesses_unsettled",

@@ -5,11 +5,13 @@
 //! - [`defaults`]: what is decided by looking at the machine.
 //! - [`data_dir`]: the data directory, its format, and the lock that keeps a second instance out.
 //! - [`run`]: starts everything, serves until told to stop, and drains.
+//! - `auth`: who may do what.
 //! - [`admin`]: metrics, health and status over HTTP.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod auth;
 pub mod config;
 pub mod data_dir;
 pub mod defaults;
@@ -21,12 +23,17 @@ pub mod sockets;
 
 mod crossing;
 mod follow;
+mod hints;
 mod metrics;
+mod orders;
+mod prefetch;
 mod process;
 mod state;
 
 pub use outrider_settings::{logging, units};
 
+pub use auth::AuthError;
 pub use config::{Config, ConfigError};
 pub use data_dir::{DataDir, DataDirError};
-pub use run::{Ready, RunError, Stopped, run};
+pub use run::{Companion, Ready, RunError, Stopped, run};
+pub use state::Pages;

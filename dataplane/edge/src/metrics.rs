@@ -19,6 +19,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::follow::ControlMetrics;
+use crate::hints::HintMetrics;
+use crate::prefetch::PrefetchMetrics;
 use crate::process::ProcessMetrics;
 use crate::state::ShardReport;
 
@@ -36,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) shards: ShardMetrics,
     pub(crate) shard_gauges: ShardGauges,
     pub(crate) recovered: Family<RecoveredLabels, Gauge>,
+    pub(crate) hints: HintMetrics,
+    pub(crate) prefetch: PrefetchMetrics,
 }
 
 /// How a content that was pushed before fared at the start.
@@ -96,7 +100,7 @@ struct ShardLabel {
 /// A gauge of a shard: its name, its help, and how it is read.
 type ShardGauge = (&'static str, &'static str, fn(&ShardReport) -> u64);
 
-const SHARD_GAUGES: [ShardGauge; 9] = [
+const SHARD_GAUGES: [ShardGauge; 13] = [
     ("ram_used_bytes", "Bytes of the RAM arena in use", |r| r.cache.ram_used_bytes),
     ("ram_bytes", "Bytes of the RAM arena", |r| r.cache.ram_total_bytes),
     ("ssd_used_bytes", "Bytes of live records of the SSD tier", |r| r.cache.ssd_used_bytes),
@@ -107,6 +111,20 @@ const SHARD_GAUGES: [ShardGauge; 9] = [
     }),
     ("objects", "Objects in the index", |r| r.cache.objects),
     ("hosted_objects", "Objects that were pushed", |r| r.cache.hosted),
+    ("guaranteed_ram_bytes", "Bytes of the RAM arena that are guaranteed to customers", |r| {
+        r.shares.iter().map(|share| share.guaranteed_ram_bytes).sum()
+    }),
+    ("guaranteed_ram_used_bytes", "Bytes of the RAM arena that are theirs, within that", |r| {
+        let used = r.shares.iter().map(|share| share.ram_bytes.min(share.guaranteed_ram_bytes));
+        used.sum()
+    }),
+    ("guaranteed_ssd_bytes", "Bytes of the SSD tier that are guaranteed to customers", |r| {
+        r.shares.iter().map(|share| share.guaranteed_ssd_bytes).sum()
+    }),
+    ("guaranteed_ssd_used_bytes", "Bytes of the SSD tier that are theirs, within that", |r| {
+        let used = r.shares.iter().map(|share| share.ssd_bytes.min(share.guaranteed_ssd_bytes));
+        used.sum()
+    }),
     ("flights", "Fetches of a digest that are under way", |r| r.flights as u64),
 ];
 
@@ -154,6 +172,8 @@ impl Metrics {
             shards: ShardMetrics::default(),
             shard_gauges: ShardGauges::default(),
             recovered: Family::default(),
+            hints: HintMetrics::default(),
+            prefetch: PrefetchMetrics::default(),
         };
         // Some parts write their whole names, and others only what stands behind the prefix.
         metrics.gateway.register(&mut registry);
@@ -165,6 +185,8 @@ impl Metrics {
         metrics.transport.register(ours);
         metrics.uplink.register(ours);
         metrics.shard_gauges.register(ours);
+        metrics.hints.register(ours);
+        metrics.prefetch.register(ours);
         ours.register(
             "recovered_contents",
             "Contents that were pushed before, by how they fared at this start",
@@ -187,6 +209,7 @@ mod tests {
         ShardReport {
             cache: outrider_cache::Usage::default().into(),
             flights: 0,
+            shares: Vec::new(),
             pinned_bytes: 0,
             recovered: crate::state::RecoveredReport { hosted: 0, lost: 0 },
             outbox: None,

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use outrider_cache::{CacheConfig, CacheError, ImportanceWeights, Placement, SsdConfig, Stripes};
+use outrider_cache::{CacheConfig, CacheError, Placement, SsdConfig, Stripes};
 use outrider_follower::Follower;
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
-use outrider_gateway::{GatewaySettings, Hub, Upstream};
+use outrider_gateway::{GatewaySettings, Hub, Orders, Upstream};
 use outrider_settings::notify::{State, notify};
 use outrider_shard::channel::Rendezvous;
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
@@ -25,6 +25,7 @@ use outrider_uplink::{Uplink, UplinkError, UplinkOptions, UpstreamId};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
+use crate::auth::{Auth, AuthError};
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
 use crate::data_dir::{DataDir, DataDirError};
@@ -35,7 +36,7 @@ use crate::process;
 use crate::shard_main::{self, Events, ShardCache, ShardEvent, ShardParts, StartError};
 use crate::sizes::{self, Sizes, SizesError};
 use crate::sockets::{BindError, Sockets};
-use crate::state::{Edge, Message, Seat, Stage};
+use crate::state::{Edge, Message, Pages, Seat, Stage};
 use crate::units::Size;
 
 /// How much longer than `drain.time` the shards may take to end: to flush, and to notice.
@@ -115,9 +116,15 @@ pub enum RunError {
         /// The shard.
         id: usize,
     },
+    /// Nobody can be asked who they are.
+    #[error("auth: {0}")]
+    Auth(#[from] AuthError),
     /// The control plane cannot be followed.
     #[error("the control plane cannot be followed: {0}")]
     Control(#[from] outrider_follower::StartError),
+    /// What else runs in this process.
+    #[error("{0}")]
+    Companion(String),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -165,14 +172,35 @@ pub struct Stopped {
     pub cut_off: usize,
 }
 
+/// What else runs in the process of an edge: a node of the control plane.
+pub trait Companion {
+    /// Starts it, once the data directory is this process's alone. `admin` is where the admin pages will be. The
+    /// edge has joined a cluster afterwards, if it should follow one; gives the nodes that it follows, or none
+    /// for those of the configuration.
+    ///
+    /// # Errors
+    /// In words.
+    fn start(&mut self, config: &Config, admin: Option<SocketAddr>) -> Result<Vec<String>, String>;
+
+    /// Answers the admin pages from now on. False: the edge does that itself.
+    fn serve(&mut self, listener: &TcpListener, pages: Pages) -> io::Result<bool>;
+
+    /// Ends it.
+    fn stop(&mut self);
+}
+
 /// Runs an edge until SIGTERM or SIGINT. `ready` is called once, when requests are answered. A second
 /// signal ends the drain at once.
 ///
 /// # Errors
 /// See [`RunError`]; each says what to do. Threads that were started before the error end with the
 /// process, so the process should.
-pub fn run(config: &Config, ready: impl FnOnce(&Ready)) -> Result<Stopped, RunError> {
-    let mut running = Running::start(config)?;
+pub fn run(
+    config: &Config,
+    companion: Option<Box<dyn Companion>>,
+    ready: impl FnOnce(&Ready),
+) -> Result<Stopped, RunError> {
+    let mut running = Running::start(config, companion)?;
     if running.wait_until_serving()? == Begun::ToldToStop {
         // Nobody has been answered yet, so there is nothing to finish.
         return Ok(Stopped { cut_off: 0 });
@@ -222,12 +250,16 @@ struct Running {
     uplink: Arc<Uplink>,
     names: NamesThread,
     follower: Option<Follower>,
+    companion: Option<Box<dyn Companion>>,
     /// The lock on the directory is given back last.
     _dir: DataDir,
 }
 
 impl Running {
-    fn start(config: &Config) -> Result<Running, RunError> {
+    fn start(
+        config: &Config,
+        mut companion: Option<Box<dyn Companion>>,
+    ) -> Result<Running, RunError> {
         let started = Instant::now();
         let dir = DataDir::open(&config.data.dir)?;
         let cpus = process::cpus();
@@ -241,29 +273,47 @@ impl Running {
         let tls_files =
             tls::load_or_create(&dir.tls(), &certificate_names(config)).map_err(unusable)?;
         let tls = tls::server_config(&dir.tls()).map_err(unusable)?;
+        let mut auth = Auth::load(&config.auth, &dir.tls())?;
 
         let limits = Limits { connections_max: connections_max.div_ceil(count), ..limits(config) };
         // A connection over QUIC needs no descriptor.
         let connections_max = config.limits.connections.div_ceil(count);
         let quic_limits = Limits { connections_max, ..limits.clone() };
-        let followed = follow::start(config, sockets.addresses.https)?;
-        let (follower, fleet, peers, certificate) = match followed {
-            Some(Followed { follower, fleet, peers, certificate }) => {
-                (Some(follower), Some(fleet), Some(peers), Some(certificate))
+        let nodes = match &mut companion {
+            Some(companion) => {
+                companion.start(config, sockets.addresses.admin).map_err(RunError::Companion)?
             }
-            None => (None, None, None, None),
+            None => Vec::new(),
+        };
+        let orders = Orders::new(count);
+        let followed = follow::start(config, nodes, sockets.addresses.https, &orders)?;
+        let (follower, to_shards, fleet, peers, certificate) = match followed {
+            Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
+                (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))
+            }
+            None => (None, None, None, None, None),
         };
         let tls = match certificate {
-            Some(certificate) => tls::with_member(&tls, certificate).map_err(unusable)?,
+            Some(certificate) => tls::with_member(&tls, certificate),
             None => tls,
         };
-        let quic =
-            QuicServer::new(&tls, config.quic.settings(count), quic_limits).map_err(unusable)?;
+        // Who asks is asked who they are: other edges show it by their certificates.
+        let quic_tls = match peers.as_ref().filter(|_| auth.is_some()) {
+            Some(peers) => tls::asking_members(&tls, peers.roots.clone()).map_err(unusable)?,
+            None => Arc::clone(&tls),
+        };
+        let quic = QuicServer::new(&quic_tls, config.quic.settings(count), quic_limits)
+            .map_err(unusable)?
+            .with_members(follow::member_of);
         let crossing = Arc::new(Crossing::new(count));
 
         let control = follower.as_ref().map(Follower::monitor);
         let collector = follower.as_ref().map(Follower::collector);
         let (metrics, registry) = Metrics::new(control.clone());
+        let access = match &mut auth {
+            Some(auth) => Some(auth.share(metrics.gateway.audit_dropped.clone())?),
+            None => None,
+        };
         let (names, names_client) =
             names::open(dir.path(), names_limits(config), metrics.names.clone())?;
         let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
@@ -284,8 +334,20 @@ impl Running {
             shard_gauges: metrics.shard_gauges.clone(),
         });
 
+        if let Some(to_shards) = to_shards {
+            to_shards.open(&edge, metrics.hints.clone(), metrics.prefetch.clone());
+        }
         let (events, inbox) = mpsc::sync_channel(events_max(count));
-        start_on_runtime(&uplink, &edge, sockets.admin.take(), &events)?;
+        let mut admin = sockets.admin.take();
+        if let (Some(listener), Some(companion)) = (&admin, &mut companion)
+            && companion.serve(listener, Pages(Arc::clone(&edge))).map_err(RunError::Admin)?
+        {
+            admin = None;
+        }
+        start_on_runtime(&uplink, &edge, admin, &events)?;
+        if let Some(auth) = auth {
+            uplink.runtime().spawn(auth.watch());
+        }
         let caches = cache_configs(config, sizes, &dir, count)?;
         let hub = Arc::new(Hub::new(placement(sizes, count)));
         let together = Rendezvous::default();
@@ -301,9 +363,11 @@ impl Running {
                 member,
                 names: names_client.clone(),
                 fleet: fleet.clone(),
+                orders: Arc::clone(&orders),
                 uplink: Arc::clone(&uplink),
                 upstreams: gateway_upstreams(config),
                 settings: gateway_settings(config, count, collector.is_some()),
+                access: access.clone(),
                 collector: collector.clone(),
                 serve: sockets.of_shard(seat.id, &tls),
                 quic: sockets.quic_of_shard(seat.id).map(|socket| (socket, quic.clone())),
@@ -329,6 +393,7 @@ impl Running {
             uplink,
             names,
             follower,
+            companion,
             _dir: dir,
         })
     }
@@ -434,6 +499,9 @@ impl Running {
         }
         if let Some(follower) = self.follower {
             follower.stop();
+        }
+        if let Some(mut companion) = self.companion {
+            companion.stop();
         }
         tracing::info!(cut_off = stopped.cut_off, "stopped");
         Ok(stopped)
@@ -558,6 +626,8 @@ fn gateway_upstreams(config: &Config) -> Vec<Upstream> {
         id: UpstreamId(u16::try_from(index).expect("UPSTREAMS_MAX is far below 2^16")),
         name: upstream.name.clone(),
         host: upstream.host(),
+        tag_ttl: upstream.tag_ttl.map(|ttl| ttl.0),
+        content_ttl: upstream.content_ttl.map(|ttl| ttl.0),
     };
     config.upstream.iter().enumerate().map(upstream).collect()
 }
@@ -608,11 +678,9 @@ fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shards: usize) -> 
         stripe_errors_max: cache.stripe_errors_max,
         ..SsdConfig::new(dir.ssd(), sizes.ssd.0, stripes_u16(sizes))
     });
-    let crate::config::Importance { class, frequency, fetch, execute, depth } =
-        cache.importance.clone();
     CacheConfig {
         ssd,
-        weights: ImportanceWeights { class, frequency, fetch, execute, depth },
+        weights: cache.importance.weights(),
         object_bytes_max: cache.object_max.0,
         ..CacheConfig::new(0)
     }

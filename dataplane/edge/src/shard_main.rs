@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use outrider_cache::{Cache, CacheConfig, CacheError, Stripes};
+use outrider_cache::{Cache, CacheConfig, CacheError, Share, Stripes};
 use outrider_gateway::names::{Fleet, FleetNames, HandedOver, Names, NamesClient, NamesError};
-use outrider_gateway::{Gateway, GatewayParts, GatewaySettings, Hub, Recovered, Upstream};
+use outrider_gateway::{
+    AccessShared, Gateway, GatewayParts, GatewaySettings, Hub, Orders, Recovered, Upstream,
+};
 use outrider_link::Collector;
 use outrider_shard::channel::{self, Completer, Member, Receiver};
 use outrider_shard::{ShardContext, Source, task, time};
@@ -23,10 +25,12 @@ use outrider_uplink::Uplink;
 
 use crate::crossing::{Crossing, Out};
 use crate::events;
+use crate::hints::HintMetrics;
 use crate::metrics::{Metrics, RecoveredLabels};
+use crate::prefetch::Prefetch;
 use crate::run::Event;
 use crate::state::{
-    Edge, INBOX_MAX, Message, OutboxReport, RecoveredReport, Seat, ShardReport, Stage,
+    Edge, INBOX_MAX, Message, OutboxReport, RecoveredReport, Seat, ShardReport, ShareReport, Stage,
 };
 
 /// How long the disk may take at the end to write what is still queued for it. Only cached content is:
@@ -92,9 +96,12 @@ pub(crate) struct ShardParts {
     pub(crate) names: NamesClient,
     /// What is known of the fleet's tags, if this edge is in one.
     pub(crate) fleet: Option<Arc<Fleet>>,
+    /// What the control plane orders, if there is one.
+    pub(crate) orders: Arc<Orders>,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) settings: GatewaySettings,
+    pub(crate) access: Option<Arc<AccessShared>>,
     pub(crate) serve: Vec<Serve>,
     pub(crate) quic: Option<(QuicSocket, QuicServer)>,
     /// Where to tell what happens, if anybody is told.
@@ -190,8 +197,9 @@ async fn serve(
     // What is written from here on must be newer than all that lies on any shard's stripes.
     parts.member.meet().await;
     context.add_source(Box::new(CacheSource(cache.clone())));
-    let in_fleet = parts.fleet.is_some();
-    let names = FleetNames::new(parts.names.on(&handle), parts.fleet);
+    let fleet = parts.fleet;
+    let in_fleet = fleet.is_some();
+    let names = FleetNames::new(parts.names.on(&handle), fleet.clone());
     let gateway = Gateway::new(GatewayParts {
         shard,
         handle: handle.clone(),
@@ -204,6 +212,7 @@ async fn serve(
         upstreams: parts.upstreams,
         settings: parts.settings,
         metrics: parts.metrics.gateway,
+        access: parts.access,
     });
     // The main thread takes the uplink down when no shard holds it any more.
     drop(parts.uplink);
@@ -211,6 +220,10 @@ async fn serve(
     parts.member.meet().await;
     let recovered = gateway.settle(adopted);
     gateway.attend(inbox_of_mesh);
+    gateway.expire();
+    if let Some(fleet) = fleet {
+        gateway.obey(&parts.orders, fleet);
+    }
     if in_fleet && shard == 0 {
         task::spawn(hand_over(names.clone()));
     }
@@ -254,12 +267,24 @@ async fn serve(
             task::spawn(events::collect(Rc::clone(accesses), collector.clone(), region));
         }
         if parts.id == 0 {
-            task::spawn(events::spool(parts.names.on(&handle), collector));
+            let names = parts.names.on(&handle);
+            task::spawn(events::spool(names, collector, Rc::clone(&gateway)));
         }
     }
     let (asked, told_to_drain) = channel::oneshot(&handle);
-    let reporter =
-        Rc::new(Reporter { cache: cache.clone(), gateway, pins: parts.pins, names, recovered });
+    let prefetch = Prefetch::new(parts.metrics.prefetch);
+    if in_fleet {
+        task::spawn(Rc::clone(&prefetch).run(Rc::clone(&gateway)));
+    }
+    let reporter = Rc::new(Reporter {
+        cache: cache.clone(),
+        gateway,
+        pins: parts.pins,
+        names,
+        recovered,
+        hints: parts.metrics.hints,
+        prefetch,
+    });
     task::spawn(answer_questions(inbox, reporter, asked));
     seat.set_stage(Stage::Serving);
     parts.events.tell(parts.id, ShardEvent::Serving);
@@ -306,6 +331,10 @@ async fn answer_questions(
                     let _ = answer.send(reporter.report().await);
                 });
             }
+            Message::Predictions(predictions) => {
+                reporter.prefetch.take(&reporter.gateway, &predictions);
+            }
+            Message::Hints(hints) => reporter.hints.apply(&reporter.cache, &hints),
             Message::Drain => {
                 if let Some(asked) = asked_to_drain.take() {
                     asked.complete(());
@@ -322,6 +351,8 @@ struct Reporter {
     pins: PinBudget,
     names: FleetNames,
     recovered: Recovered,
+    hints: HintMetrics,
+    prefetch: Rc<Prefetch>,
 }
 
 impl Reporter {
@@ -330,11 +361,24 @@ impl Reporter {
         ShardReport {
             cache: self.cache.usage().into(),
             flights: self.gateway.flights(),
+            shares: shares(&self.gateway),
             pinned_bytes: self.pins.pinned_bytes(),
             recovered: RecoveredReport { hosted: self.recovered.hosted, lost: self.recovered.lost },
             outbox: outbox.map(|o| OutboxReport { pending: o.pending, dropped: o.dropped }),
         }
     }
+}
+
+/// How customers with a guarantee stand on this shard.
+fn shares(gateway: &Gateway<FleetNames>) -> Vec<ShareReport> {
+    let share = |(customer, share): (Box<str>, Share)| ShareReport {
+        customer,
+        guaranteed_ram_bytes: share.guaranteed_ram_bytes,
+        guaranteed_ssd_bytes: share.guaranteed_ssd_bytes,
+        ram_bytes: share.ram_bytes,
+        ssd_bytes: share.ssd_bytes,
+    };
+    gateway.shares().into_iter().map(share).collect()
 }
 
 /// Gives the disk a moment to take what was admitted to it, so that a restart finds it.

@@ -4,13 +4,15 @@
 //! Shared by the main thread, the shards and the admin server. A shard is asked by a message into its
 //! bounded inbox, and answers when its driver comes round to it; an idle shard does nothing for this.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_follower::Monitor;
+use outrider_push::{Hint, Prediction};
 use outrider_shard::channel::Sender;
 use outrider_uplink::UplinkMonitor;
 use prometheus_client::registry::Registry;
@@ -67,6 +69,10 @@ impl Stage {
 pub(crate) enum Message {
     /// Answer with what you have.
     Report(oneshot::Sender<ShardReport>),
+    /// So much depends on these contents.
+    Hints(Arc<[Hint]>),
+    /// These will be asked for.
+    Predictions(Arc<[Prediction]>),
     /// Finish what you have, and end.
     Drain,
 }
@@ -77,6 +83,8 @@ pub(crate) struct ShardReport {
     pub(crate) cache: CacheReport,
     /// Fetches of a digest that are under way.
     pub(crate) flights: usize,
+    /// How customers with a guarantee stand.
+    pub(crate) shares: Vec<ShareReport>,
     /// Bytes that clients have not taken yet, and that therefore cannot be reused.
     pub(crate) pinned_bytes: usize,
     pub(crate) recovered: RecoveredReport,
@@ -115,6 +123,26 @@ impl From<outrider_cache::Usage> for CacheReport {
             stripes_out: usage.stripes_out,
             registered_buffers: usage.registered,
         }
+    }
+}
+
+/// How a customer with a guarantee stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ShareReport {
+    pub(crate) customer: Box<str>,
+    pub(crate) guaranteed_ram_bytes: u64,
+    pub(crate) guaranteed_ssd_bytes: u64,
+    pub(crate) ram_bytes: u64,
+    pub(crate) ssd_bytes: u64,
+}
+
+impl ShareReport {
+    /// The same customer's on all shards.
+    fn add(&mut self, other: &Self) {
+        self.guaranteed_ram_bytes += other.guaranteed_ram_bytes;
+        self.guaranteed_ssd_bytes += other.guaranteed_ssd_bytes;
+        self.ram_bytes += other.ram_bytes;
+        self.ssd_bytes += other.ssd_bytes;
     }
 }
 
@@ -207,6 +235,32 @@ pub(crate) struct Edge {
     pub(crate) shard_gauges: ShardGauges,
 }
 
+/// The admin pages of a running edge, for who answers them beside others of its own.
+#[derive(Clone)]
+pub struct Pages(pub(crate) Arc<Edge>);
+
+impl Panel for Pages {
+    async fn metrics(&self) -> String {
+        self.0.metrics().await
+    }
+
+    async fn health(&self) -> Vec<String> {
+        self.0.health().await
+    }
+
+    async fn readiness(&self) -> Vec<String> {
+        self.0.readiness().await
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.0.remarks()
+    }
+
+    async fn status(&self) -> Value {
+        self.0.status().await
+    }
+}
+
 impl Panel for Edge {
     async fn metrics(&self) -> String {
         for seat in &self.seats {
@@ -256,6 +310,7 @@ impl Panel for Edge {
     async fn status(&self) -> Value {
         let mut shards = Vec::with_capacity(self.seats.len());
         let mut outbox = None;
+        let mut shares: BTreeMap<Box<str>, ShareReport> = BTreeMap::new();
         for seat in &self.seats {
             let mut shard = json!({ "id": seat.id, "cpu": seat.cpu, "stage": seat.stage().text() });
             match seat.report().await {
@@ -265,6 +320,12 @@ impl Panel for Edge {
                     shard["flights"] = json!(report.flights);
                     shard["pinned_bytes"] = json!(report.pinned_bytes);
                     outbox = outbox.or(report.outbox);
+                    for share in report.shares {
+                        match shares.get_mut(&share.customer) {
+                            Some(sum) => sum.add(&share),
+                            None => drop(shares.insert(share.customer.clone(), share)),
+                        }
+                    }
                 }
                 Err(why) => shard["no_answer"] = json!(why),
             }
@@ -277,6 +338,9 @@ impl Panel for Edge {
             "uptime_s": self.started.elapsed().as_secs(),
             "region": self.region,
             "data_dir": self.data_dir,
+            "disk": outrider_settings::files::disk(&self.data_dir).map(|(free, total)| {
+                json!({ "free_bytes": free, "total_bytes": total })
+            }),
             "ready": reasons.is_empty(),
             "not_ready_because": reasons,
             "draining": self.draining.load(Ordering::Acquire),
@@ -284,6 +348,7 @@ impl Panel for Edge {
             "shards": shards,
             "upstreams": self.uplink.status(),
             "outbox": outbox,
+            "customers": shares.values().collect::<Vec<_>>(),
             "control": self.control.as_ref().map(|control| follow::json(&control.status())),
         })
     }

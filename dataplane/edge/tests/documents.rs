@@ -1,6 +1,6 @@
 //! The example configuration and the manual say what the program does, key by key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outrider_edge::Config;
 use outrider_edge::units::Span;
@@ -10,8 +10,18 @@ const EXAMPLE: &str = include_str!("../../../tools/packaging/edge.toml");
 const MANUAL: &str = include_str!("../../../docs/OPERATING.md");
 
 /// Keys whose default depends on the machine, or that have none: the example shows a value all the same.
-const WITHOUT_DEFAULT: [&str; 6] =
-    ["cache.ram", "cache.ssd", "cache.stripes", "control.nodes", "shards.count", "tls.names"];
+const WITHOUT_DEFAULT: [&str; 10] = [
+    "auth.audit_file",
+    "auth.realm",
+    "auth.secrets_file",
+    "auth.service",
+    "cache.ram",
+    "cache.ssd",
+    "cache.stripes",
+    "control.nodes",
+    "shards.count",
+    "tls.names",
+];
 /// What the example sets for production.
 const SET_BY_EXAMPLE: &str = "listen.https";
 
@@ -39,6 +49,10 @@ fn keys(config: &Config) -> BTreeMap<String, Value> {
             Value::Array(tables) if tables.iter().any(Value::is_object) => {
                 tables.iter().for_each(|table| walk(prefix, table, into));
             }
+            // Of several tables one may have what another one has not.
+            Value::Null => {
+                into.entry(prefix.to_owned()).or_insert(Value::Null);
+            }
             leaf => {
                 into.insert(prefix.to_owned(), leaf.clone());
             }
@@ -57,10 +71,16 @@ fn the_example_is_valid_as_it_stands_and_with_every_key() {
         assert!(!value.is_null(), "the example does not show {key}");
     }
     // Each key stands on a line of its own, so that what was not shown would be missed here.
-    let shown = EXAMPLE
-        .lines()
-        .filter(|l| l.trim_start_matches('#').contains(" = ") && !l.starts_with("# "));
-    assert_eq!(shown.count(), keys(&config).len());
+    let (mut shown, mut table) = (BTreeSet::new(), "");
+    for line in EXAMPLE.lines().filter(|line| !line.starts_with("# ")) {
+        let line = line.trim_start_matches('#');
+        match line.split_once(" = ") {
+            Some((key, _)) => drop(shown.insert(format!("{table}{key}"))),
+            None if line.starts_with('[') => table = line,
+            None => {}
+        }
+    }
+    assert_eq!(shown.len(), keys(&config).len());
 }
 
 #[test]
@@ -71,7 +91,7 @@ fn the_example_shows_the_defaults() {
             continue;
         }
         let default = match key.strip_prefix("upstream.") {
-            None => defaults[&key].clone(),
+            None => defaults.get(&key).cloned().unwrap_or_default(),
             Some(field) => upstream_default(field),
         };
         if !default.is_null() {
@@ -98,7 +118,11 @@ fn the_manual_has_a_row_for_every_key_with_its_default() {
             .unwrap_or_else(|| panic!("docs/OPERATING.md has no row for {key}"));
         let default = match key.strip_prefix("upstream.") {
             _ if WITHOUT_DEFAULT.contains(&&*key) => continue,
-            None => defaults[&key].clone(),
+            // Of tables that there are none of.
+            None => match defaults.get(&key) {
+                Some(default) => default.clone(),
+                None => continue,
+            },
             Some("url") => continue,
             Some(field) => upstream_default(field),
         };

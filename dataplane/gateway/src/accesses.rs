@@ -13,6 +13,7 @@ use outrider_artifact::{Algorithm, Digest, RepositoryName};
 use outrider_metrics::Counter;
 use prometheus_client::encoding::EncodeLabelSet;
 
+use crate::access::asker::Asker;
 use crate::gateway::unix_ms;
 use crate::metrics::GatewayMetrics;
 use crate::protocol::{Operation, header};
@@ -193,7 +194,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// Of an operation that reads a content.
-    pub(crate) fn by(operation: &Operation) -> Option<Self> {
+    pub(crate) fn by(operation: &Operation, asker: &Asker) -> Option<Self> {
         let (customer, image, digest) = match operation {
             Operation::BlobRead { name, digest, .. } => (None, Some(name), Some(*digest)),
             Operation::ManifestRead { name, .. } => (None, Some(name), None),
@@ -203,6 +204,9 @@ impl Asked {
             _ => return None,
         };
         let (started, unix_ms) = (Instant::now(), unix_ms());
+        // Who is asked who they are speaks for themselves alone.
+        let customer =
+            if asker.is_asked() { asker.customer.as_deref().map(Into::into) } else { customer };
         Some(Self { started, unix_ms, customer, image: image.cloned(), digest })
     }
 

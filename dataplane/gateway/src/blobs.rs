@@ -124,7 +124,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        self.touch_anywhere(digest);
+        self.touch_anywhere(digest, self.customers.behalf());
         let size = bytes.len() as u64;
         let selected = match select(headers, digest, size) {
             Selected::NotModified => return not_modified(digest, media_type),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use outrider_artifact::Digest;
-use outrider_cache::{ObjectStat, Origin, StoredUpload, UploadId};
+use outrider_cache::{Customer, ObjectStat, Origin, StoredUpload, UploadId};
 
 use crate::faults;
 use crate::flight::{chunk_len, chunk_start, chunks_of};
@@ -75,16 +75,16 @@ impl<N: Names> Gateway<N> {
 
     /// Counts an access, on the shard that has the content. One that is kept here is told of once a
     /// minute, which is as much as counts there.
-    pub(crate) fn touch_anywhere(&self, digest: &Digest) {
+    pub(crate) fn touch_anywhere(&self, digest: &Digest, customer: Customer) {
         if !self.table.borrow_mut().is_news(digest, unix_ms() / 60_000) {
             return;
         }
         let owner = self.owner(digest);
         if owner == self.shard {
-            self.touch(digest);
+            self.touch_for(digest, customer);
         } else {
             let digest = *digest;
-            self.tell(owner, move |owner| owner.touch(&digest));
+            self.tell(owner, move |owner| owner.touch_for(&digest, customer));
         }
     }
 
@@ -165,7 +165,9 @@ impl<N: Names> Gateway<N> {
         origin: Origin,
     ) {
         let total = bytes.len() as u64;
-        if let Err(error) = self.cache.begin(digest, total, media_type, origin) {
+        if let Err(error) =
+            self.cache.begin(digest, total, media_type, origin, self.customers.behalf())
+        {
             tracing::debug!(%digest, "a manifest is not kept: {error}");
             return;
         }

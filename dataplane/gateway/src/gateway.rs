@@ -2,6 +2,8 @@
 //! every answer carries.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,13 +12,17 @@ use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
-use outrider_cache::{Access, Cache};
+use outrider_cache::{Access, Cache, Customer};
 use outrider_shard::ShardHandle;
 use outrider_transport::{ErrorText, Handler, Immediate, Peer, PinBudget, Protocol, RequestBody};
 use outrider_uplink::UplinkClient;
 
+use crate::access::AccessShared;
+use crate::access::asker::Asker;
+use crate::access::gate::Gate;
 use crate::accesses::{Accesses, Asked};
 use crate::body::GatewayBody;
+use crate::customers::Customers;
 use crate::flight::Flights;
 use crate::mesh::Hub;
 use crate::mesh::table::Table;
@@ -82,6 +88,8 @@ pub struct GatewayParts<N> {
     pub settings: GatewaySettings,
     /// What is counted.
     pub metrics: GatewayMetrics,
+    /// Who may do what; nothing: everybody may everything.
+    pub access: Option<Arc<AccessShared>>,
 }
 
 /// The gateway of one shard. It stays on its thread.
@@ -92,6 +100,7 @@ pub struct Gateway<N> {
     pub(crate) me: Weak<Self>,
     pub(crate) table: RefCell<Table>,
     pub(crate) cache: Cache,
+    pub(crate) customers: Customers,
     pub(crate) names: Rc<N>,
     pub(crate) uplink: UplinkClient,
     pub(crate) pins: PinBudget,
@@ -102,6 +111,7 @@ pub struct Gateway<N> {
     pub(crate) uploads: crate::uploads::Sessions,
     pub(crate) ready: crate::ready::ReadyPaths,
     pub(crate) accesses: Option<Rc<Accesses>>,
+    pub(crate) gate: Option<Rc<Gate>>,
     /// The sessions that are in the gauge.
     pub(crate) uploads_counted: Cell<i64>,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
@@ -125,8 +135,11 @@ impl<N: Names> Gateway<N> {
             upstreams,
             settings,
             metrics,
+            access,
         } = parts;
-        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone());
+        let customers = Customers::default();
+        let behalf = customers.behalf_cell();
+        let flights = Flights::new(cache.clone(), uplink.clone(), metrics.clone(), behalf);
         Rc::new_cyclic(|me| Self {
             shard,
             handle,
@@ -134,6 +147,7 @@ impl<N: Names> Gateway<N> {
             me: me.clone(),
             table: RefCell::new(Table::new(table_bytes_max)),
             cache,
+            customers,
             names: Rc::new(names),
             uplink,
             pins,
@@ -141,6 +155,7 @@ impl<N: Names> Gateway<N> {
             uploads: crate::uploads::Sessions::default(),
             ready: crate::ready::ReadyPaths::new(&metrics),
             uploads_counted: Cell::new(0),
+            gate: access.map(|shared| Rc::new(Gate::new(shared, &metrics))),
             accesses: (settings.accesses_bytes_max > 0)
                 .then(|| Rc::new(Accesses::new(settings.accesses_bytes_max, &metrics))),
             settings,
@@ -153,6 +168,19 @@ impl<N: Names> Gateway<N> {
     /// What was asked for, if that is noted.
     pub fn accesses(&self) -> Option<&Rc<Accesses>> {
         self.accesses.as_ref()
+    }
+
+    /// How customers with a guarantee stand on this shard.
+    pub fn shares(&self) -> Vec<(Box<str>, outrider_cache::Share)> {
+        self.customers.shares(&self.cache)
+    }
+
+    /// A manifest that is here, wherever on this edge; nothing when it is not (any more).
+    ///
+    /// # Errors
+    /// When it is here and cannot be read now.
+    pub async fn manifest(&self, digest: &Digest) -> Result<Option<Bytes>, ApiError> {
+        Ok(self.at_hand(digest).await?.map(|stored| stored.bytes))
     }
 
     /// How many fetches of a digest are under way.
@@ -172,10 +200,24 @@ impl<N: Names> Gateway<N> {
                 (kind_of(&parsed.operation), Err(too_early()))
             }
             Ok(parsed) => {
-                if self.accesses.is_some() {
-                    asked = Asked::by(&parsed.operation);
+                let kind = kind_of(&parsed.operation);
+                match self.let_in(&parsed, &request, peer).await {
+                    Ok((asker, doubt)) => {
+                        if self.accesses.is_some() {
+                            asked = Asked::by(&parsed.operation, &asker);
+                        }
+                        let note = self.note_of(&parsed.operation, &asker, peer);
+                        let mut answer = self.serve_for(parsed, request, peer, asker).await;
+                        if let Some(doubt) = doubt {
+                            answer = self.settle_doubt(doubt, answer).await;
+                        }
+                        if let Some(note) = note {
+                            note.tell(&answer);
+                        }
+                        (kind, answer)
+                    }
+                    Err(error) => (kind, Err(error)),
                 }
-                (kind_of(&parsed.operation), self.dispatch(parsed, request, peer).await)
             }
             Err(error) => ("other", Err(error)),
         };
@@ -204,15 +246,39 @@ impl<N: Names> Gateway<N> {
         response
     }
 
+    /// The answer, where the customer may ask so fast, on the customer's behalf.
+    async fn serve_for(
+        self: &Rc<Self>,
+        request: Request,
+        http: http::Request<RequestBody>,
+        peer: Peer,
+        asker: Asker,
+    ) -> Answer {
+        let customer = {
+            let name = speaks_for(&request.operation, &asker, peer);
+            if let Err(wait) = self.customers.admit(name) {
+                self.metrics.over_rate.inc();
+                return Err(too_many(wait));
+            }
+            self.customers.of(name)
+        };
+        let mut answer = pin!(self.dispatch(request, http, peer, asker));
+        poll_fn(|cx| self.customers.during(customer, || answer.as_mut().poll(cx))).await
+    }
+
     async fn dispatch(
         self: &Rc<Self>,
         request: Request,
         http: http::Request<RequestBody>,
         peer: Peer,
+        asker: Asker,
     ) -> Answer {
         let ns = request.ns.as_deref();
         let (head, body) = http.into_parts();
         match request.operation {
+            Operation::Token { scopes, service } => {
+                self.give_token(&head.method, scopes, service, &head.headers, body, peer).await
+            }
             Operation::Ping => Ok(json(StatusCode::OK, "{}")),
             Operation::BlobRead { name, digest, method } => {
                 self.find_blob(&name, ns, &digest, method, &head.headers).await
@@ -221,20 +287,20 @@ impl<N: Names> Gateway<N> {
                 self.read_manifest(&name, ns, &reference, method, &head.headers).await
             }
             Operation::ManifestPut { name, reference, tags } => {
-                self.put_manifest(name, reference, tags, &head.headers, body).await
+                self.put_manifest(name, reference, tags, &head.headers, body, &asker).await
             }
             Operation::ManifestDelete { name, reference } => {
                 self.delete_manifest(&name, &reference).await
             }
             Operation::BlobDelete { name, digest } => self.delete_blob(&name, &digest).await,
             Operation::UploadStart { name, digest, mount, algorithm } => {
-                self.start_upload(name, digest, mount, algorithm, body).await
+                self.start_upload(name, digest, mount, algorithm, body, &asker).await
             }
             Operation::UploadChunk { name, session } => {
                 self.take_upload(name, session, head.headers, body).await
             }
             Operation::UploadFinish { name, session, digest } => {
-                self.finish_upload(name, session, digest, head.headers, body).await
+                self.finish_upload(name, session, digest, head.headers, body, &asker).await
             }
             Operation::UploadStatus { name, session } => self.upload_status(name, session).await,
             Operation::UploadCancel { name, session } => self.cancel_upload(name, session).await,
@@ -244,18 +310,24 @@ impl<N: Names> Gateway<N> {
                 self.list_referrers(&name, ns, &digest, artifact_type, page).await
             }
             Operation::LayerUpload { image, version, customer, digest } => {
-                self.upload_layer(image, version, customer, digest, peer, body).await
+                let customer = crate::layers::may_speak_for(customer, peer, &asker)?;
+                self.upload_layer(image, version, customer, digest, body).await
             }
             Operation::LayerRequest { digest, customer, region, image, method } => {
                 let wanted = crate::layers::Wanted { digest, customer, region, image, method };
-                self.request_layer(wanted, peer, &head.headers).await
+                self.request_layer(wanted, peer, &head.headers, &asker).await
             }
         }
     }
 
     /// Counts an access for the importance of what this shard has and was asked for.
     pub(crate) fn touch(&self, digest: &Digest) {
-        self.cache.touch(digest, Access { customer_hash: 0, unix_s: unix_ms() / 1000 });
+        self.touch_for(digest, self.customers.behalf());
+    }
+
+    /// The same, for somebody.
+    pub(crate) fn touch_for(&self, digest: &Digest, customer: Customer) {
+        self.cache.touch(digest, Access { customer, unix_s: unix_ms() / 1000 });
     }
 }
 
@@ -270,13 +342,15 @@ impl<N: Names> Handler for Gateway<N> {
         self.answer(request, peer)
     }
 
-    fn immediate(&self, request: &http::request::Parts, _peer: Peer) -> Option<Immediate> {
-        self.ready(request)
+    fn immediate(&self, request: &http::request::Parts, peer: Peer) -> Option<Immediate> {
+        self.ready(request, peer)
     }
 
     fn admit(&self, customer: &str, region: &str, peer: Peer) -> Result<(), String> {
         let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        self.may_ask_for(said(customer), said(region).as_deref(), peer)
+        // Where it is asked who they are, each of the wants says so, and is refused by itself.
+        let customer = if self.gate.is_some() { None } else { said(customer) };
+        self.may_ask_for(customer, said(region).as_deref(), peer, &Asker::open())
             .map_err(|error| error.message().to_owned())
     }
 }
@@ -284,6 +358,7 @@ impl<N: Names> Handler for Gateway<N> {
 fn kind_of(operation: &Operation) -> &'static str {
     match operation {
         Operation::Ping => "ping",
+        Operation::Token { .. } => "token",
         Operation::BlobRead { .. } | Operation::BlobDelete { .. } => "blob",
         Operation::ManifestRead { .. }
         | Operation::ManifestPut { .. }
@@ -308,6 +383,26 @@ fn may_come_early(operation: &Operation) -> bool {
         Operation::ManifestRead { reference, .. } => matches!(reference, Reference::Digest(_)),
         _ => false,
     }
+}
+
+/// Whose request it is. Where nobody is asked who they are, anybody of this machine is whom they say.
+fn speaks_for<'a>(operation: &'a Operation, asker: &'a Asker, peer: Peer) -> &'a str {
+    match operation {
+        Operation::LayerRequest { customer: Some(said), .. }
+        | Operation::LayerUpload { customer: Some(said), .. }
+            if !asker.is_asked() && peer.is_loopback() =>
+        {
+            said
+        }
+        _ => asker.name(),
+    }
+}
+
+fn too_many(wait: Duration) -> ApiError {
+    let message = "this customer asks for more than its requests a second at this edge";
+    // Whole seconds, at least one.
+    let wait = Duration::from_secs(wait.as_secs() + 1);
+    ApiError::new(Code::TooManyRequests, message).with_retry_after(wait)
 }
 
 fn too_early() -> ApiError {

@@ -101,6 +101,7 @@ impl<N: Names> Gateway<N> {
         &self,
         name: &RepositoryName,
         digest: &Digest,
+        by: &str,
     ) -> Result<bool, ApiError> {
         if self.names.holders(name).is_empty() {
             return Ok(false);
@@ -112,7 +113,7 @@ impl<N: Names> Gateway<N> {
             let (name, digest) = (name.clone(), *digest);
             self.on(owner, move |owner| async move { owner.bring(&name, &digest).await }).await??
         };
-        Ok(brought && self.take_in(name, digest).await?)
+        Ok(brought && self.take_in(name, digest, by).await?)
     }
 
     async fn bring(&self, key: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {

@@ -5,11 +5,12 @@ use outrider_artifact::event::UploadKind;
 use outrider_artifact::{Algorithm, Digest, RepositoryName, Tag};
 use outrider_transport::{Peer, RequestBody};
 
+use crate::access::asker::Asker;
 use crate::gateway::{Answer, Gateway, json, value};
 use crate::names::Names;
 use crate::protocol::route::Read;
 use crate::protocol::{ApiError, Code, conditional, header};
-use crate::uploads::{self, ANONYMOUS};
+use crate::uploads;
 
 /// What `/layer/request` asks for.
 pub(crate) struct Wanted {
@@ -26,12 +27,10 @@ impl<N: Names> Gateway<N> {
         &self,
         image: RepositoryName,
         version: Tag,
-        customer: Option<String>,
+        customer: String,
         digest: Option<Digest>,
-        peer: Peer,
         body: RequestBody,
     ) -> Answer {
-        let customer = may_speak_for(customer, peer)?;
         self.must_be_pushable(&image).await?;
         let at = self.upload_shard(self.shard).await?;
         if at == self.shard {
@@ -59,9 +58,14 @@ impl<N: Names> Gateway<N> {
             None => uploads::close_unnamed(open).await?,
         };
         let size_bytes = stored.size();
-        let mut event =
-            self.upload_event(UploadKind::Layer, image, Some(version), &digest, size_bytes);
-        event.customer.clone_from(&customer);
+        let event = self.upload_event(
+            UploadKind::Layer,
+            image,
+            Some(version),
+            &digest,
+            size_bytes,
+            &customer,
+        );
         self.name_blob(image, stored, &digest, event).await?;
         let answer = serde_json::json!({
             "digest": digest.to_string(),
@@ -83,8 +87,9 @@ impl<N: Names> Gateway<N> {
         wanted: Wanted,
         peer: Peer,
         headers: &HeaderMap,
+        asker: &Asker,
     ) -> Answer {
-        self.may_ask_for(wanted.customer, wanted.region.as_deref(), peer)?;
+        self.may_ask_for(wanted.customer, wanted.region.as_deref(), peer, asker)?;
         if let Some(image) = &wanted.image {
             return self.find_blob(image, None, &wanted.digest, wanted.method, headers).await;
         }
@@ -119,8 +124,9 @@ impl<N: Names> Gateway<N> {
         customer: Option<String>,
         region: Option<&str>,
         peer: Peer,
+        asker: &Asker,
     ) -> Result<(), ApiError> {
-        may_speak_for(customer, peer)?;
+        may_speak_for(customer, peer, asker)?;
         let Some(region) = region.filter(|region| *region != self.settings.region) else {
             return Ok(());
         };
@@ -145,14 +151,20 @@ impl<N: Names> Gateway<N> {
     }
 }
 
-/// On this machine anybody is whom they say; elsewhere nobody has said yet who they are.
-fn may_speak_for(customer: Option<String>, peer: Peer) -> Result<String, ApiError> {
+/// Who is asked who they are speaks for themselves. Else anybody of this machine is whom they say.
+pub(crate) fn may_speak_for(
+    customer: Option<String>,
+    peer: Peer,
+    asker: &Asker,
+) -> Result<String, ApiError> {
+    let own = asker.name();
     match customer {
-        None => Ok(ANONYMOUS.into()),
-        Some(customer) if peer.is_loopback() || customer == ANONYMOUS => Ok(customer),
+        None => Ok(own.into()),
+        Some(customer) if customer == own => Ok(customer),
+        Some(customer) if peer.is_loopback() && !asker.is_asked() => Ok(customer),
         Some(customer) => Err(ApiError::new(
             Code::Denied,
-            format!("this connection is {ANONYMOUS}'s, and cannot speak for {customer}"),
+            format!("this request is {own}'s, and cannot speak for {customer}"),
         )),
     }
 }

@@ -9,7 +9,10 @@
 //! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
+//! - [`prefetch`]: what is fetched before anybody asks for it.
 //! - [`accesses`]: what was asked for, until somebody takes it.
+//! - [`customers`]: what the control plane says of who asks. [`orders`]: what it orders of the caches.
+//! - [`access`]: who asks, and whether they may.
 //! - [`names`]: what is hosted, what tags point to, the outbox of events.
 //! - [`protocol`]: parsing and writing what goes over the wire. Pure.
 //! - [`body`]: what a response sends. [`faults`]: what a failure is called.
@@ -17,10 +20,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod accesses;
 mod blobs;
 pub mod body;
 mod contents;
+pub mod customers;
 mod faults;
 mod flight;
 pub mod gateway;
@@ -31,6 +36,8 @@ mod manifests;
 mod mesh;
 pub mod metrics;
 pub mod names;
+pub mod orders;
+mod prefetch;
 pub mod protocol;
 mod ready;
 pub mod recover;
@@ -38,10 +45,14 @@ mod single;
 mod uploads;
 pub mod upstreams;
 
+pub use access::{AccessShared, AccessTables};
 pub use accesses::Accesses;
 pub use body::GatewayBody;
+pub use customers::{Rate, Standing};
 pub use gateway::{Gateway, GatewayParts, GatewaySettings};
 pub use mesh::{Hub, Inbox, Unanswered};
 pub use metrics::GatewayMetrics;
+pub use orders::{Order, Orders, Replaced};
+pub use prefetch::Prefetched;
 pub use recover::Recovered;
 pub use upstreams::Upstream;

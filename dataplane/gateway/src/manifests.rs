@@ -15,8 +15,9 @@ use outrider_artifact::event::UploadKind;
 use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference, RepositoryName, Tag};
 use outrider_cache::UploadId;
 use outrider_transport::RequestBody;
-use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target};
+use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target, Whom};
 
+use crate::access::asker::Asker;
 use crate::blobs::Whence;
 use crate::body::GatewayBody;
 use crate::contents::Stored;
@@ -164,7 +165,16 @@ impl<N: Names> Gateway<N> {
     /// Whether what an upstream said of a tag is believed without asking.
     fn is_fresh(&self, record: &TagRecord) -> bool {
         let overtaken = matches!(record.origin, TagOrigin::Mirrored { overtaken, .. } if overtaken);
-        !overtaken && age_ms(record) < millis(self.settings.tag_ttl)
+        !overtaken && age_ms(record) < millis(self.tag_ttl(record))
+    }
+
+    /// How long it is: what its upstream has, or else all.
+    fn tag_ttl(&self, record: &TagRecord) -> Duration {
+        let own = match &record.origin {
+            TagOrigin::Hosted => None,
+            TagOrigin::Mirrored { upstream, .. } => self.upstreams.tag_ttl(upstream),
+        };
+        own.unwrap_or(self.settings.tag_ttl)
     }
 
     fn serve_fresh(
@@ -173,7 +183,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        let left_s = millis(self.settings.tag_ttl).saturating_sub(age_ms(record)) / 1000;
+        let left_s = millis(self.tag_ttl(record)).saturating_sub(age_ms(record)) / 1000;
         self.serve_tag(record, stored, left_s as i64, method, headers)
     }
 
@@ -275,8 +285,12 @@ impl<N: Names> Gateway<N> {
         let wanted = Wanted { key: place.key.clone(), reference: Reference::Digest(*digest) };
         let errand = self.errand(&place)?;
         let reference = wanted.reference.clone();
-        let found =
-            self.manifests.run(wanted, || async move { errand.get(&reference).await }).await;
+        let fetch = || async move {
+            let found = errand.get(&reference).await;
+            errand.tell(&found, None);
+            found
+        };
+        let found = self.manifests.run(wanted, fetch).await;
         let fetched = found.map_err(|error| faults::of_fetch(&error, Code::ManifestUnknown))?;
         Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers))
     }
@@ -305,7 +319,7 @@ impl<N: Names> Gateway<N> {
             }
             return Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers));
         };
-        let stale_ms = age_ms(&record) - millis(self.settings.tag_ttl).min(age_ms(&record));
+        let stale_ms = age_ms(&record) - millis(self.tag_ttl(&record)).min(age_ms(&record));
         let may_be_stale = stale_ms < millis(self.settings.tag_stale);
         let serve_stale = || {
             self.metrics.stale_tags.inc();
@@ -323,7 +337,7 @@ impl<N: Names> Gateway<N> {
         };
         match checked {
             Ok(Fetched { bytes: None, .. }) => {
-                let ttl_s = (millis(self.settings.tag_ttl) / 1000) as i64;
+                let ttl_s = (millis(self.tag_ttl(&record)) / 1000) as i64;
                 Ok(self.serve_tag(&record, &stored, ttl_s, method, headers))
             }
             Ok(fetched) => Ok(self.serve_fetched(&fetched, Forward::Stale, method, headers)),
@@ -362,7 +376,7 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        self.touch_anywhere(&fetched.digest);
+        self.touch_anywhere(&fetched.digest, self.customers.behalf());
         let bytes = fetched.bytes.clone().unwrap_or_default();
         let not_modified = conditional::if_none_match(headers, &fetched.digest);
         let mut response =
@@ -396,6 +410,7 @@ impl<N: Names> Gateway<N> {
         tags: Vec<Tag>,
         headers: &HeaderMap,
         mut body: RequestBody,
+        asker: &Asker,
     ) -> Answer {
         self.must_be_pushable(&name).await?;
         let bytes = read_body(&mut body).await?;
@@ -404,7 +419,8 @@ impl<N: Names> Gateway<N> {
             Reference::Digest(digest) => *digest,
             Reference::Tag(_) => Digest::sha256(&bytes),
         };
-        let put = Pushed { name, reference, tags, digest, manifest, bytes };
+        let (by, linked_only) = (asker.name().to_owned(), asker.is_asked());
+        let put = Pushed { name, reference, tags, digest, manifest, bytes, by, linked_only };
         // Known before it is stored, so that it can lie at home, where everybody looks first.
         let at = self.upload_shard(self.hub.placement().home(&digest)).await?;
         if at == self.shard {
@@ -414,7 +430,7 @@ impl<N: Names> Gateway<N> {
     }
 
     async fn store_manifest(&self, pushed: Pushed) -> Answer {
-        let Pushed { name, reference, mut tags, digest, manifest, bytes } = pushed;
+        let Pushed { name, reference, mut tags, digest, manifest, bytes, by, linked_only } = pushed;
         let name = &name;
         let asked_tags = tags.clone();
         if let Reference::Tag(tag) = reference
@@ -422,7 +438,7 @@ impl<N: Names> Gateway<N> {
         {
             tags.push(tag);
         }
-        self.take_in_references(name, &manifest).await?;
+        self.take_in_references(name, &manifest, &by, linked_only).await?;
         let (_, mut open) = self.open_upload(digest.algorithm())?;
         uploads::take_bytes(&mut open, &bytes).await?;
         let stored = uploads::close(open, &digest).await?;
@@ -433,6 +449,7 @@ impl<N: Names> Gateway<N> {
             tags.last().map(|tag| &**tag),
             &digest,
             size_bytes,
+            &by,
         );
         event.media_type.clone_from(&manifest.media_type);
         // In a fleet tags are set for all, once the content that they point to is here.
@@ -492,11 +509,14 @@ impl<N: Names> Gateway<N> {
     }
 
     /// Sees to it that the blobs of a manifest are hosted in its repository. What is only cached is
-    /// copied: the cache may forget it. Manifests of an index may come later.
+    /// copied: the cache may forget it. Manifests of an index may come later. With `linked_only` a digest alone is
+    /// no right to what is cached: it must have been pushed or mounted, or be held for this repository elsewhere.
     async fn take_in_references(
         &self,
         name: &RepositoryName,
         manifest: &Manifest,
+        by: &str,
+        linked_only: bool,
     ) -> Result<(), ApiError> {
         let mut missing = Vec::new();
         for descriptor in manifest.required() {
@@ -505,8 +525,8 @@ impl<N: Names> Gateway<N> {
             }
             let linked = self.names.link(name, &descriptor.digest).await?.blob.is_some();
             if !linked
-                && !self.take_in(name, &descriptor.digest).await?
-                && !self.bring_in(name, &descriptor.digest).await?
+                && (linked_only || !self.take_in(name, &descriptor.digest, by).await?)
+                && !self.bring_in(name, &descriptor.digest, by).await?
             {
                 missing.push(descriptor.digest.to_string());
             }
@@ -591,6 +611,10 @@ struct Pushed {
     digest: Digest,
     manifest: Manifest,
     bytes: Bytes,
+    /// Whose it is.
+    by: String,
+    /// Its blobs must be the repository's already.
+    linked_only: bool,
 }
 
 impl<N: Names> Errand<N> {
@@ -653,6 +677,7 @@ impl<N: Names> Errand<N> {
             None => self.get(&by_tag).await,
             Some(record) => self.compare(&by_tag, record).await,
         };
+        self.tell(&found, Some(tag));
         let checked_unix_ms = unix_ms();
         match &found {
             Ok(Fetched { bytes: Some(bytes), digest, media_type }) => {
@@ -677,6 +702,28 @@ impl<N: Names> Errand<N> {
             Err(_) => {}
         }
         found
+    }
+
+    /// Notes for the control plane that a manifest has come from an upstream. Nobody waits for it. What comes from
+    /// another edge was noted there.
+    fn tell(&self, found: &Found, tag: Option<&Tag>) {
+        let (Ok(Fetched { digest, media_type, bytes: Some(bytes) }), Whom::Upstream(_)) =
+            (found, &self.source.from)
+        else {
+            return;
+        };
+        let gateway = Rc::clone(&self.gateway);
+        if gateway.accesses().is_none() {
+            return;
+        }
+        let (kind, tag, length) = (UploadKind::Mirrored, tag.map(|tag| &**tag), bytes.len() as u64);
+        let mut event = gateway.upload_event(kind, &self.key, tag, digest, length, uploads::ANONYMOUS);
+        event.media_type = media_type.to_string();
+        outrider_shard::task::spawn(async move {
+            if let Err(error) = gateway.names.note_event(event).await {
+                tracing::warn!("a manifest of an upstream is not told of: {error}");
+            }
+        });
     }
 
     async fn compare(&self, by_tag: &Reference, known: &TagRecord) -> Found {
@@ -740,7 +787,7 @@ async fn read_body(body: &mut RequestBody) -> Result<Bytes, ApiError> {
     Ok(bytes.freeze())
 }
 
-fn unknown(name: &RepositoryName, reference: &Reference) -> ApiError {
+pub(crate) fn unknown(name: &RepositoryName, reference: &Reference) -> ApiError {
     ApiError::new(Code::ManifestUnknown, format!("{name} has no manifest {reference}")).with_detail(
         serde_json::json!({ "name": name.to_string(), "reference": reference.to_string() }),
     )

@@ -6,12 +6,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::access::gate::DecisionLabels;
 use crate::accesses::DropLabels;
 
 /// What was asked, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// `ping`, `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `layer` or `other`.
+    /// `ping`, `token`, `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `layer` or `other`.
     pub route: &'static str,
     /// The HTTP status.
     pub status: u16,
@@ -51,6 +52,12 @@ metrics! {
     accesses: Counter = "outrider_accesses",
     /// Accesses that were dropped before the control plane was told of them, by reason
     accesses_dropped: Family<DropLabels, Counter> = "outrider_accesses_dropped",
+    /// Requests of who is asked who they are, by how it was decided and why
+    access_decisions: Family<DecisionLabels, Counter> = "outrider_access_decisions",
+    /// Tokens and secrets that were verified; what a shard knows is not verified again
+    access_verified: Counter = "outrider_access_verified",
+    /// Lines of the audit that were dropped, since nobody wrote them in time
+    audit_dropped: Counter = "outrider_audit_dropped",
     /// Fetches of a digest that were started
     flights_started: Counter = "outrider_flights_started",
     /// Requests that found a fetch of their digest under way
@@ -83,6 +90,14 @@ metrics! {
     uploads_expired: Counter = "outrider_uploads_expired",
     /// Contents that were stored by an upload
     uploads_stored: Counter = "outrider_uploads_stored",
+    /// Requests that were refused, since their customer asks for more than its requests a second
+    over_rate: Counter = "outrider_over_rate",
+    /// Contents that were purged by the control plane
+    purged: Counter = "outrider_purged",
+    /// Contents of manifests that no tag stands for any more, which are the first victims
+    demoted: Counter = "outrider_demoted",
+    /// Replaced manifests whose contents were left alone: too many, or their successor is not known here
+    replaced_left: Counter = "outrider_replaced_left",
     /// Questions that a shard asked another
     mesh_questions: Counter = "outrider_mesh_questions",
     /// Questions that were refused, since too many waited for the other shard

@@ -14,10 +14,12 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 use outrider_artifact::event::AccessTier;
 use outrider_artifact::{Digest, RepositoryName};
-use outrider_cache::Tier;
+use outrider_cache::{Origin, Tier};
 use outrider_metrics::Counter;
-use outrider_transport::{Immediate, PreparedHead};
+use outrider_tokens::{Actions, Target};
+use outrider_transport::{Immediate, Peer, PreparedHead};
 
+use crate::access::asker::Asker;
 use crate::accesses::Access;
 use crate::blobs;
 use crate::flight::chunks_of;
@@ -27,7 +29,6 @@ use crate::names::{Link, Names};
 use crate::protocol::cache_status::{CacheStatus, Detail};
 use crate::protocol::route::{self, Read};
 use crate::protocol::{Operation, header};
-use crate::uploads::ANONYMOUS;
 use crate::upstreams::Meaning;
 
 /// Paths that are remembered: some 4 MiB. Beyond that all are forgotten.
@@ -53,12 +54,16 @@ struct Path {
     size: u64,
     /// Whether an upstream would be asked for it, so that it is read also if it was pushed elsewhere.
     mirrored: bool,
+    /// What it is called in full, and at an upstream where it comes from.
+    key: RepositoryName,
+    origin: Option<Origin>,
     head: Rc<PreparedHead>,
 }
 
 /// A content that can be had without waiting.
 struct InMemory {
     hosted: bool,
+    origin: Option<Origin>,
     bytes: Bytes,
     /// It is a copy of what another shard has.
     kept: bool,
@@ -78,7 +83,7 @@ impl ReadyPaths {
 impl<N: Names> Gateway<N> {
     /// The answer to a GET of a whole blob of one chunk that is verified and in memory, here or kept of
     /// another shard's.
-    pub(crate) fn ready(&self, request: &Parts) -> Option<Immediate> {
+    pub(crate) fn ready(&self, request: &Parts, peer: Peer) -> Option<Immediate> {
         if request.method != Method::GET || is_conditional(&request.headers) {
             return None;
         }
@@ -91,21 +96,27 @@ impl<N: Names> Gateway<N> {
             }
             None => self.learn(request, text)?,
         };
-        let may_read = !found.hosted
+        let asker = self.asker_of(&path, &found, request, peer)?;
+        let may_read = asker.is_asked()
+            || !found.hosted
             || path.mirrored
             || self.names.link_known(&path.name, &path.digest)? != Link::default();
         let len = found.bytes.len();
         if !may_read || len as u64 != path.size {
             return None;
         }
+        // Who asks too fast is told so by the long way.
+        let name = asker.name();
+        self.customers.admit(name).ok()?;
+        let customer = self.customers.of(name);
         if found.kept {
-            self.touch_anywhere(&path.digest);
+            self.touch_anywhere(&path.digest, customer);
         } else {
-            self.touch(&path.digest);
+            self.touch_for(&path.digest, customer);
         }
         if let Some(accesses) = &self.accesses {
             accesses.note(&Access {
-                customer: ANONYMOUS,
+                customer: asker.name(),
                 image: &path.name,
                 digest: &path.digest,
                 unix_ms: unix_ms(),
@@ -127,6 +138,33 @@ impl<N: Names> Gateway<N> {
         })
     }
 
+    /// Who asks, if it is known without waiting that they may read it.
+    fn asker_of(
+        &self,
+        path: &Path,
+        found: &InMemory,
+        request: &Parts,
+        peer: Peer,
+    ) -> Option<Asker> {
+        let Some(gate) = &self.gate else { return Some(Asker::open()) };
+        let mut asker = gate.who_known(&request.headers, self.if_member(peer))?;
+        if !asker.is_asked() {
+            return Some(asker);
+        }
+        let has = match path.mirrored {
+            true => {
+                (found.origin.is_some() && found.origin == path.origin)
+                    || self.said(&path.key, &path.digest)
+            }
+            false => self.names.link_known(&path.name, &path.digest)? != Link::default(),
+        };
+        if asker.customer.is_none() {
+            asker.customer = gate.owner(&path.key);
+        }
+        let target = Target::Repository(&path.key);
+        (has && gate.allows(&asker, target, Actions::PULL)).then_some(asker)
+    }
+
     /// A verified content of one chunk that can be had without waiting.
     fn in_memory(&self, digest: &Digest) -> Option<InMemory> {
         match self.cache.stat(digest) {
@@ -135,11 +173,13 @@ impl<N: Names> Gateway<N> {
                     return None;
                 }
                 let chunk = self.cache.resident(digest, 0).filter(|c| c.tier == Tier::Ram)?;
-                Some(InMemory { hosted: stat.hosted, bytes: chunk.bytes, kept: false })
+                let (hosted, origin) = (stat.hosted, stat.origin);
+                Some(InMemory { hosted, origin, bytes: chunk.bytes, kept: false })
             }
             None => {
                 let small = self.kept(digest, self.hub.epoch())?;
-                Some(InMemory { hosted: small.hosted, bytes: small.bytes, kept: true })
+                let (hosted, bytes) = (small.hosted, small.bytes);
+                Some(InMemory { hosted, origin: None, bytes, kept: true })
             }
         }
     }
@@ -150,10 +190,10 @@ impl<N: Names> Gateway<N> {
         let Operation::BlobRead { name, digest, method: Read::Get } = parsed.operation else {
             return None;
         };
-        let mirrored = match self.upstreams.resolve(&name, parsed.ns.as_deref()) {
+        let (mirrored, key, origin) = match self.upstreams.resolve(&name, parsed.ns.as_deref()) {
             Meaning::UnknownNamespace => return None,
-            Meaning::Mirrored(_) => true,
-            Meaning::Local => false,
+            Meaning::Mirrored(place) => (true, place.key, Some(place.source.origin)),
+            Meaning::Local => (false, name.clone(), None),
         };
         if text.len() > PATH_BYTES_MAX {
             return None;
@@ -165,7 +205,7 @@ impl<N: Names> Gateway<N> {
         finish_headers(&mut response);
         let (parts, _) = response.into_parts();
         let head = Rc::new(PreparedHead::new(parts, size));
-        let path = Rc::new(Path { name, digest, size, mirrored, head });
+        let path = Rc::new(Path { name, digest, size, mirrored, key, origin, head });
         let mut paths = self.ready.paths.borrow_mut();
         if paths.len() >= PATHS_MAX {
             paths.clear();

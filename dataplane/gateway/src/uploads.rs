@@ -15,6 +15,7 @@ use outrider_artifact::{Algorithm, ContentHasher, Digest, RepositoryName};
 use outrider_cache::{CHUNK_BYTES, CacheError, StoredUpload, Upload, UploadId};
 use outrider_transport::RequestBody;
 
+use crate::access::asker::Asker;
 use crate::blobs::Whence;
 use crate::faults;
 use crate::gateway::{Answer, Gateway, bare, unix_ms, value};
@@ -169,19 +170,22 @@ impl<N: Names> Gateway<N> {
         mount: Option<Mount>,
         algorithm: Option<Algorithm>,
         body: RequestBody,
+        asker: &Asker,
     ) -> Answer {
         self.must_be_pushable(&name).await?;
         if let Some(mount) = mount
-            && self.mount(&name, &mount).await?
+            && self.may_mount(&mount, asker).await?
+            && self.mount(&name, &mount, asker.name()).await?
         {
             return Ok(created(&name, &mount.digest));
         }
         let at = self.upload_shard(self.shard).await?;
         if at == self.shard {
-            return self.begin_upload(&name, digest, algorithm, body).await;
+            return self.begin_upload(&name, digest, algorithm, body, asker.name()).await;
         }
+        let by = asker.name().to_owned();
         self.carry_to(at, body, move |other, body| async move {
-            other.begin_upload(&name, digest, algorithm, body).await
+            other.begin_upload(&name, digest, algorithm, body, &by).await
         })
         .await
     }
@@ -209,13 +213,14 @@ impl<N: Names> Gateway<N> {
         digest: Option<Digest>,
         algorithm: Option<Algorithm>,
         mut body: RequestBody,
+        by: &str,
     ) -> Answer {
         let algorithm = digest.map(|digest| digest.algorithm()).or(algorithm);
         let (id, open) = self.open_upload(algorithm.unwrap_or(Algorithm::Sha256))?;
         if let Some(digest) = digest {
             let mut open = open;
             take_body(&mut open, &mut body).await?;
-            self.store_blob(name, open, &digest).await?;
+            self.store_blob(name, open, &digest, by).await?;
             return Ok(created(name, &digest));
         }
         self.uploads.insert(id, name, open);
@@ -273,12 +278,14 @@ impl<N: Names> Gateway<N> {
         digest: Digest,
         headers: HeaderMap,
         body: RequestBody,
+        asker: &Asker,
     ) -> Answer {
         match self.holder_of(id)? {
-            None => self.finish_upload_here(&name, id, &digest, &headers, body).await,
+            None => self.finish_upload_here(&name, id, &digest, &headers, body, asker.name()).await,
             Some(holder) => {
+                let by = asker.name().to_owned();
                 self.carry_to(holder, body, move |holder, body| async move {
-                    holder.finish_upload_here(&name, id, &digest, &headers, body).await
+                    holder.finish_upload_here(&name, id, &digest, &headers, body, &by).await
                 })
                 .await
             }
@@ -292,13 +299,14 @@ impl<N: Names> Gateway<N> {
         digest: &Digest,
         headers: &HeaderMap,
         mut body: RequestBody,
+        by: &str,
     ) -> Answer {
         let mut taken = self.uploads.take(id, name)?;
         in_order(taken.received(), headers, &body)?;
         taken.append_body(&mut body).await?;
         let open = taken.into_open()?;
         self.count_sessions();
-        self.store_blob(name, open, digest).await?;
+        self.store_blob(name, open, digest, by).await?;
         Ok(created(name, digest))
     }
 
@@ -381,9 +389,10 @@ impl<N: Names> Gateway<N> {
         name: &RepositoryName,
         open: Open,
         digest: &Digest,
+        by: &str,
     ) -> Result<(), ApiError> {
         let stored = close(open, digest).await?;
-        let event = self.upload_event(UploadKind::Blob, name, None, digest, stored.size());
+        let event = self.upload_event(UploadKind::Blob, name, None, digest, stored.size(), by);
         self.name_blob(name, stored, digest, event).await
     }
 
@@ -423,10 +432,11 @@ impl<N: Names> Gateway<N> {
         version: Option<&str>,
         digest: &Digest,
         size_bytes: u64,
+        by: &str,
     ) -> UploadEvent {
         UploadEvent {
             kind,
-            customer: ANONYMOUS.into(),
+            customer: by.into(),
             region: self.settings.region.clone(),
             repository: repository.into(),
             version: version.map(Into::into),
@@ -438,13 +448,18 @@ impl<N: Names> Gateway<N> {
     }
 
     /// Links a blob that is here already. False where it is not.
-    async fn mount(&self, name: &RepositoryName, mount: &Mount) -> Result<bool, ApiError> {
+    async fn mount(
+        &self,
+        name: &RepositoryName,
+        mount: &Mount,
+        by: &str,
+    ) -> Result<bool, ApiError> {
         if let Some(from) = &mount.from
             && let Whence::Hosted(key) = self.whence(from, None).await?
         {
             return Ok(self.names.mount(name, &mount.digest, Some(&key)).await?.is_some());
         }
-        self.take_in(name, &mount.digest).await
+        self.take_in(name, &mount.digest, by).await
     }
 
     /// Makes content that is here a part of a hosted repository: links what is hosted, and copies
@@ -453,16 +468,23 @@ impl<N: Names> Gateway<N> {
         &self,
         name: &RepositoryName,
         digest: &Digest,
+        by: &str,
     ) -> Result<bool, ApiError> {
         let owner = self.owner(digest);
         if owner == self.shard {
-            return self.take_in_here(name, digest).await;
+            return self.take_in_here(name, digest, by).await;
         }
-        let (name, digest) = (name.clone(), *digest);
-        self.on(owner, move |owner| async move { owner.take_in_here(&name, &digest).await }).await?
+        let (name, digest, by) = (name.clone(), *digest, by.to_owned());
+        self.on(owner, move |owner| async move { owner.take_in_here(&name, &digest, &by).await })
+            .await?
     }
 
-    async fn take_in_here(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
+    async fn take_in_here(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        by: &str,
+    ) -> Result<bool, ApiError> {
         let Some(stat) = self.cache.stat(digest).filter(|stat| stat.verified) else {
             return Ok(false);
         };
@@ -479,7 +501,7 @@ impl<N: Names> Gateway<N> {
             open.upload.append(&found.bytes).await.map_err(|error| faults::of_store(&error))?;
             open.hasher.update(&found.bytes);
         }
-        self.store_blob(name, open, digest).await?;
+        self.store_blob(name, open, digest, by).await?;
         Ok(true)
     }
 }

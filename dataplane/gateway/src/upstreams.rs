@@ -4,11 +4,13 @@
 //! `?ns=NAME`. `ns` is a key into the configuration and never an address to dial.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use outrider_artifact::RepositoryName;
 use outrider_cache::Origin;
 use outrider_uplink::{UpstreamId, Whom};
 
+use crate::customers::minutes;
 use crate::flight::Source;
 use crate::protocol::ns;
 
@@ -21,6 +23,10 @@ pub struct Upstream {
     pub name: Option<String>,
     /// Host and, where it is given, port of its URL, in lower case.
     pub host: String,
+    /// How long its tags are answered without asking it again, where that is not what all have.
+    pub tag_ttl: Option<Duration>,
+    /// How long its content stays without being used, where that has an end.
+    pub content_ttl: Option<Duration>,
 }
 
 /// The configured upstreams.
@@ -73,6 +79,14 @@ impl Upstreams {
         place.map_or(Meaning::Local, Meaning::Mirrored)
     }
 
+    /// How long tags of an upstream are answered without asking it again, by its name in records.
+    pub(crate) fn tag_ttl(&self, upstream_name: &str) -> Option<Duration> {
+        let called = |upstream: &&Upstream| {
+            upstream.name.as_deref().unwrap_or(&upstream.host) == upstream_name
+        };
+        self.0.iter().find(called)?.tag_ttl
+    }
+
     fn of_namespace(&self, namespace: &str) -> Option<&Upstream> {
         let same = |host: &str| ns::same_registry(host, namespace);
         let named = self.0.iter().find(|upstream| upstream.name.as_deref().is_some_and(same));
@@ -90,8 +104,12 @@ fn place(upstream: &Upstream, repository: &str) -> Option<Place> {
     };
     let upstream_name: Rc<str> = upstream.name.as_deref().unwrap_or(&upstream.host).into();
     let from = Whom::Upstream(upstream.id);
-    let source =
-        Source { from, repository: repository.into(), origin: origin(&upstream_name, repository) };
+    let source = Source {
+        from,
+        repository: repository.into(),
+        origin: origin(&upstream_name, repository),
+        ttl_minutes: upstream.content_ttl.map(minutes),
+    };
     Some(Place { source, upstream_name, key })
 }
 
@@ -103,6 +121,7 @@ pub(crate) fn place_at_edge(edge: u64, key: &RepositoryName) -> Place {
         from: Whom::Peer(edge),
         repository: (&**key).into(),
         origin: origin(&upstream_name, key),
+        ttl_minutes: None,
     };
     Place { source, upstream_name, key: key.clone() }
 }
@@ -120,9 +139,16 @@ mod tests {
     use super::*;
 
     fn two() -> Upstreams {
+        let upstream = |id, name: Option<&str>, host: &str| Upstream {
+            id: UpstreamId(id),
+            name: name.map(Into::into),
+            host: host.into(),
+            tag_ttl: None,
+            content_ttl: None,
+        };
         Upstreams::new(vec![
-            Upstream { id: UpstreamId(0), name: None, host: "registry-1.docker.io".into() },
-            Upstream { id: UpstreamId(1), name: Some("ghcr.io".into()), host: "ghcr.io".into() },
+            upstream(0, None, "registry-1.docker.io"),
+            upstream(1, Some("ghcr.io"), "ghcr.io"),
         ])
     }
 

@@ -27,6 +27,8 @@ pub struct Peer {
     /// Whether the request came before the handshake was over (0-RTT): somebody else may have sent
     /// a copy of it, so it must not change anything, nor cost much.
     pub early: bool,
+    /// The other edge of the fleet that it is, as its certificate proves.
+    pub member: Option<u64>,
 }
 
 impl Peer {

@@ -260,7 +260,7 @@ impl<H: Handler> Server<H> {
         };
         let requests = Rc::new(Requests {
             handler: self.handler.clone(),
-            peer: Peer { address, secure, protocol, early: false },
+            peer: Peer { address, secure, protocol, early: false, member: None },
             limits: self.limits.clone(),
             activity: Activity::new(protocol),
             pins: self.pins.connection(),

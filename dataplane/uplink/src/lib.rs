@@ -25,6 +25,7 @@
 //! - `serve`: the life of one fetch. `exchange`: from a request to the head of its answer.
 //! - `upstream`, `lane`, `credentials`: what lives as long as the configuration.
 //! - `connect`: names, addresses, TCP and TLS.
+//! - `document`: the keys of an issuer of tokens.
 //! - `peers`: other edges, over the native protocol.
 
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ mod config;
 mod connect;
 pub mod content_range;
 mod credentials;
+mod document;
 mod error;
 mod exchange;
 mod fetch;
@@ -56,6 +58,7 @@ pub use config::{
     UpstreamConfig, UpstreamId, WAITERS_MAX, WINDOW_BYTES, WINDOW_BYTES_RANGE, parse_url,
 };
 pub use content_range::ContentRange;
+pub use document::fetch_document;
 pub use error::{FetchError, TimeoutStage, UplinkError};
 pub use fetch::{
     ACCEPT_MAX, Fetch, FetchHead, FetchMethod, FetchRange, FetchRequest, Target, UplinkClient, Whom,

@@ -18,6 +18,7 @@ use outrider_artifact::{Digest, Reference};
 use outrider_shard::{ShardHandle, channel};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, TransportConfig};
+use rustls::client::ResolvesClientCert;
 use tokio::time::timeout;
 
 use crate::config::{BreakerConfig, FETCHES_MAX, WAITERS_MAX, WINDOW_BYTES};
@@ -62,6 +63,8 @@ pub struct PeerOptions {
     pub roots: rustls::RootCertStore,
     /// The name in the certificate of a member.
     pub name: fn(u64) -> String,
+    /// Its own certificate, for those that ask for it.
+    pub identity: Option<Arc<dyn ResolvesClientCert>>,
 }
 
 impl fmt::Debug for PeerOptions {
@@ -106,11 +109,14 @@ impl Peers {
     pub(crate) fn new(options: PeerOptions, metrics: UplinkMetrics) -> Result<Self, UplinkError> {
         let failed = |error: &dyn fmt::Display| UplinkError::Tls(error.to_string());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| failed(&error))?
-            .with_root_certificates(options.roots.clone())
-            .with_no_client_auth();
+            .with_root_certificates(options.roots.clone());
+        let mut tls = match options.identity.clone() {
+            Some(shown) => builder.with_client_cert_resolver(shown),
+            None => builder.with_no_client_auth(),
+        };
         tls.alpn_protocols = vec![native::ALPN.to_vec()];
         let crypto = QuicClientConfig::try_from(tls).map_err(|error| failed(&error))?;
         let mut config = ClientConfig::new(Arc::new(crypto));

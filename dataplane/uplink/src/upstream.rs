@@ -2,6 +2,7 @@
 //! configuration; what lives as long as a fetch is in [`serve`](crate::serve).
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -85,7 +86,7 @@ impl Upstream {
         };
         let all_places = places + manifest_places;
         let settings = ClientSettings {
-            tls: tls(&config, &label, system_roots)?,
+            tls: tls(config.ca_file.as_deref(), &config.url, &label, system_roots)?,
             classifier,
             connect_timeout: config.connect_timeout,
             window_bytes: config.window_bytes,
@@ -185,16 +186,17 @@ fn credentials(config: &UpstreamConfig, label: &str) -> Result<Option<Credential
 }
 
 /// TLS for one upstream: the system's roots and its own.
-fn tls(
-    config: &UpstreamConfig,
+pub(crate) fn tls(
+    ca_file: Option<&Path>,
+    url: &Url,
     label: &str,
     system_roots: &rustls::RootCertStore,
 ) -> Result<rustls::ClientConfig, UplinkError> {
     let mut roots = system_roots.clone();
-    if let Some(path) = &config.ca_file {
+    if let Some(path) = ca_file {
         let wrong = |reason: String| UplinkError::File {
             upstream: label.to_owned(),
-            path: path.clone(),
+            path: path.to_owned(),
             reason,
         };
         let mut found = 0;
@@ -209,7 +211,7 @@ fn tls(
             return Err(wrong("there is no certificate in it".to_owned()));
         }
     }
-    if roots.is_empty() && config.url.scheme() == "https" {
+    if roots.is_empty() && url.scheme() == "https" {
         return Err(UplinkError::Tls(format!(
             "this machine has no trusted certificates, and upstream {label} has no ca_file"
         )));

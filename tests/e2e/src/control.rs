@@ -22,6 +22,7 @@ struct Node {
     process: Option<Process>,
     /// Its own address of 127.0.0.0/8: calls to others come from it.
     address: IpAddr,
+    peers: u16,
     admin: u16,
     /// Where others reach it, if not there.
     advertise: Option<String>,
@@ -76,8 +77,20 @@ impl Control {
         let (peers, admin) = (ports::free(), ports::free());
         let advertise =
             self.cuts.as_ref().map(|cuts| cuts.proxy(address, (address, peers).into()).to_string());
-        self.nodes.push(Node { process: None, address, admin, advertise });
+        self.nodes.push(Node { process: None, address, peers, admin, advertise });
+        self.write_config(place);
+        place
+    }
+
+    /// Gives a node that does not run another configuration, instead of what was added to it.
+    pub fn reconfigure(&mut self, place: usize, more: &str) {
+        more.clone_into(&mut self.more);
+        self.write_config(place);
+    }
+
+    fn write_config(&self, place: usize) {
         let node = &self.nodes[place];
+        let Node { address, peers, admin, .. } = node;
         let advertise =
             node.advertise.as_ref().map_or_else(String::new, |at| format!("advertise = {at:?}\n"));
         let config = format!(
@@ -87,7 +100,6 @@ impl Control {
             self.more
         );
         std::fs::write(self.config(place), config).expect("a small file");
-        place
     }
 
     /// Its folder. May be mounted before it joins.

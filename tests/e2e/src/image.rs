@@ -40,8 +40,12 @@ pub struct SmallImage {
 impl SmallImage {
     /// An image with layers of these sizes; another one for another seed.
     pub fn new(seed: u64, layer_sizes: &[usize]) -> Self {
-        let layers: Vec<Vec<u8>> =
-            layer_sizes.iter().zip(1..).map(|(size, n)| bytes(seed * 1000 + n, *size)).collect();
+        let layers = layer_sizes.iter().zip(1..).map(|(size, n)| bytes(seed * 1000 + n, *size));
+        Self::of(seed, layers.collect())
+    }
+
+    /// An image of these layers, with a config of its own for each seed.
+    pub fn of(seed: u64, layers: Vec<Vec<u8>>) -> Self {
         let config = format!(
             "{{\"architecture\":\"amd64\",\"os\":\"linux\",\"created\":\"2026-01-01T00:00:00Z\",\
              \"config\":{{\"Labels\":{{\"seed\":\"{seed}\"}}}},\"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[]}}}}"

@@ -26,6 +26,8 @@ pub struct Options {
     pub config: Option<String>,
     /// Keys (TOML) for each upstream of the configuration.
     pub upstream_keys: String,
+    /// Not `--no-control`.
+    pub control: bool,
     /// `--shards`. By default what `OUTRIDER_TEST_SHARDS` says, or 2.
     pub shards: usize,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             ssd: "512MiB".to_owned(),
             config: None,
             upstream_keys: String::new(),
+            control: true,
             shards: shards_default(),
         }
     }
@@ -169,6 +172,9 @@ impl Outrider {
         command.args(["--admin", &format!("127.0.0.1:{}", self.admin)]);
         command.args(["--ram", &self.options.ram, "--ssd", &self.options.ssd]);
         command.args(["--shards", &self.options.shards.to_string()]);
+        if !self.options.control {
+            command.arg("--no-control");
+        }
         for upstream in &self.options.upstreams {
             command.args(["--upstream", upstream]);
         }
@@ -206,6 +212,12 @@ impl Outrider {
             admin.request("GET", "/readyz").try_send().is_ok_and(|answer| answer.status == 200)
         });
         self.process = Some(process);
+    }
+
+    /// Whether it has a node of the control plane at its next start.
+    pub fn set_control(&mut self, control: bool) {
+        assert!(self.process.is_none(), "it is stopped");
+        self.options.control = control;
     }
 
     /// The number of shards of the next start.
@@ -277,6 +289,11 @@ impl Outrider {
     /// The port of HTTPS.
     pub fn https_port(&self) -> u16 {
         self.https
+    }
+
+    /// The port of the admin pages.
+    pub fn admin_port(&self) -> u16 {
+        self.admin
     }
 
     /// The port of plain HTTP.

@@ -10,9 +10,8 @@ use outrider_e2e::control::Control;
 use outrider_e2e::neo4j::Neo4j;
 use outrider_e2e::process::{Output, run};
 use outrider_e2e::scratch::Scratch;
-use outrider_e2e::{Answer, Outrider, until};
-use outrider_graph::model;
-use outrider_graph::neo4j::Options;
+use outrider_e2e::{Answer, Options, Outrider, SmallImage, registry, sha256, until};
+use outrider_graph::{model, neo4j};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -279,6 +278,8 @@ fn a_real_neo4j_gives_the_same_rows_and_may_be_away() {
         check(&control);
     }
 
+    fed_by_an_edge(&control, &mut neo4j);
+
     // A node starts without its store, and without its store's file too.
     control.terminate(0);
     neo4j.kill9();
@@ -287,12 +288,50 @@ fn a_real_neo4j_gives_the_same_rows_and_may_be_away() {
     control.client(0).get(&path).expect(503);
 }
 
+/// What is pushed to an edge gets there by itself, also what was pushed while it was dead.
+fn fed_by_an_edge(control: &Control, neo4j: &mut Neo4j) {
+    let edge = Outrider::joined(control, Options::default().config("[control]"));
+    let client = edge.client();
+    let first = SmallImage::new(31, &[1_000, 2_000]);
+    let layers = [first.layers.clone(), vec![vec![7; 3_000]]].concat();
+    let second = SmallImage::of(32, layers);
+    let layer = |image: &SmallImage, at: usize| {
+        format!("depth?layer={}", Digest::sha256(&image.layers[at]))
+    };
+    let known = |query: &str| {
+        let answer = control.client(0).request("GET", &format!("/v1/graph/{query}")).try_send();
+        answer
+            .ok()
+            .filter(|answer| answer.status == 200)
+            .map(|answer| answer.json()["rows"][0].clone())
+    };
+    registry::push(&client, "team/fed", "v1", &first);
+    until("the first version is in the graph", || known(&layer(&first, 1)).is_some());
+    neo4j.kill9();
+    registry::push(&client, "team/fed", "v2", &second);
+    for _ in 0..3 {
+        let path = registry::blob_path("team/fed", &sha256(&first.layers[0]));
+        client.get(&path).expect(200);
+    }
+    until("the status says so", || {
+        control.cluster(0, &["status"]).ok().contains("events do not get into the graph")
+    });
+    neo4j.resume();
+    until("the second version is in the graph too", || known(&layer(&second, 2)).is_some());
+    until("every access is counted once", || {
+        known(&layer(&first, 0)).is_some_and(|row| row["accesses"] == 3)
+    });
+    let base = known(&layer(&first, 0)).unwrap();
+    assert_eq!((&base["versions"], &base["dependants"]), (&json!(2), &json!(2)));
+    assert_eq!(rows(&ask(control, "added?image=team/fed&version=v2")).len(), 1);
+}
+
 fn compare_with_the_model(url: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let time_max = Duration::from_secs(3600);
         let options =
-            Options { url: url.to_owned(), ca: None, login: None, database: None, time_max };
+            neo4j::Options { url: url.to_owned(), ca: None, login: None, database: None, time_max };
         let store = outrider_graph::Neo4j::new(options).unwrap();
         let seeds = match std::env::var("OUTRIDER_SEED") {
             Ok(seed) => vec![seed.parse().unwrap()],

@@ -117,7 +117,7 @@ fn read(all: Vec<u8>) -> Answers {
             Some(Item::Answer(answer)) => answers.push((answer, Vec::new())),
             Some(Item::Body) => answers.last_mut().unwrap().1.extend_from_slice(&rest[..taken]),
             Some(Item::Refusal(refusal)) => return Err(refusal),
-            Some(Item::Request(_)) => panic!("a server does not ask"),
+            Some(Item::Request(_) | Item::Credential(_)) => panic!("a server does not ask"),
             None => {}
         }
         rest = &rest[taken..];

@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outrider_artifact::native::{ARCHIVE_BYTES_MAX, FRAME_HEAD_BYTES, Item, NativeError, Reader};
+use outrider_artifact::native::{
+    ARCHIVE_BYTES_MAX, FRAME_HEAD_BYTES, Item, NativeError, Reader, encode_credential,
+};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 type Found = (Vec<Item>, Vec<u8>, Result<bool, NativeError>);
@@ -39,6 +41,7 @@ fn look(bytes: &[u8]) {
                 Item::Request(request) => request.encode().expect("its own request"),
                 Item::Answer(answer) => answer.encode().expect("its own answer"),
                 Item::Refusal(refusal) => refusal.encode(),
+                Item::Credential(token) => encode_credential(token).expect("what is read can be written"),
                 Item::Body => unreachable!("content is not kept"),
             };
             let second = read(side(), &again, again.len());

@@ -43,7 +43,13 @@ pub struct Wanted {
 /// Asks for a blob, or for bytes of it.
 fn request(place: &Place, digest: &Digest, range: Option<(u64, Option<u64>)>) -> Request {
     let content = Content { place: place.clone(), digest: *digest, is_manifest: false };
-    Request { path: place.blob(digest), accept: None, range, content: Some(content) }
+    Request {
+        path: place.blob(digest),
+        accept: None,
+        range,
+        content: Some(content),
+        authorization: None,
+    }
 }
 
 /// What was fetched.

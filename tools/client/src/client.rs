@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::blob::{self, Fetched, Wanted};
 use crate::connection::{Connector, Protocol, Times};
+use crate::credential::Credential;
 use crate::error::ClientError;
 use crate::image::{self, Platforms, Pulled};
 use crate::many;
@@ -34,6 +35,8 @@ pub struct Options {
     pub attempts_max: u32,
     /// Layers that are fetched at a time.
     pub parallel: usize,
+    /// Who asks.
+    pub credential: Option<Credential>,
 }
 
 impl Options {
@@ -48,6 +51,7 @@ impl Options {
             idle_max: Duration::from_secs(30),
             attempts_max: 5,
             parallel: 4,
+            credential: None,
         }
     }
 }
@@ -66,7 +70,10 @@ impl Client {
     /// When the URL or the certificates are of no use.
     pub fn new(options: Options) -> Result<Self, ClientError> {
         let times = Times { connect_max: options.connect_max, idle_max: options.idle_max };
-        let connector = Connector::new(&options.from, &options.roots, options.protocol, times)?;
+        let mut connector = Connector::new(&options.from, &options.roots, options.protocol, times)?;
+        if let Some(credential) = &options.credential {
+            connector = connector.asking_as(credential)?;
+        }
         Ok(Self { options, connector })
     }
 

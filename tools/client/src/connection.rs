@@ -19,6 +19,7 @@ use outrider_artifact::Digest;
 use outrider_artifact::native::Want;
 use url::Url;
 
+use crate::credential::Credential;
 use crate::error::ClientError;
 use crate::progress::Progress;
 use crate::reference::Place;
@@ -92,6 +93,8 @@ pub struct Request {
     pub range: Option<(u64, Option<u64>)>,
     /// The same by digest, if it has one.
     pub content: Option<native::Content>,
+    /// Who asks, which the connector says.
+    pub authorization: Option<HeaderValue>,
 }
 
 impl Request {
@@ -108,6 +111,9 @@ impl Request {
             if let Ok(value) = HeaderValue::try_from(format!("bytes={first}-{last}")) {
                 headers.insert(header::RANGE, value);
             }
+        }
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
         }
         headers
     }
@@ -275,6 +281,7 @@ pub struct Connector {
     /// Connections over QUIC that broke one after another; `STRIKES_MAX` of them and it is given up.
     strikes: Mutex<u32>,
     authority: String,
+    authorization: Option<HeaderValue>,
 }
 
 impl Connector {
@@ -320,7 +327,35 @@ impl Connector {
             _ => None,
         };
         let https = https::Connector::new(&authority, roots.as_ref(), times)?;
-        Ok(Self { wanted, h3, native, https, times, strikes: Mutex::new(0), authority })
+        Ok(Self {
+            wanted,
+            h3,
+            native,
+            https,
+            times,
+            strikes: Mutex::new(0),
+            authority,
+            authorization: None,
+        })
+    }
+
+    /// With this in each of its requests.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`] for what the protocol does not take.
+    pub fn asking_as(mut self, credential: &Credential) -> Result<Self, ClientError> {
+        let wrong =
+            |why: &str| ClientError::Url { url: self.authority.clone(), why: why.to_owned() };
+        let header = credential.header();
+        self.authorization = Some(header.ok_or_else(|| wrong("the token cannot be sent"))?);
+        if let Some(native) = &mut self.native {
+            let Credential::Bearer(token) = credential else {
+                return Err(wrong("the native protocol takes a token, and no name and secret"));
+            };
+            let frame = outrider_artifact::native::encode_credential(token);
+            native.credential = frame.map_err(|error| wrong(&error.to_string()))?;
+        }
+        Ok(self)
     }
 
     /// Where it connects to: host, and port if it is not the scheme's own.
@@ -344,6 +379,7 @@ impl Connector {
             let body = Body::Native(body.into());
             return Ok(self.answer(&request.path, Used::Native, status, headers, body));
         }
+        let request = &Request { authorization: self.authorization.clone(), ..request.clone() };
         if let Some(h3) = self.h3.as_ref().filter(|_| !self.given_up()) {
             match h3.get(request).await {
                 Err(error @ ClientError::Connect { fatal: false, .. })

@@ -215,7 +215,8 @@ async fn find(
         digest,
         is_manifest: true,
     });
-    let request = Request { path, accept: Some(manifest::ACCEPT), range: None, content };
+    let request =
+        Request { path, accept: Some(manifest::ACCEPT), range: None, content, authorization: None };
     let mut retry = Retry::new(client.options().attempts_max);
     let (mut answer, bytes) = loop {
         let result = async {

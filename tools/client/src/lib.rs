@@ -23,6 +23,7 @@
 //! - [`reference`]: what can be asked for. [`manifest`]: what an image consists of.
 //! - [`blob`]: one artifact into one file. [`many`]: many, in one round trip. [`image`], [`layout`]: an image into an OCI image layout.
 //! - [`connection`]: protocols, and what happens when one cannot be had. [`tls`]: whom is trusted.
+//! - [`credential`]: who asks.
 //! - [`progress`]: how far it is. [`error`]: what went wrong.
 
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@
 pub mod blob;
 mod client;
 pub mod connection;
+pub mod credential;
 pub mod error;
 pub mod image;
 pub mod layout;
@@ -42,6 +44,7 @@ pub mod tls;
 
 pub use client::{Client, Options};
 pub use connection::{Protocol, Used};
+pub use credential::Credential;
 pub use error::ClientError;
 pub use progress::{Progress, Silent};
 pub use reference::{Artifact, Image, Place};

@@ -11,6 +11,9 @@ use outrider_edge::units::Size;
 use crate::cluster::ClusterCommand;
 use crate::get::GetArguments;
 use crate::graph::GraphCommand;
+use crate::operate::{CustomerCommand, InvalidateArguments, TagsArguments, WeightsArguments};
+use crate::state::StateCommand;
+use crate::status::StatusArguments;
 
 /// An edge cache for container images and other content-addressed artifacts.
 #[derive(Debug, Parser)]
@@ -34,8 +37,24 @@ pub(crate) enum Command {
     /// Ask the dependency graph of a node
     #[command(subcommand)]
     Graph(GraphCommand),
+    /// Read, write and watch fragments of the replicated state
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Say who the customers are to the caches of all edges
+    #[command(subcommand)]
+    Customer(CustomerCommand),
+    /// Show or change the weights of the importance score on all edges
+    Weights(WeightsArguments),
+    /// Tell all edges that a tag, a content or a repository is no longer what it was
+    Invalidate(InvalidateArguments),
+    /// List what the tags of the fleet stand for
+    Tags(TagsArguments),
+    /// Show how a node or an edge is, and what is wrong; fails when something is
+    Status(StatusArguments),
     /// Fetch an image or an artifact from an edge
     Get(Box<GetArguments>),
+    /// Make a secret for a customer to log in with, and the line of the file that knows it
+    Secret(SecretArguments),
     /// Print the version
     Version,
 }
@@ -69,6 +88,9 @@ pub(crate) struct UpArguments {
     /// A further name for the server's certificate; may be repeated
     #[arg(long = "tls-name", value_name = "NAME")]
     tls_names: Vec<String>,
+    /// Without a node of the control plane in the process; not once there was one
+    #[arg(long)]
+    no_control: bool,
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +101,15 @@ pub(crate) struct EdgeArguments {
     /// Only say whether the configuration is valid
     #[arg(long)]
     pub(crate) check_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SecretArguments {
+    /// The customer, without spaces
+    pub(crate) customer: String,
+    /// Append the line to this file, and print the secret alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +149,7 @@ impl UpArguments {
             ssd: self.ssd,
             tls_names: self.tls_names,
             upstreams,
+            control: !self.no_control,
         })
         .map_err(|invalid| invalid.to_string())
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use outrider_follower::EdgeFolder;
-use outrider_node::command::{AdminClient, CommandError, status_text};
+use outrider_node::command::{CommandError, status_text};
 use outrider_node::folder::{Folder, FolderError};
 use outrider_node::join::{JoinError, join, join_edge};
 use outrider_node::token::{Token, TokenError};
@@ -12,8 +12,7 @@ use outrider_node::{Config, run as node};
 use outrider_settings::ConfigError;
 use outrider_settings::units::Span;
 
-/// Where a node's admin API is when its configuration does not say otherwise.
-const ADMIN_DEFAULT: &str = "http://127.0.0.1:9190";
+use crate::at::At;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -25,9 +24,8 @@ pub(crate) enum ClusterCommand {
     },
     /// Print a token that lets one newcomer in
     Token {
-        /// The admin API of a node
-        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-        admin: String,
+        #[command(flatten)]
+        admin: At,
         /// What may join with it: node or edge
         #[arg(long, value_name = "ROLE", default_value = "node", value_parser = ["node", "edge"])]
         role: String,
@@ -52,33 +50,29 @@ pub(crate) enum ClusterCommand {
     },
     /// Show who is in the cluster and how far each is
     Status {
-        /// The admin API of a node
-        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-        admin: String,
+        #[command(flatten)]
+        admin: At,
         /// As JSON
         #[arg(long)]
         json: bool,
     },
     /// Take a running node out of its cluster, for good
     Leave {
-        /// The admin API of that node
-        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-        admin: String,
+        #[command(flatten)]
+        admin: At,
     },
     /// Take an edge or a dead node out of the cluster, for good: its certificate is not taken any more
     Remove {
-        /// The admin API of a node
-        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-        admin: String,
+        #[command(flatten)]
+        admin: At,
         /// The number of the edge or of the node
         #[arg(value_name = "MEMBER")]
         member: u64,
     },
     /// Take a dead node out of the cluster, and print a token for the one that replaces it
     Replace {
-        /// The admin API of another node
-        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-        admin: String,
+        #[command(flatten)]
+        admin: At,
         /// The number of the dead node
         #[arg(value_name = "NODE")]
         node: u64,
@@ -145,7 +139,7 @@ pub(crate) fn run(command: ClusterCommand) -> Result<String, ClusterError> {
 }
 
 async fn carry_out(command: ClusterCommand) -> Result<String, ClusterError> {
-    let client = |url: &str| AdminClient::new(url).map_err(ClusterError::Command);
+    let client = async |at: At| at.client().await.map_err(ClusterError::Command);
     match command {
         ClusterCommand::Init { config: file } => {
             let config = Config::load(&file).map_err(ClusterError::Config)?;
@@ -157,7 +151,7 @@ async fn carry_out(command: ClusterCommand) -> Result<String, ClusterError> {
             ))
         }
         ClusterCommand::Token { admin, role, region, ttl } => {
-            let token = client(&admin)?.token(&role, &region, ttl.0).await;
+            let token = client(admin).await?.token(&role, &region, ttl.0).await;
             Ok(format!("{}\n", token.map_err(ClusterError::Command)?))
         }
         ClusterCommand::Join { role, config: file, token } if role == "edge" => {
@@ -174,19 +168,19 @@ async fn carry_out(command: ClusterCommand) -> Result<String, ClusterError> {
             ))
         }
         ClusterCommand::Status { admin, json } => {
-            let status = client(&admin)?.status().await.map_err(ClusterError::Command)?;
+            let status = client(admin).await?.status().await.map_err(ClusterError::Command)?;
             Ok(if json { format!("{status:#}\n") } else { status_text(&status) })
         }
         ClusterCommand::Leave { admin } => {
-            client(&admin)?.leave().await.map_err(ClusterError::Command)?;
+            client(admin).await?.leave().await.map_err(ClusterError::Command)?;
             Ok("the node has left its cluster; stop it, and remove its folder\n".to_owned())
         }
         ClusterCommand::Remove { admin, member } => {
-            client(&admin)?.remove(member).await.map_err(ClusterError::Command)?;
+            client(admin).await?.remove(member).await.map_err(ClusterError::Command)?;
             Ok(format!("{member} is no member any more\n"))
         }
         ClusterCommand::Replace { admin, node, ttl } => {
-            let client = client(&admin)?;
+            let client = client(admin).await?;
             client.remove(node).await.map_err(ClusterError::Command)?;
             let token = client.token("node", "", ttl.0).await.map_err(ClusterError::Command)?;
             Ok(format!("{token}\n"))

@@ -10,7 +10,8 @@ use outrider_artifact::Digest;
 use outrider_client::image::Platforms;
 use outrider_client::manifest::Platform;
 use outrider_client::{
-    Artifact, Client, ClientError, Image, Options, Place, Progress, Protocol, Roots, Silent,
+    Artifact, Client, ClientError, Credential, Image, Options, Place, Progress, Protocol, Roots,
+    Silent,
 };
 
 use crate::progress::{self, Bar};
@@ -55,6 +56,9 @@ pub(crate) struct GetArguments {
     /// Layers that are fetched at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
+    /// Who asks: a file with a token, or NAME:SECRET, on its first line [default: what `docker login` wrote for the edge]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Say nothing but errors
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -90,6 +94,31 @@ impl GetError {
         };
         (error.to_string(), code)
     }
+}
+
+/// Who asks.
+fn credential(arguments: &GetArguments, from: &url::Url) -> Result<Option<Credential>, GetError> {
+    let Some(file) = &arguments.token_file else {
+        // By the native protocol a token is needed, and that of docker is a name and a secret.
+        return Ok(docker_login(from).filter(|_| arguments.protocol != Protocol::Native));
+    };
+    let wrong = |why: String| GetError::Asked(format!("--token-file {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let credential = Credential::parse(&text);
+    credential
+        .map(Some)
+        .ok_or_else(|| wrong("its first line is no token, and no NAME:SECRET".into()))
+}
+
+/// What `docker login` wrote for the edge.
+fn docker_login(from: &url::Url) -> Option<Credential> {
+    let folder = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
+    let config = std::fs::read(folder.join("config.json")).ok()?;
+    let host = from.host_str()?;
+    let authority = from.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    Credential::of_docker(&config, &authority)
 }
 
 /// What is to be written, and where.
@@ -197,6 +226,7 @@ fn options(
         ),
     };
     options.parallel = usize::from(arguments.parallel);
+    options.credential = credential(arguments, &options.from)?;
     Ok(options)
 }
 

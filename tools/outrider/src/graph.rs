@@ -4,12 +4,11 @@ mod draw;
 
 use clap::{Args, Subcommand};
 use outrider_graph::{Answer, Kind, Row};
-use outrider_node::command::{AdminClient, CommandError};
+use outrider_node::command::CommandError;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-/// Where a node's admin API is when its configuration does not say otherwise.
-const ADMIN_DEFAULT: &str = "http://127.0.0.1:9190";
+use crate::at::{self, At};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GraphCommand {
@@ -17,9 +16,8 @@ pub(crate) enum GraphCommand {
     Query(QueryCommand),
     /// How the store is, and how large the graph
     Status {
-        /// The admin API of a node
-        #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-        admin: String,
+        #[command(flatten)]
+        admin: At,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -83,9 +81,8 @@ pub(crate) enum QueryCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct How {
-    /// The admin API of a node
-    #[arg(long, value_name = "URL", default_value = ADMIN_DEFAULT)]
-    admin: String,
+    #[command(flatten)]
+    admin: At,
     /// The most rows of each kind, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = outrider_graph::query::LIMIT_DEFAULT)]
     limit: usize,
@@ -130,7 +127,7 @@ pub(crate) fn run(command: GraphCommand) -> Result<String, CommandError> {
     let (name, mut parameters, how) = match command {
         GraphCommand::Query(query) => query.query(),
         GraphCommand::Status { admin, json } => {
-            let status = ask(&admin, "")?;
+            let status = ask(admin, "")?;
             return Ok(if json { format!("{status:#}\n") } else { status_text(&status) });
         }
     };
@@ -139,7 +136,7 @@ pub(crate) fn run(command: GraphCommand) -> Result<String, CommandError> {
         .iter()
         .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
     let path = format!("/{name}?{}", encoded.collect::<Vec<_>>().join("&"));
-    let value = ask(&how.admin, &path)?;
+    let value = ask(how.admin, &path)?;
     if how.json {
         return Ok(format!("{value:#}\n"));
     }
@@ -152,11 +149,8 @@ pub(crate) fn run(command: GraphCommand) -> Result<String, CommandError> {
     })
 }
 
-fn ask(admin: &str, path: &str) -> Result<Value, CommandError> {
-    let client = AdminClient::new(admin)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
-    runtime.block_on(client.graph(path))
+fn ask(at: At, path: &str) -> Result<Value, CommandError> {
+    at::run(async { at.client().await?.graph(path).await })
 }
 
 /// One row a line; what is asked about first, indented less.
@@ -191,6 +185,7 @@ fn line(row: &Row) -> String {
     add("versions", row.versions);
     add("below", row.below);
     add("above", row.above);
+    add("dependants", row.dependants);
     add("depth", row.depth);
     if row.kind.is_content() || matches!(row.kind, Kind::Version | Kind::Index) {
         add("accesses", row.accesses);

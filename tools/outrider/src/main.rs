@@ -4,12 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+mod at;
 mod banner;
 mod cli;
 mod cluster;
+mod embedded;
 mod get;
 mod graph;
+mod operate;
 mod progress;
+mod secret;
+mod state;
+mod status;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -53,13 +59,20 @@ fn main() -> ExitCode {
                 fail(error, code)
             }
         },
-        Command::Graph(command) => match graph::run(command) {
-            Ok(text) => {
-                say(&text);
-                ExitCode::SUCCESS
+        Command::Graph(command) => told(graph::run(command).map(String::into_bytes)),
+        Command::State(command) => told(state::run(command)),
+        Command::Customer(command) => told(operate::customer(command).map(String::into_bytes)),
+        Command::Weights(arguments) => told(operate::weights(arguments).map(String::into_bytes)),
+        Command::Invalidate(arguments) => {
+            told(operate::invalidate(arguments).map(String::into_bytes))
+        }
+        Command::Tags(arguments) => told(operate::tags(arguments).map(String::into_bytes)),
+        Command::Status(arguments) => match status::run(&arguments) {
+            Ok((text, healthy)) => {
+                say(text.as_bytes());
+                if healthy { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
             }
-            Err(error @ CommandError::Url { .. }) => fail(error, ASKED_WRONGLY),
-            Err(error) => fail(error, FAILED),
+            Err(error) => told(Err(error)),
         },
         Command::Get(arguments) => {
             let data = cli::data_default(|name| std::env::var_os(name));
@@ -76,6 +89,16 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::Secret(arguments) => match secret::run(&arguments) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
+                fail(error, code)
+            }
+        },
         Command::Version => {
             say(&format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -113,7 +136,8 @@ fn control(arguments: &ControlArguments) -> ExitCode {
 
 fn run(config: &Config, ready: impl FnOnce(&Ready)) -> ExitCode {
     outrider_edge::logging::start(&config.log);
-    match outrider_edge::run(config, ready) {
+    let node = Box::new(embedded::Node::default());
+    match outrider_edge::run(config, Some(node), ready) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => fail(error, FAILED),
     }
@@ -142,8 +166,20 @@ fn fail(error: impl Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn say(text: &str) {
+fn say(text: impl AsRef<[u8]>) {
     let mut out = std::io::stdout();
     // A reader that has seen enough (`| head`) is no reason to stop serving.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text.as_ref()).and_then(|()| out.flush());
+}
+
+/// What a command for a running node or edge has to say.
+fn told(result: Result<Vec<u8>, CommandError>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            say(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error @ CommandError::Url { .. }) => fail(error, ASKED_WRONGLY),
+        Err(error) => fail(error, FAILED),
+    }
 }

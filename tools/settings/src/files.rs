@@ -25,6 +25,13 @@ impl FileError {
     }
 }
 
+/// Bytes that are free for who is no superuser on the disk of this path, and bytes of that disk.
+pub fn disk(path: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Some((bytes(stat.f_bavail), bytes(stat.f_blocks)))
+}
+
 /// A folder for certificates and keys, which only its owner may look into. It is made when something is written.
 #[derive(Clone, Debug)]
 pub struct PrivateFolder(PathBuf);

@@ -93,7 +93,9 @@ impl Response {
                 Some(Item::Refusal(refusal)) => {
                     self.refused = Some(format!("{}: {}", refusal.code.0, refusal.text));
                 }
-                Some(Item::Request(_)) => return Err(NativeError::Kind { found: 1 }),
+                Some(Item::Request(_) | Item::Credential(_)) => {
+                    return Err(NativeError::Kind { found: 1 });
+                }
                 None if taken == 0 => break,
                 None => {}
             }

@@ -11,12 +11,13 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use outrider_artifact::Digest;
 use redb::{Database, ReadableDatabase as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::batch::Batch;
-use crate::query::{Answer, Asked};
-use crate::store::{Applied, Graph, GraphError, Pending, Stats};
+use crate::query::{Answer, Asked, DEPENDANTS_ASKED_MAX};
+use crate::store::{Applied, Graph, GraphError, Pending, Progress, Stats};
 use tables::Fault;
 
 /// Queries that are answered at a time; more wait.
@@ -127,5 +128,16 @@ impl Graph for Embedded {
 
     fn stats(&self) -> Pending<'_, Stats> {
         self.work(&self.readers, |database| tables::stats(&database.begin_read()?))
+    }
+
+    fn progress(&self, source: String) -> Pending<'_, Progress> {
+        self.work(&self.readers, move |database| tables::progress(&database.begin_read()?, &source))
+    }
+
+    fn dependants(&self, mut contents: Vec<Digest>) -> Pending<'_, Vec<u64>> {
+        contents.truncate(DEPENDANTS_ASKED_MAX);
+        self.work(&self.readers, move |database| {
+            tables::dependants(&database.begin_read()?, &contents)
+        })
     }
 }

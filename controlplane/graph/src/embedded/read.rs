@@ -7,9 +7,9 @@ use redb::{ReadOnlyTable, ReadTransaction, TableDefinition};
 
 use super::tables::{
     ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_OWNERS, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
-    CUSTOMERS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, OWNED, OWNERS, PARENTS,
-    SHARED_BY, TAGS, USES, VERSION_NAMES, VERSION_STATES, VERSIONS, damaged, digest_key, digest_of,
-    unpack,
+    CUSTOMERS, DEPENDANTS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, OWNED, OWNERS,
+    PARENTS, SHARED_BY, TAGS, USES, VERSION_NAMES, VERSION_STATES, VERSIONS, damaged, digest_key,
+    digest_of, unpack,
 };
 use crate::node::Kind;
 use crate::query::{
@@ -160,6 +160,8 @@ impl<'t> Reader<'t> {
         row.versions = Some(versions);
         row.below = Some(below);
         row.above = Some(above);
+        let dependants = self.snapshot.open_table(DEPENDANTS)?;
+        row.dependants = Some(dependants.get(serial)?.map_or(0, |sum| sum.value()));
         row.accesses = Some(accesses);
         row.last_unix_ms = Some(last_unix_ms);
         Ok(row)

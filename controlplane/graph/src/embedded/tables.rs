@@ -3,10 +3,12 @@
 
 use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
+use crate::plan::DEPENDANTS_OF_CUSTOMER_MAX;
 use crate::store::GraphError;
 
-/// Version of the tables' layout.
-pub(super) const FORMAT: u64 = 1;
+/// Version of the tables' layout. The first one had no marks and no dependants: they are made when it is opened.
+pub(super) const FORMAT: u64 = 2;
+const FORMAT_WITHOUT_DEPENDANTS: u64 = 1;
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_LAST: &str = "last-serial";
 pub(super) const META_CONTAINS: &str = "contains";
@@ -15,6 +17,10 @@ pub(super) const META_CONTAINS: &str = "contains";
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Source: last position.
 pub(super) const POSITIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("positions");
+
+/// Source, edge and lane: epoch and number.
+pub(super) const MARKS: TableDefinition<'_, (&str, u64, u8), (u64, u64)> =
+    TableDefinition::new("marks");
 
 /// Image by name.
 pub(super) const IMAGE_NAMES: TableDefinition<'_, &str, u64> = TableDefinition::new("image-names");
@@ -69,6 +75,12 @@ pub(super) const OWNERS: TableDefinition<'_, (u64, u64), ()> = TableDefinition::
 /// Content and customer.
 pub(super) const CONTENT_OWNERS: TableDefinition<'_, (u64, u64), ()> =
     TableDefinition::new("content-owners");
+/// Content and customer: how many of the versions that the customer has have it, counted up to
+/// [`DEPENDANTS_OF_CUSTOMER_MAX`].
+pub(super) const CONTENT_SHARES: TableDefinition<'_, (u64, u64), u64> =
+    TableDefinition::new("content-shares");
+/// Content: the sum of those.
+pub(super) const DEPENDANTS: TableDefinition<'_, u64, u64> = TableDefinition::new("dependants");
 /// Customer and content.
 pub(super) const OWNED: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("owned");
 /// Image, tag, given when, version.
@@ -126,6 +138,7 @@ pub(super) fn prepare(database: &redb::Database) -> Result<(), Fault> {
     };
     match found {
         Some(FORMAT) => return Ok(()),
+        Some(FORMAT_WITHOUT_DEPENDANTS) => return count_dependants(database),
         Some(other) => {
             let why = format!("its layout has version {other}, this software reads {FORMAT}");
             return Err(GraphError::Damaged(why).into());
@@ -135,6 +148,9 @@ pub(super) fn prepare(database: &redb::Database) -> Result<(), Fault> {
     let transaction = database.begin_write()?;
     transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
     transaction.open_table(POSITIONS)?;
+    transaction.open_table(MARKS)?;
+    transaction.open_table(CONTENT_SHARES)?;
+    transaction.open_table(DEPENDANTS)?;
     transaction.open_table(IMAGE_NAMES)?;
     transaction.open_table(CUSTOMER_NAMES)?;
     transaction.open_table(CONTENT_NAMES)?;
@@ -159,6 +175,57 @@ pub(super) fn prepare(database: &redb::Database) -> Result<(), Fault> {
     transaction.open_table(HISTORY)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Makes the tables that the first layout did not have. Cost: a pass over all that versions contain.
+fn count_dependants(database: &redb::Database) -> Result<(), Fault> {
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(MARKS)?;
+        let owners = transaction.open_table(OWNERS)?;
+        let contains = transaction.open_table(CONTAINS)?;
+        let states = transaction.open_table(VERSION_STATES)?;
+        let mut dependants = Dependants::open(&transaction)?;
+        for owner in owners.iter()? {
+            let (version, customer) = owner?.0.value();
+            let kind = states.get(version)?.map(|row| row.value().0);
+            if kind == Some(crate::Kind::Index.code()) {
+                continue;
+            }
+            if let Some(row) = contains.get(version)? {
+                for content in unpack(row.value()) {
+                    dependants.add(content, customer)?;
+                }
+            }
+        }
+        transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Who depends on what, in a transaction.
+pub(super) struct Dependants<'t> {
+    shares: redb::Table<'t, (u64, u64), u64>,
+    sums: redb::Table<'t, u64, u64>,
+}
+
+impl<'t> Dependants<'t> {
+    pub(super) fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, Fault> {
+        let shares = transaction.open_table(CONTENT_SHARES)?;
+        Ok(Self { shares, sums: transaction.open_table(DEPENDANTS)? })
+    }
+
+    /// One more version that this customer has has this content.
+    pub(super) fn add(&mut self, content: u64, customer: u64) -> Result<(), Fault> {
+        let before = self.shares.get((content, customer))?.map_or(0, |count| count.value());
+        if before < DEPENDANTS_OF_CUSTOMER_MAX {
+            self.shares.insert((content, customer), before + 1)?;
+            let sum = self.sums.get(content)?.map_or(0, |sum| sum.value());
+            self.sums.insert(content, sum + 1)?;
+        }
+        Ok(())
+    }
 }
 
 /// A digest as a key: its algorithm and its value.
@@ -209,4 +276,30 @@ pub(super) fn stats(snapshot: &ReadTransaction) -> Result<crate::Stats, Fault> {
         stats.positions.insert(source.value().to_owned(), last.value());
     }
     Ok(stats)
+}
+
+/// How far a source is.
+pub(super) fn progress(snapshot: &ReadTransaction, source: &str) -> Result<crate::Progress, Fault> {
+    let last = snapshot.open_table(POSITIONS)?.get(source)?.map(|last| last.value());
+    let mut progress = crate::Progress { last, marks: Vec::new() };
+    let marks = snapshot.open_table(MARKS)?;
+    for entry in marks.range((source, 0, 0)..=(source, u64::MAX, u8::MAX))? {
+        let (key, mark) = entry?;
+        let ((_, edge, lane), (epoch, through)) = (key.value(), mark.value());
+        progress.marks.push(crate::Mark { edge, lane, epoch, through });
+    }
+    Ok(progress)
+}
+
+/// How many versions depend on each of these.
+pub(super) fn dependants(
+    snapshot: &ReadTransaction,
+    contents: &[outrider_artifact::Digest],
+) -> Result<Vec<u64>, Fault> {
+    let (names, sums) = (snapshot.open_table(CONTENT_NAMES)?, snapshot.open_table(DEPENDANTS)?);
+    let count = |digest: &outrider_artifact::Digest| {
+        let Some(serial) = names.get(&*digest_key(digest))? else { return Ok(0) };
+        Ok(sums.get(serial.value())?.map_or(0, |sum| sum.value()))
+    };
+    contents.iter().map(count).collect()
 }

@@ -6,11 +6,11 @@ use redb::{Database, ReadableTable as _, WriteTransaction};
 
 use super::tables::{
     ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_OWNERS, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
-    CUSTOMERS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, META, META_CONTAINS, META_LAST,
-    OWNED, OWNERS, PARENTS, POSITIONS, SHARED_BY, TAGS, USES, VERSION_NAMES, VERSION_STATES,
-    VERSION_TAGS, VERSIONS, damaged, digest_key, pack,
+    CUSTOMERS, Dependants, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, MARKS, META,
+    META_CONTAINS, META_LAST, OWNED, OWNERS, PARENTS, POSITIONS, SHARED_BY, TAGS, USES,
+    VERSION_NAMES, VERSION_STATES, VERSION_TAGS, VERSIONS, damaged, digest_key, pack,
 };
-use crate::batch::Batch;
+use crate::batch::{Batch, Mark};
 use crate::node::Kind;
 use crate::plan::{
     Changes, ContentState, ImageState, Known, Needs, New, VersionState, needs, plan,
@@ -23,10 +23,14 @@ pub(super) fn apply(database: &Database, batch: &Batch) -> Result<Applied, Fault
     if let Some(position) = &batch.position {
         let mut positions = transaction.open_table(POSITIONS)?;
         let reached = positions.get(&*position.source)?.map(|last| last.value());
-        if reached.is_some_and(|last| last >= position.last) {
+        if !position.is_due(reached) {
             return Ok(Applied { repeated: true, ..Applied::default() });
         }
         positions.insert(&*position.source, position.last)?;
+        let mut marks = transaction.open_table(MARKS)?;
+        for Mark { edge, lane, epoch, through } in &batch.marks {
+            marks.insert((&*position.source, *edge, *lane), (*epoch, *through))?;
+        }
     }
     let changes = plan(batch, load(&transaction, &needs(batch))?)?;
     write_nodes(&transaction, &changes)?;
@@ -191,10 +195,17 @@ fn write_edges(transaction: &WriteTransaction, changes: &Changes) -> Result<(), 
     }
     let mut owners = transaction.open_table(OWNERS)?;
     let mut content_owners = BTreeSet::new();
+    let mut shares = Vec::new();
     for one in &changes.owned {
         if owners.insert((one.version, one.customer), ())?.is_none() {
             content_owners.extend(one.contents.iter().map(|content| (*content, one.customer)));
+            shares.extend(one.contents.iter().map(|content| (*content, one.customer)));
         }
+    }
+    shares.sort_unstable();
+    let mut dependants = Dependants::open(transaction)?;
+    for (content, customer) in shares {
+        dependants.add(content, customer)?;
     }
     let mut table = transaction.open_table(CONTENT_OWNERS)?;
     let mut owned = BTreeSet::new();

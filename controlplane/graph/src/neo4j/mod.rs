@@ -21,11 +21,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use outrider_artifact::Digest;
 use tokio::sync::Semaphore;
 
 use crate::batch::Batch;
-use crate::query::{Answer, Asked};
-use crate::store::{Applied, Graph, GraphError, Pending, Stats};
+use crate::query::{Answer, Asked, DEPENDANTS_ASKED_MAX};
+use crate::store::{Applied, Graph, GraphError, Pending, Progress, Stats};
 pub use address::check_url;
 
 use address::Address;
@@ -36,13 +37,15 @@ use write::{FORMAT, Fault};
 const READS_MAX: usize = 8;
 
 /// Names and serials are unique; the statements find nodes by these.
-const SCHEMA: [&str; 7] = [
+const SCHEMA: [&str; 9] = [
     "CREATE CONSTRAINT outrider_node IF NOT EXISTS FOR (n:Node) REQUIRE n.serial IS UNIQUE",
     "CREATE CONSTRAINT outrider_image IF NOT EXISTS FOR (n:Image) REQUIRE n.name IS UNIQUE",
     "CREATE CONSTRAINT outrider_customer IF NOT EXISTS FOR (n:Customer) REQUIRE n.name IS UNIQUE",
     "CREATE CONSTRAINT outrider_content IF NOT EXISTS FOR (n:Content) REQUIRE n.digest IS UNIQUE",
     "CREATE CONSTRAINT outrider_version IF NOT EXISTS FOR (n:Version) REQUIRE n.key IS UNIQUE",
     "CREATE CONSTRAINT outrider_source IF NOT EXISTS FOR (n:OutriderSource) REQUIRE n.name IS UNIQUE",
+    "CREATE CONSTRAINT outrider_mark IF NOT EXISTS FOR (n:OutriderMark) REQUIRE n.key IS UNIQUE",
+    "CREATE INDEX outrider_mark_source IF NOT EXISTS FOR (n:OutriderMark) ON (n.source)",
     "CREATE CONSTRAINT outrider_graph IF NOT EXISTS FOR (n:OutriderGraph) REQUIRE n.id IS UNIQUE",
 ];
 const FOUND: &str = "MERGE (g:OutriderGraph {id: 1}) \
@@ -106,6 +109,7 @@ impl Neo4j {
             let all = [
                 Statement::new("MATCH (n:Node) DETACH DELETE n"),
                 Statement::new("MATCH (s:OutriderSource) DELETE s"),
+                Statement::new("MATCH (m:OutriderMark) DELETE m"),
                 Statement::new("MATCH (g:OutriderGraph) SET g.last = 0, g.contains = 0"),
             ];
             connection.begin(&self.begin(false), &all).await?;
@@ -173,6 +177,26 @@ impl Neo4j {
         answer
     }
 
+    async fn read_progress(&self, source: &str) -> Result<Progress, Fault> {
+        let mut lease = self.connection().await?;
+        let connection = lease.get()?;
+        connection.begin(&self.begin(true), &[]).await?;
+        let progress = read::Reader { connection }.progress(source).await?;
+        lease.get()?.commit(&[]).await?;
+        lease.keep();
+        Ok(progress)
+    }
+
+    async fn read_dependants(&self, contents: &[Digest]) -> Result<Vec<u64>, Fault> {
+        let mut lease = self.connection().await?;
+        let connection = lease.get()?;
+        connection.begin(&self.begin(true), &[]).await?;
+        let dependants = read::Reader { connection }.dependants(contents).await?;
+        lease.get()?.commit(&[]).await?;
+        lease.keep();
+        Ok(dependants)
+    }
+
     async fn read_stats(&self) -> Result<Stats, Fault> {
         let mut lease = self.connection().await?;
         let connection = lease.get()?;
@@ -238,6 +262,21 @@ impl Graph for Neo4j {
         Box::pin(async move {
             let _place = self.readers.acquire().await.map_err(stopped)?;
             self.read_stats().await.map_err(|fault| self.error(fault))
+        })
+    }
+
+    fn progress(&self, source: String) -> Pending<'_, Progress> {
+        Box::pin(async move {
+            let _place = self.readers.acquire().await.map_err(stopped)?;
+            self.read_progress(&source).await.map_err(|fault| self.error(fault))
+        })
+    }
+
+    fn dependants(&self, mut contents: Vec<Digest>) -> Pending<'_, Vec<u64>> {
+        contents.truncate(DEPENDANTS_ASKED_MAX);
+        Box::pin(async move {
+            let _place = self.readers.acquire().await.map_err(stopped)?;
+            self.read_dependants(&contents).await.map_err(|fault| self.error(fault))
         })
     }
 }

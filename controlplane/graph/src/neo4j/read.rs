@@ -8,16 +8,18 @@ use outrider_artifact::{Digest, Reference};
 use super::bolt::{Connection, Fields, Statement};
 use super::packstream::Value;
 use super::write::{Fault, damaged, kind, number, text, version_key};
+use crate::batch::Mark;
 use crate::node::Kind;
 use crate::query::{
     Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, REACH_MAX, Row, cut,
 };
-use crate::store::{GraphError, Stats};
+use crate::store::{GraphError, Progress, Stats};
 
 /// Of a content `n`.
 macro_rules! content {
     () => {
-        "n.serial, n.kind, n.digest, n.bytes, n.versions, n.first, n.below, n.above, n.accesses, n.last"
+        "n.serial, n.kind, n.digest, n.bytes, n.versions, n.first, n.below, n.above, n.accesses, n.last, \
+         coalesce(n.dependants, 0)"
     };
 }
 /// Of a version `n`.
@@ -107,6 +109,7 @@ fn full(fields: &Fields) -> Result<Row, Fault> {
     row.above = Some(number(fields, 7)?);
     row.accesses = Some(number(fields, 8)?);
     row.last_unix_ms = Some(number(fields, 9)?);
+    row.dependants = Some(number(fields, 10)?);
     Ok(row)
 }
 
@@ -193,7 +196,7 @@ impl Reader<'_> {
                 let found = self.run(statement).await?;
                 let rows = found.iter().map(|fields| {
                     let mut row = brief(fields)?;
-                    row.together = Some(number(fields, 10)?);
+                    row.together = Some(number(fields, 11)?);
                     Ok(row)
                 });
                 answer(vec![brief(&layer)?], rows, limit)
@@ -404,6 +407,33 @@ impl Reader<'_> {
         let found = self.run(Statement::new(CONTENTS).with("serials", list(&added))).await?;
         let rows = self.in_order(&added, &found, brief)?;
         Ok(Answer { about: self.versions(&[place.version, before]).await?, rows, more })
+    }
+
+    pub(super) async fn progress(&mut self, source: &str) -> Result<Progress, Fault> {
+        let last = "MATCH (s:OutriderSource {name: $source}) RETURN s.last";
+        let last = self.run(Statement::new(last).with("source", source)).await?;
+        let last = last.first().map(|fields| number(fields, 0)).transpose()?;
+        let marks = "MATCH (m:OutriderMark {source: $source}) \
+            RETURN m.edge, m.lane, m.epoch, m.through ORDER BY m.edge, m.lane";
+        let marks = self.run(Statement::new(marks).with("source", source)).await?;
+        let mark = |fields: &Fields| {
+            let lane = u8::try_from(number(fields, 1)?).map_err(|_| damaged("a mark"))?;
+            let (edge, epoch) = (number(fields, 0)?, number(fields, 2)?);
+            Ok(Mark { edge, lane, epoch, through: number(fields, 3)? })
+        };
+        Ok(Progress { last, marks: marks.iter().map(mark).collect::<Result<_, Fault>>()? })
+    }
+
+    pub(super) async fn dependants(&mut self, contents: &[Digest]) -> Result<Vec<u64>, Fault> {
+        let digests: Value = contents.iter().map(Digest::to_string).collect();
+        let found = "UNWIND $digests AS digest MATCH (n:Content {digest: digest}) \
+            RETURN n.digest, coalesce(n.dependants, 0)";
+        let mut known = std::collections::HashMap::new();
+        for fields in self.run(Statement::new(found).with("digests", digests)).await? {
+            known.insert(text(&fields, 0)?.to_owned(), number(&fields, 1)?);
+        }
+        let count = |digest: &Digest| known.get(&digest.to_string()).copied().unwrap_or(0);
+        Ok(contents.iter().map(count).collect())
     }
 
     pub(super) async fn stats(&mut self) -> Result<Stats, Fault> {

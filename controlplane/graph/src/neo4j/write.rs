@@ -7,10 +7,11 @@ use outrider_artifact::Digest;
 
 use super::bolt::{Begin, BoltError, Connection, Fields, Statement};
 use super::packstream::Value;
-use crate::batch::Batch;
+use crate::batch::{Batch, Mark};
 use crate::node::Kind;
 use crate::plan::{
-    Changes, ContentState, ImageState, Known, Needs, New, VersionState, needs, plan,
+    Changes, ContentState, DEPENDANTS_OF_CUSTOMER_MAX, ImageState, Known, Needs, New, VersionState,
+    needs, plan,
 };
 use crate::store::{Applied, GraphError};
 
@@ -103,9 +104,8 @@ pub(super) async fn apply(
         let why = format!("its layout has version {format}, this software reads {FORMAT}");
         return Err(GraphError::Damaged(why).into());
     }
-    if let (Some(position), Some(row)) = (&batch.position, reached.first())
-        && number(row, 0)? >= position.last
-    {
+    let reached = reached.first().map(|row| number(row, 0)).transpose()?;
+    if batch.position.as_ref().is_some_and(|position| !position.is_due(reached)) {
         // Nothing was changed but the lock.
         connection.commit(&[]).await?;
         return Ok(Applied { repeated: true, ..Applied::default() });
@@ -207,6 +207,23 @@ fn statements(batch: &Batch, changes: &Changes) -> Vec<Statement> {
                 .with("source", &*position.source)
                 .with("last", position.last),
         );
+        let marks = batch.marks.iter().map(|mark| {
+            let Mark { edge, lane, epoch, through } = *mark;
+            let key = format!("{} {edge} {lane}", position.source);
+            let (edge, lane) = (edge.into(), u64::from(lane).into());
+            vec![key.into(), edge, lane, epoch.into(), through.into()]
+        });
+        let marks = rows(marks);
+        if marks.as_list().is_some_and(|rows| !rows.is_empty()) {
+            all.push(
+                Statement::new(
+                    "UNWIND $rows AS r MERGE (m:OutriderMark {key: r[0]}) \
+                     SET m.source = $source, m.edge = r[1], m.lane = r[2], m.epoch = r[3], m.through = r[4]",
+                )
+                .with("source", &*position.source)
+                .with("rows", marks),
+            );
+        }
     }
     all
 }
@@ -344,11 +361,26 @@ fn add_edges(changes: &Changes, add: &mut impl FnMut(&'static str, Value)) {
                 .map(|((content, image), count)| vec![content.into(), image.into(), count.into()]),
         ),
     );
-    let mut owned = BTreeSet::new();
-    for one in &changes.owned {
-        owned.insert((one.version, one.customer));
-        owned.extend(one.contents.iter().map(|content| (*content, one.customer)));
-    }
+    // First of all: whether a version was the customer's before is known by the edge that comes after.
+    let shares = changes.owned.iter().filter(|one| !one.contents.is_empty());
+    add(
+        "UNWIND $rows AS r MATCH (v:Node {serial: r[0]}) MATCH (c:Node {serial: r[1]}) \
+         WHERE NOT EXISTS { (v)-[:OWNED_BY]->(c) } \
+         UNWIND r[2] AS content MATCH (n:Node {serial: content}) MERGE (n)-[o:OWNED_BY]->(c) \
+         ON CREATE SET o.versions = 1 ON MATCH SET o.versions = coalesce(o.versions, 0) + 1",
+        rows(shares.clone().map(|one| {
+            let contents = one.contents.iter().copied().collect();
+            vec![one.version.into(), one.customer.into(), contents]
+        })),
+    );
+    let contents: BTreeSet<u64> = shares.flat_map(|one| one.contents.iter().copied()).collect();
+    add(
+        "UNWIND $rows AS r MATCH (n:Node {serial: r[0]})-[o:OWNED_BY]->(:Customer) \
+         WITH n, sum(CASE WHEN o.versions < r[1] THEN o.versions ELSE r[1] END) AS dependants \
+         SET n.dependants = dependants",
+        rows(contents.into_iter().map(|one| vec![one.into(), DEPENDANTS_OF_CUSTOMER_MAX.into()])),
+    );
+    let owned: BTreeSet<_> = changes.owned.iter().map(|one| (one.version, one.customer)).collect();
     add(
         "UNWIND $rows AS r MATCH (n:Node {serial: r[0]}) MATCH (c:Node {serial: r[1]}) \
          MERGE (n)-[:OWNED_BY]->(c)",

@@ -1,20 +1,19 @@
 //! `GET /v1/cluster`, and `POST /v1/cluster/token`, `/leave`, `/remove`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
+use outrider_certificate::Validity;
 use outrider_raft::Unavailable;
 use outrider_raft::rpc::tls::Role;
 use outrider_state::request::TOKEN_TTL_MS_MAX;
 use outrider_state::{Operation, Outcome};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Admin;
-use super::answer::{Answer, failure, json_answer, method_not_allowed, unavailable};
+use super::answer::{Answer, Refusal, failure, json_answer, refusal, unavailable};
+use super::{Admin, input};
 use crate::token::Token;
 
 /// The largest body.
@@ -39,40 +38,8 @@ struct Removal {
     node: u64,
 }
 
-pub(crate) async fn answer(admin: &Admin, rest: &str, request: Request<Incoming>) -> Answer {
-    match (request.method(), rest) {
-        (&Method::GET | &Method::HEAD, "" | "/") => {
-            json_answer(StatusCode::OK, &status(admin).await)
-        }
-        (&Method::POST, "/token") => match body(admin, request).await {
-            Ok(wanted) => token(admin, wanted).await,
-            Err(answer) => answer,
-        },
-        (&Method::POST, "/leave") => leave(admin).await,
-        (&Method::POST, "/remove") => match body(admin, request).await {
-            Ok(Removal { node }) => remove(admin, node).await,
-            Err(answer) => answer,
-        },
-        (_, "" | "/") => method_not_allowed("GET, HEAD"),
-        (_, "/token" | "/leave" | "/remove") => method_not_allowed("POST"),
-        _ => failure(StatusCode::NOT_FOUND, "there is nothing here"),
-    }
-}
-
-async fn body<T: DeserializeOwned>(admin: &Admin, request: Request<Incoming>) -> Result<T, Answer> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    let bad = |why: String| failure(StatusCode::BAD_REQUEST, why);
-    match tokio::time::timeout(admin.body_time_max, body).await {
-        Ok(Ok(body)) => {
-            serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(error.to_string()))
-        }
-        Ok(Err(error)) => Err(bad(error.to_string())),
-        Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
-    }
-}
-
-async fn status(admin: &Admin) -> Value {
-    let following = admin.edges.everywhere().await;
+pub(crate) async fn status(admin: &Admin) -> Value {
+    let (following, silent) = admin.edges.everywhere().await;
     let status = admin.consensus.status();
     let nodes = status.nodes.iter().map(|(id, (peer, votes))| {
         json!({
@@ -81,6 +48,7 @@ async fn status(admin: &Admin) -> Value {
             "address": peer.address,
             "admin": peer.admin,
             "voter": votes,
+            "answers": !silent.contains(id),
             "leader": status.leader == Some(*id),
             "matched": status.matched.get(id),
         })
@@ -116,27 +84,47 @@ async fn status(admin: &Admin) -> Value {
         "version": status.progress.version,
         "failure": status.failure,
         "graph": super::graph::health(admin),
+        "certificate": certificate_json(
+            &admin.certificate.shown.validity(),
+            admin.certificate.failure(),
+        ),
+        "disk": admin.folder.disk().map(|(free, total)| {
+            json!({ "free_bytes": free, "total_bytes": total })
+        }),
         "nodes": nodes.collect::<Vec<_>>(),
         "members": members,
         "events": admin.events.report().json(),
     })
 }
 
-async fn token(admin: &Admin, wanted: TokenWanted) -> Answer {
+/// How a certificate stands.
+pub(crate) fn certificate_json(validity: &Validity, failure: Option<String>) -> Value {
+    const DAY: f64 = 86_400.0;
+    let until = validity.until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "until_unix_s": until,
+        "days_left": validity.left(SystemTime::now()).as_secs_f64() / DAY,
+        "lifetime_days": validity.lifetime().as_secs_f64() / DAY,
+        "failure": failure,
+    })
+}
+
+pub(crate) async fn token(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    let wanted: TokenWanted = input::json(admin, request.into_body(), BODY_BYTES_MAX).await?;
     let role = match wanted.role.as_str() {
         "node" => Role::Node,
         "edge" => Role::Edge,
-        _ => return failure(StatusCode::BAD_REQUEST, "role is node or edge"),
+        _ => return Err(refusal(StatusCode::BAD_REQUEST, "role is node or edge")),
     };
     if wanted.ttl_ms == 0 || wanted.ttl_ms > TOKEN_TTL_MS_MAX {
         let why = format!("ttl_ms is 1 to {TOKEN_TTL_MS_MAX}");
-        return failure(StatusCode::BAD_REQUEST, why);
+        return Err(refusal(StatusCode::BAD_REQUEST, why));
     }
     let nodes = admin.consensus.status().nodes;
     let addresses = nodes.into_values().map(|(peer, _)| peer.address).take(ADDRESSES_MAX);
     let token = match Token::new(addresses.collect(), admin.authority_sha256, role) {
         Ok(token) => token,
-        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, error),
+        Err(error) => return Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, error)),
     };
     let issue = Operation::IssueToken {
         secret_sha256: token.secret_sha256(),
@@ -146,14 +134,19 @@ async fn token(admin: &Admin, wanted: TokenWanted) -> Answer {
     };
     match admin.consensus.operate(issue).await {
         Ok(Outcome::Done { .. }) => {
-            json_answer(StatusCode::OK, &json!({ "token": token.to_string() }))
+            Ok(json_answer(StatusCode::OK, &json!({ "token": token.to_string() })))
         }
-        Ok(_) => failure(StatusCode::INSUFFICIENT_STORAGE, "there are too many tokens"),
-        Err(error) => unavailable(&error),
+        Ok(_) => Err(refusal(StatusCode::INSUFFICIENT_STORAGE, "there are too many tokens")),
+        Err(error) => Err(error.into()),
     }
 }
 
-async fn leave(admin: &Admin) -> Answer {
+pub(crate) async fn removal(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    let Removal { node } = input::json(admin, request.into_body(), BODY_BYTES_MAX).await?;
+    Ok(remove(admin, node).await)
+}
+
+pub(crate) async fn leave(admin: &Admin) -> Answer {
     let node = admin.consensus.id();
     let answer = remove(admin, node).await;
     if answer.status() == StatusCode::OK {

@@ -8,12 +8,11 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use outrider_artifact::event::{AccessEvent, AccessTier, UploadEvent, UploadKind};
 use outrider_events::queue::{ENTRIES_MAX, Page, Position, QueueError};
-use outrider_events::{Event, EventId};
-use percent_encoding::percent_decode_str;
+use outrider_events::{Event, EventId, Said};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, bytes_answer, failure, method_not_allowed};
-use super::{Admin, is_read};
+use super::answer::{Answer, bytes_answer, failure};
+use super::{Admin, input};
 
 /// The most events that may be asked for.
 const LIMIT_MAX: usize = 10_000;
@@ -39,7 +38,7 @@ fn wanted(query: &str) -> Result<Wanted, String> {
     let mut wanted = Wanted { after: Position::default(), limit: LIMIT_DEFAULT, consumer: None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8().map_err(|_| "it is not UTF-8")?;
+        let value = input::decoded(value).map_err(|why| format!("the query has {why}"))?;
         match name {
             "after" => wanted.after = Position::from_text(&value).ok_or("after is no position")?,
             "limit" => match value.parse() {
@@ -53,7 +52,7 @@ fn wanted(query: &str) -> Result<Wanted, String> {
                     let most = CONSUMER_BYTES_MAX;
                     return Err(format!("a consumer has 1 to {most} of A-Z a-z 0-9 . _ -"));
                 }
-                wanted.consumer = Some(value.into_owned());
+                wanted.consumer = Some(value);
             }
             other => return Err(format!("{other:?} is none of after, limit, consumer")),
         }
@@ -62,9 +61,6 @@ fn wanted(query: &str) -> Result<Wanted, String> {
 }
 
 pub(crate) async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
-    if !is_read(request.method()) {
-        return method_not_allowed("GET, HEAD");
-    }
     let Wanted { after, limit, consumer } = match wanted(request.uri().query().unwrap_or("")) {
         Ok(wanted) => wanted,
         Err(why) => return failure(StatusCode::BAD_REQUEST, why),
@@ -115,6 +111,34 @@ pub(crate) async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer
     answer
 }
 
+fn upload_line(line: &mut Value, upload: &UploadEvent) {
+    let UploadEvent {
+        kind,
+        customer,
+        region,
+        repository,
+        version,
+        digest,
+        size_bytes,
+        media_type,
+        unix_ms,
+    } = upload;
+    line["event"] = json!(match kind {
+        UploadKind::Blob => "blob",
+        UploadKind::Manifest => "manifest",
+        UploadKind::Layer => "layer",
+        UploadKind::Mirrored => "mirrored",
+    });
+    line["customer"] = json!(customer);
+    line["region"] = json!(region);
+    line["repository"] = json!(repository);
+    line["version"] = json!(version);
+    line["digest"] = json!(digest);
+    line["size"] = json!(size_bytes);
+    line["media_type"] = json!(media_type);
+    line["unix_ms"] = json!(unix_ms);
+}
+
 fn line(position: &Position, id: EventId, event: &Event) -> Value {
     let mut line = json!({
         "position": position.to_string(),
@@ -124,31 +148,15 @@ fn line(position: &Position, id: EventId, event: &Event) -> Value {
         "sequence": id.sequence,
     });
     match event {
-        Event::Upload(upload) => {
-            let UploadEvent {
-                kind,
-                customer,
-                region,
-                repository,
-                version,
-                digest,
-                size_bytes,
-                media_type,
-                unix_ms,
-            } = upload;
-            line["event"] = json!(match kind {
-                UploadKind::Blob => "blob",
-                UploadKind::Manifest => "manifest",
-                UploadKind::Layer => "layer",
+        Event::Upload(upload) => upload_line(&mut line, upload),
+        Event::Manifest(manifest) => {
+            upload_line(&mut line, &manifest.upload);
+            line["said"] = json!(match &manifest.said {
+                Said::Whole(_) => "whole",
+                Said::Contents(_) => "contents",
+                Said::Gone => "gone",
+                Said::TooMuch => "too much",
             });
-            line["customer"] = json!(customer);
-            line["region"] = json!(region);
-            line["repository"] = json!(repository);
-            line["version"] = json!(version);
-            line["digest"] = json!(digest);
-            line["size"] = json!(size_bytes);
-            line["media_type"] = json!(media_type);
-            line["unix_ms"] = json!(unix_ms);
         }
         Event::Access(access) => {
             let AccessEvent {

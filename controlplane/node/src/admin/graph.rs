@@ -3,19 +3,18 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use outrider_artifact::Reference;
 use outrider_artifact::manifest::MANIFEST_BYTES_MAX;
 use outrider_graph::batch::FOUND_MAX;
 use outrider_graph::{Asked, Batch, Found, GraphError, Position, Seen, analyse};
-use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::answer::{Answer, failure, json_answer, method_not_allowed};
-use super::{Admin, is_read};
+use super::answer::{Answer, failure, json_answer};
+use super::{Admin, input};
 use crate::graph::Trouble;
 
 /// The largest body of many manifests.
@@ -39,27 +38,16 @@ struct Line {
     manifest: String,
 }
 
-pub(crate) async fn answer(admin: &Admin, rest: &str, request: Request<Incoming>) -> Answer {
-    match (request.method(), rest) {
-        (method, "" | "/") if is_read(method) => status(admin).await,
-        (&Method::POST, "/manifests") => post(admin, request).await,
-        (_, "/manifests") => method_not_allowed("POST"),
-        _ if !rest.starts_with('/') => failure(StatusCode::NOT_FOUND, "there is nothing here"),
-        (method, _) if is_read(method) => {
-            let name = rest.trim_start_matches('/');
-            let asked = parameters(&request).and_then(|all| {
-                Asked::parse(name, all.iter().map(|(name, value)| (&**name, &**value)))
-            });
-            let asked = match asked {
-                Ok(asked) => asked,
-                Err(why) => return failure(StatusCode::BAD_REQUEST, why),
-            };
-            match admin.graph.ask(asked).await {
-                Ok(answer) => json_answer(StatusCode::OK, &json!(answer)),
-                Err(trouble) => troubled(&trouble),
-            }
-        }
-        _ => method_not_allowed("GET, HEAD"),
+pub(crate) async fn query(admin: &Admin, name: &str, request: &Request<Incoming>) -> Answer {
+    let asked = parameters(request)
+        .and_then(|all| Asked::parse(name, all.iter().map(|(name, value)| (&**name, &**value))));
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(why) => return failure(StatusCode::BAD_REQUEST, why),
+    };
+    match admin.graph.ask(asked).await {
+        Ok(answer) => json_answer(StatusCode::OK, &json!(answer)),
+        Err(trouble) => troubled(&trouble),
     }
 }
 
@@ -83,7 +71,7 @@ fn troubled(trouble: &Trouble) -> Answer {
     answer
 }
 
-async fn status(admin: &Admin) -> Answer {
+pub(crate) async fn status(admin: &Admin) -> Answer {
     let stats = admin.graph.stats().await;
     let mut value = health(admin);
     if let Ok(stats) = stats {
@@ -105,6 +93,7 @@ pub(crate) fn health(admin: &Admin) -> serde_json::Value {
         value["error"] = json!(reason);
         value["since_unix_ms"] = json!(since_unix_ms);
     }
+    value["events"] = admin.consumer.json();
     value
 }
 
@@ -114,9 +103,8 @@ fn parameters(request: &Request<Incoming>) -> Result<Parameters, String> {
     let query = request.uri().query().unwrap_or("");
     let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8();
-        let value = value.map_err(|_| "the query is not UTF-8".to_owned())?;
-        Ok((name.to_owned(), value.into_owned()))
+        let value = input::decoded(value).map_err(|why| format!("the query has {why}"))?;
+        Ok((name.to_owned(), value))
     });
     pairs.collect()
 }
@@ -155,14 +143,14 @@ impl Told {
 
     fn position(&self) -> Result<Option<Position>, String> {
         match (&self.source, self.last) {
-            (Some(source), Some(last)) => Ok(Some(Position { source: source.clone(), last })),
+            (Some(source), Some(last)) => Ok(Some(Position::new(source.clone(), last))),
             (None, None) => Ok(None),
             _ => Err("source and position go together".to_owned()),
         }
     }
 }
 
-async fn post(admin: &Admin, request: Request<Incoming>) -> Answer {
+pub(crate) async fn post(admin: &Admin, request: Request<Incoming>) -> Answer {
     let bad = |why: String| failure(StatusCode::BAD_REQUEST, why);
     let told = match parameters(&request).and_then(Told::read) {
         Ok(told) => told,
@@ -192,7 +180,7 @@ async fn post(admin: &Admin, request: Request<Incoming>) -> Answer {
             true => lines(&body, &told)?,
             false => vec![one(&body, content_type, &told)?],
         };
-        Ok(Batch { position, found, accesses: Vec::new() })
+        Ok(Batch { position, found, ..Batch::default() })
     });
     let batch = match batch {
         Ok(batch) => batch,

@@ -190,12 +190,17 @@ impl Consensus {
         self.settings.id
     }
 
-    /// Makes this node the first and only one of a new cluster. Does nothing when it is in one.
+    /// Makes this node the first and only one of a new cluster. When it is in one, does nothing but to lead at
+    /// once where it is the only one: nobody else could, and an election would be waited for otherwise.
     ///
     /// # Errors
     /// [`Unavailable::Stopped`]
     pub async fn found(&self, peer: Peer) -> Result<(), Unavailable> {
         if self.raft.is_initialized().await.map_err(|_| Unavailable::Stopped)? {
+            let status = self.status();
+            if status.leader.is_none() && status.nodes.keys().eq([&self.settings.id]) {
+                self.raft.trigger().elect().await.map_err(|_| Unavailable::Stopped)?;
+            }
             return Ok(());
         }
         let nodes = BTreeMap::from([(self.settings.id, peer)]);

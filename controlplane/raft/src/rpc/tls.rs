@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use outrider_certificate::Shown;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
@@ -65,6 +66,7 @@ pub enum Caller {
 pub struct TlsContext {
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
+    shown: Arc<Shown>,
 }
 
 impl TlsContext {
@@ -74,6 +76,8 @@ impl TlsContext {
     /// When the identity is none that rustls takes.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
         let provider = provider();
+        let shown = Shown::new(identity.chain.clone(), identity.key.clone_key())
+            .map_err(|error| TlsError::Certificate(error.to_string()))?;
         let mut roots = RootCertStore::empty();
         roots.add(identity.authority.clone())?;
         let roots = Arc::new(roots);
@@ -85,16 +89,21 @@ impl TlsContext {
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+            .with_cert_resolver(Arc::<Shown>::clone(&shown));
         server.alpn_protocols = vec![ALPN.to_vec()];
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
-            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+            .with_client_cert_resolver(Arc::<Shown>::clone(&shown));
         client.alpn_protocols = vec![ALPN.to_vec()];
         // Each connection shows who is who anew.
         client.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), shown })
+    }
+
+    /// What both sides show. It may be changed while they run.
+    pub fn shown(&self) -> &Arc<Shown> {
+        &self.shown
     }
 }
 

@@ -244,6 +244,19 @@ fn what_is_out_of_bounds_is_refused_by_name() {
             Operation::Weights(Weights { depth: f64::NAN, ..Weights::default() }),
             "the weight depth is not a number",
         ),
+        (
+            Operation::Customer {
+                name: "c".into(),
+                customer: Some(Customer {
+                    class: 1.0,
+                    guaranteed_bytes: 0,
+                    stored_bytes_max: 0,
+                    requests_per_second_max: 0,
+                    content_ttl_s: 30 * 24 * 3_600 + 1,
+                }),
+            },
+            "the content's time in s",
+        ),
     ] {
         let error = Request { id: RequestId::None, operation }.check().unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
@@ -269,7 +282,7 @@ fn a_record_of_another_version_or_kind_or_with_a_wrong_bit_is_refused() {
     assert_eq!(with(0, 0), RecordError::Magic);
     assert!(matches!(with(8, record[8] ^ 1), RecordError::Length { .. }));
     assert_eq!(with(40, record[40] ^ 1), RecordError::Checksum);
-    assert_eq!(RECORD_VERSION, 2);
+    assert_eq!(RECORD_VERSION, 3);
     assert!(matches!(State::from_snapshot(&record), Err(RecordError::Kind { .. })));
 }
 

@@ -3,8 +3,8 @@
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
-    ARCHIVE_BYTES_MAX, ERROR_BYTES_MAX, NATIVE_VERSION, NativeError, REQUEST_ARCHIVE_BYTES_MAX,
-    shortened,
+    ARCHIVE_BYTES_MAX, CREDENTIAL_BYTES_MAX, ERROR_BYTES_MAX, NATIVE_VERSION, NativeError,
+    REQUEST_ARCHIVE_BYTES_MAX, shortened,
 };
 
 /// The first bytes of every frame.
@@ -23,6 +23,8 @@ pub enum FrameKind {
     Answer = 2,
     /// A [`Refusal`]: its archive is text, in every version.
     Refusal = 3,
+    /// A token, before the request that it is for: its archive is text.
+    Credential = 4,
 }
 
 /// The header of a frame.
@@ -53,6 +55,7 @@ impl FrameHead {
             _ if found != NATIVE_VERSION => return Err(NativeError::Version { found }),
             1 => FrameKind::Request,
             2 => FrameKind::Answer,
+            4 => FrameKind::Credential,
             found => return Err(NativeError::Kind { found }),
         };
         let head = Self {
@@ -67,6 +70,7 @@ impl FrameHead {
             FrameKind::Refusal => ("the text of a refusal", ERROR_BYTES_MAX),
             FrameKind::Request => ("the record of a request", REQUEST_ARCHIVE_BYTES_MAX),
             FrameKind::Answer => ("the record of a frame", ARCHIVE_BYTES_MAX),
+            FrameKind::Credential => ("the token", CREDENTIAL_BYTES_MAX),
         };
         if head.archive_len > max {
             return Err(NativeError::Limit { what, max });
@@ -109,6 +113,24 @@ fn array<const N: usize>(bytes: &[u8; FRAME_HEAD_BYTES], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
     array
+}
+
+/// The frame of a token, which goes before the request that it is for. Allocates.
+///
+/// # Errors
+/// [`NativeError::Limit`] and [`NativeError::Record`] for what is no token.
+pub fn encode_credential(token: &str) -> Result<Vec<u8>, NativeError> {
+    let token = checked_credential(super::bounded(token, "the token", CREDENTIAL_BYTES_MAX)?)?;
+    Ok(encode(FrameKind::Credential, 0, 0, token.as_bytes()))
+}
+
+/// A token is of characters that are seen.
+pub(super) fn checked_credential(bytes: Vec<u8>) -> Result<String, NativeError> {
+    let token = super::text(bytes, "the token", CREDENTIAL_BYTES_MAX)?;
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(NativeError::Record("the token is empty, or has spaces in it"));
+    }
+    Ok(token)
 }
 
 /// The code with which a stream is reset whose content turned out to be wrong.

@@ -15,6 +15,7 @@ mod request;
 pub use answer::{Answer, TOTAL_UNKNOWN, Tier};
 pub use frame::{
     CONTENT_WRONG, FRAME_HEAD_BYTES, FrameKind, MAGIC, Refusal, RefusalCode, SOURCE_BROKE,
+    encode_credential,
 };
 pub use reader::{Item, Reader};
 pub use request::{Request, Want, WantKind};
@@ -40,6 +41,8 @@ pub const NAME_BYTES_MAX: usize = crate::name::REPOSITORY_BYTES_MAX;
 pub const CUSTOMER_BYTES_MAX: usize = 128;
 /// The longest region, in bytes.
 pub const REGION_BYTES_MAX: usize = 32;
+/// The longest token, in bytes.
+pub const CREDENTIAL_BYTES_MAX: usize = 8 << 10;
 /// The longest media type, in bytes.
 pub const MEDIA_TYPE_BYTES_MAX: usize = 255;
 /// The longest text of an error, in bytes. A longer one is cut off when it is written.

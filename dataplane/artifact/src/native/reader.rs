@@ -2,12 +2,14 @@
 
 use rkyv::util::AlignedVec;
 
-use super::frame::{FRAME_HEAD_BYTES, FrameHead, FrameKind, Refusal};
+use super::frame::{FRAME_HEAD_BYTES, FrameHead, FrameKind, Refusal, checked_credential};
 use super::{Answer, NativeError, Request};
 
 /// What was found in a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
+    /// The token of the request that follows.
+    Credential(String),
     /// A request.
     Request(Request),
     /// An answer; `body_len` raw bytes of [`Item::Body`] follow.
@@ -21,7 +23,10 @@ pub enum Item {
 /// Which side reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    Server,
+    Server {
+        /// It has had a token, and takes no other one.
+        has_token: bool,
+    },
     Client,
 }
 
@@ -52,9 +57,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The side that is asked: one request, and nothing behind it.
+    /// The side that is asked: one request, perhaps a token before it, and nothing behind it.
     pub const fn server() -> Self {
-        Self { side: Side::Server, reading: START }
+        Self { side: Side::Server { has_token: false }, reading: START }
     }
 
     /// The side that asks: answers with their bytes, or a refusal.
@@ -82,8 +87,14 @@ impl Reader {
                     }
                     let head = FrameHead::parse(bytes)?;
                     let expected = match self.side {
-                        Side::Server => head.kind == FrameKind::Request,
-                        Side::Client => head.kind != FrameKind::Request,
+                        Side::Server { has_token } => match head.kind {
+                            FrameKind::Request => true,
+                            FrameKind::Credential => !has_token,
+                            FrameKind::Answer | FrameKind::Refusal => false,
+                        },
+                        Side::Client => {
+                            matches!(head.kind, FrameKind::Answer | FrameKind::Refusal)
+                        }
                     };
                     if !expected {
                         return Err(NativeError::Kind { found: head.kind as u8 });
@@ -120,6 +131,10 @@ impl Reader {
             {
                 head.check(bytes)?;
                 let (item, next) = match head.kind {
+                    FrameKind::Credential => {
+                        self.side = Side::Server { has_token: true };
+                        (Item::Credential(checked_credential(bytes.to_vec())?), START)
+                    }
                     FrameKind::Request => (Item::Request(Request::decode(bytes)?), Reading::Over),
                     FrameKind::Refusal => {
                         (Item::Refusal(Refusal::decode(head, bytes)?), Reading::Over)

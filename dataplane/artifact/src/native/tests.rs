@@ -319,3 +319,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_token_goes_once_before_its_request() {
+    let token = encode_credential("a.b.c").unwrap();
+    let request = Request { wants: vec![Want::whole(Digest::sha256(b"x"))], ..Request::default() };
+    let frame = request.encode().unwrap();
+    let both = [token.clone(), frame.clone()].concat();
+    for pieces in [1, 7, both.len()] {
+        let mut reader = Reader::server();
+        let mut items = Vec::new();
+        for piece in both.chunks(pieces) {
+            let mut piece = piece;
+            while !piece.is_empty() {
+                let (taken, item) = reader.read(piece).unwrap();
+                items.extend(item);
+                piece = &piece[taken..];
+            }
+        }
+        let wanted = [Item::Credential("a.b.c".to_owned()), Item::Request(request.clone())];
+        assert_eq!(items, wanted);
+    }
+    let refused = |frames: &[&[u8]]| {
+        let all = frames.concat();
+        let (mut reader, mut rest) = (Reader::server(), &all[..]);
+        loop {
+            match reader.read(rest) {
+                Ok((taken, _)) => rest = &rest[taken..],
+                Err(error) => return error,
+            }
+            assert!(!rest.is_empty(), "all of it was taken");
+        }
+    };
+    assert_eq!(refused(&[&token, &token]), NativeError::Kind { found: 4 });
+    assert!(matches!(refused(&[&frame, &token]), NativeError::Record(_)));
+    assert!(matches!(Reader::client().read(&token), Err(NativeError::Kind { found: 4 })));
+    for wrong in ["", "a b", "a\n", "\u{e4}"] {
+        assert!(matches!(encode_credential(wrong), Err(NativeError::Record(_))), "{wrong:?}");
+    }
+    let long = "x".repeat(CREDENTIAL_BYTES_MAX + 1);
+    assert!(matches!(encode_credential(&long), Err(NativeError::Limit { .. })));
+}

@@ -11,7 +11,7 @@
 //! 24   8   segment sequence: binds the record to one life of the segment that it lies in
 //! 32   8   xxh3 of the payload
 //! 40   2   length of the archive
-//! 42   6   zero
+//! 42   6   the customer that it is charged to, 0 for nobody
 //! 48   8   xxh3 of the bytes 0–48 and of the archive
 //! 56   8   zero
 //! 64   …   the archive (`RecordBody`)
@@ -109,6 +109,8 @@ pub struct Record {
     pub object_size: u64,
     /// Where it came from.
     pub origin: u64,
+    /// The key of the customer that it is charged to, below 2^48; 0 for nobody.
+    pub customer: u64,
     /// The object's media type; at most [`MEDIA_TYPE_BYTES_MAX`] bytes.
     pub media_type: String,
     /// The hash of the payload that is expected.
@@ -218,6 +220,8 @@ fn from_parts(header: &[u8], body: &ArchivedRecordBody) -> Option<Record> {
         life: body.life.to_native(),
         object_size: body.object_size.to_native(),
         origin: body.origin.to_native(),
+        // Its first two bytes are the length of the archive.
+        customer: u64_at(header, 40) >> 16,
         media_type: std::str::from_utf8(media_type).ok()?.to_owned(),
         payload_hash: u64_at(header, 32),
     })
@@ -251,6 +255,7 @@ impl Record {
             life: 0,
             object_size: 0,
             origin: 0,
+            customer: 0,
             media_type: String::new(),
             payload_hash: payload_hash(seed, &[]),
         }
@@ -301,6 +306,7 @@ impl Record {
         let archive = rkyv::to_bytes::<rkyv::rancor::Error>(&body)
             .expect("a fixed-size archive has nothing that could fail");
         header[40..42].copy_from_slice(&(archive.len() as u16).to_le_bytes());
+        header[42..48].copy_from_slice(&self.customer.to_le_bytes()[..6]);
         header[BODY_OFFSET..BODY_OFFSET + archive.len()].copy_from_slice(&archive);
     }
 }
@@ -334,6 +340,7 @@ pub(crate) mod tests {
             life: 40,
             object_size: 1 << 30,
             origin: 99,
+            customer: 0x1234_5678_9abc,
             media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
             payload_hash: payload_hash(5, payload),
         }

@@ -20,6 +20,7 @@ use super::segment::{Layout, SegmentHeader, SegmentState, Use, byte_of};
 use super::{Completion, Operation, Request};
 use crate::arena::{BLOCK_BYTES, HEADER_BYTES, SlotMut, record_bytes};
 use crate::cache::Origin;
+use crate::customers::Class;
 use crate::engine::{Engine, clip};
 use crate::index::{Location, NewObject, flag};
 use crate::store::Store;
@@ -360,8 +361,12 @@ fn rebuild_object(engine: &mut Engine, digest: &Digest, object: OfDigest, summar
     if !any_chunk && (size > 0 || seal.is_none()) {
         return;
     }
-    let new = NewObject { size, media_type: clip(&media_type), origin, life: life as u32 };
+    let (class, life) = (Class::NEUTRAL, life as u32);
+    let new = NewObject { size, media_type: clip(&media_type), origin, life, class };
     let Ok(id) = engine.index.add(digest, &new) else { return };
+    let customer = records.iter().rev().map(|found| found.record.customer).find(|key| *key != 0);
+    let account = engine.index.accounts.find_or_open(customer.unwrap_or(0));
+    engine.index.set_account(id, account);
     engine.rescore(id);
     summary.objects += 1;
     engine.index.set(id, flag::SEALED, seal.is_some());
@@ -421,7 +426,7 @@ fn rebuild_upload(engine: &mut Engine, id: UploadId, records: Vec<Found>, summar
     engine.objects_of_uploads.insert(id, object);
     engine.index.grow_upload(object, last_chunk + 1);
     let known = size.unwrap_or(u64::from(last_chunk + 1) * chunk_bytes);
-    engine.index.get_mut(object).size = known;
+    engine.index.set_size(object, known);
     for (chunk, found) in candidates {
         let Some(found) = choose(engine, found) else { continue };
         if found.record.payload_bytes as usize == engine.index.chunk_len(object, chunk) {

@@ -89,6 +89,11 @@ impl Layout {
         self.segment_blocks
     }
 
+    /// Bytes of a segment.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        u64::from(self.segment_blocks) * BLOCK_BYTES as u64
+    }
+
     /// How many segments fit into a stripe file.
     pub(crate) fn segments(&self, stripe_bytes: u64) -> u32 {
         let blocks = stripe_bytes.saturating_sub(DATA_OFFSET) / BLOCK_BYTES as u64;
@@ -161,6 +166,8 @@ pub(crate) struct Segment {
     pub(crate) live_bytes: u64,
     /// Sum of the scores of the live chunks, as of the last sweep and what was added since.
     pub(crate) score: f64,
+    /// About how many of the live bytes are within guarantees, likewise.
+    pub(crate) guarded_bytes: f64,
     /// Seals and tombstones, which nothing points at.
     pub(crate) marks: u32,
     /// Reads and writes in flight.
@@ -190,6 +197,7 @@ impl Segment {
             live_records: 0,
             live_bytes: 0,
             score: 0.0,
+            guarded_bytes: 0.0,
             marks: 0,
             readers: 0,
             writers: 0,

@@ -5,9 +5,10 @@ use outrider_artifact::Digest;
 use super::{Engine, clip};
 use crate::arena::ChunkWriter;
 use crate::cache::{Chunk, Origin, Tier};
+use crate::customers::{Charged, Customer};
 use crate::disk::record::{self, Kind, Owner, Record};
 use crate::error::CacheError;
-use crate::index::{NewObject, ObjectId, flag};
+use crate::index::{NewObject, ObjectId, SIZE_BYTES_MAX, flag};
 use crate::store::{Job, Purpose, What};
 
 /// Bytes of cached chunks that may wait for their write, of an arena of this many bytes: one part in.
@@ -22,26 +23,28 @@ impl Engine {
         size: u64,
         media_type: &str,
         origin: Origin,
+        customer: Customer,
     ) -> Result<(), CacheError> {
         if let Some(object) = self.index.find(digest) {
-            let known = self.index.get(object).size;
+            let known = self.index.size(object);
             return if known == size {
                 Ok(())
             } else {
                 Err(CacheError::SizeDiffers { known, offered: size })
             };
         }
-        let limit = self.config.object_bytes_max;
+        let limit = self.config.object_bytes_max.min(SIZE_BYTES_MAX);
         if size > limit {
             return Err(CacheError::TooLarge { size, limit });
         }
         let media_type = clip(media_type);
         let life = self.next_sequence() as u32;
-        let new = NewObject { size, media_type, origin, life };
+        let new = NewObject { size, media_type, origin, life, class: customer.class };
         let object = self.index.add(digest, &new).map_err(CacheError::TooMany)?;
         if self.doorkeeper.seen(self.index.filter_key(digest)) {
             self.index.set(object, flag::ADMITTED, true);
         }
+        self.charge(object, customer);
         self.rescore(object);
         self.empties.push_back((object, life));
         Ok(())
@@ -79,6 +82,9 @@ impl Engine {
         let Some(store) = &self.store else { return false };
         let wanted =
             self.index.get(object).frequency >= 2 || self.index.has(object, flag::ADMITTED);
+        // A guarantee is filled also by what is asked for once.
+        let account = self.index.account(object);
+        let wanted = wanted || self.index.accounts.has_room(account, Charged::Ssd);
         if wanted || store.has_spare(stripe) {
             return true;
         }
@@ -112,7 +118,8 @@ impl Engine {
             return false;
         };
         let known = self.index.get(object);
-        let (life, size) = (known.life, known.size);
+        let (life, size) = (known.life, self.index.size(object));
+        let customer = self.index.accounts.key(self.index.account(object));
         let record = Record {
             kind: Kind::Chunk,
             flags: 0,
@@ -123,6 +130,7 @@ impl Engine {
             life: u64::from(life),
             object_size: size,
             origin: self.index.origin(object).0,
+            customer,
             media_type: self.index.media_type(object).to_string(),
             payload_hash: record::payload_hash(store.seed, frozen.payload()),
         };

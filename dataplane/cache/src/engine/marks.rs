@@ -24,7 +24,7 @@ impl Engine {
         if self.index.has(object, flag::HOSTED) {
             return;
         }
-        if self.index.get(object).size == 0 {
+        if self.index.size(object) == 0 {
             self.index.set(object, flag::EMPTY_VERIFIED, true);
         }
         for chunk in 0..self.index.chunks(object) {
@@ -65,7 +65,7 @@ impl Engine {
         }
         let on_disk = (0..self.index.chunks(object))
             .any(|chunk| self.index.entry(object, chunk).location().is_some());
-        if !on_disk && self.index.get(object).size > 0 {
+        if !on_disk && self.index.size(object) > 0 {
             return;
         }
         let life = self.index.get(object).life;
@@ -73,7 +73,7 @@ impl Engine {
         let Some(store) = &self.store else { return };
         let record = Record {
             life: u64::from(life),
-            object_size: self.index.get(object).size,
+            object_size: self.index.size(object),
             origin: self.index.origin(object).0,
             media_type: self.index.media_type(object).to_string(),
             ..Record::mark(Kind::Seal, Owner::Object(digest), sequence, store.seed)

@@ -28,7 +28,7 @@ use outrider_artifact::Digest;
 use crate::admission::Doorkeeper;
 use crate::arena::{ChunkWriter, SlotMut};
 use crate::cache::Chunk;
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, ImportanceWeights};
 use crate::disk::record;
 use crate::disk::segment::SegmentState;
 use crate::disk::{Completion, Operation};
@@ -108,6 +108,11 @@ pub(crate) struct Engine {
     flush_syncs: u32,
     flushing: Vec<Rc<Waiter<()>>>,
     pub(crate) wakers: Vec<Waker>,
+    /// Flips with each change of the weights.
+    weighed: bool,
+    walk: Option<scoring::Walk>,
+    /// Weights that came while a walk was under way.
+    weights_next: Option<ImportanceWeights>,
 }
 
 impl Engine {
@@ -145,6 +150,9 @@ impl Engine {
             flush_syncs: 0,
             flushing: Vec::new(),
             wakers: Vec::new(),
+            weighed: false,
+            walk: None,
+            weights_next: None,
         }
     }
 
@@ -170,12 +178,14 @@ impl Engine {
         }
         moved |= self.serve_waiters();
         moved |= self.pump();
+        moved |= self.walk();
         self.drop_empties();
         moved
     }
 
     pub(crate) fn in_flight(&self) -> bool {
         !self.slot_waiters.is_empty()
+            || self.walk.is_some()
             || !self.ready.is_empty()
             || self.store.as_ref().is_some_and(Store::busy)
     }

@@ -3,6 +3,7 @@
 
 use super::Engine;
 use crate::arena::record_bytes;
+use crate::customers::Charged;
 use crate::index::{Location, ObjectId, flag};
 
 /// Objects without any chunk that are remembered (a fill may be on its way), at most.
@@ -17,11 +18,14 @@ impl Engine {
         let bytes = record_bytes(self.index.chunk_len(object, chunk));
         let score = self.index.get(object).score;
         if let Some(store) = &mut self.store {
-            store.attach(location, bytes, score);
+            let guarded = self.index.accounts.guarded_part(self.index.account(object));
+            store.attach(location, bytes, score, guarded);
         }
         self.metrics.ssd_live_bytes.inc_by(bytes as i64);
         if self.upload_ids.contains_key(&object) {
             self.metrics.upload_bytes.inc_by(bytes as i64);
+        } else {
+            self.index.accounts.charge(self.index.account(object), Charged::Ssd, bytes);
         }
         let entry = self.index.entry(object, chunk);
         self.index.set_entry(object, chunk, entry.with_location(Some(location)));
@@ -34,8 +38,9 @@ impl Engine {
         let bytes = record_bytes(self.index.chunk_len(object, chunk));
         let score = self.index.get(object).score;
         if let Some(store) = &mut self.store {
-            store.detach(old, bytes, score);
-            store.attach(location, bytes, score);
+            let guarded = self.index.accounts.guarded_part(self.index.account(object));
+            store.detach(old, bytes, score, guarded);
+            store.attach(location, bytes, score, guarded);
         }
         self.index.set_entry(object, chunk, entry.with_location(Some(location)));
     }
@@ -47,13 +52,17 @@ impl Engine {
         let bytes = record_bytes(self.index.chunk_len(object, chunk));
         let score = self.index.get(object).score;
         if let Some(store) = &mut self.store {
-            store.detach(location, bytes, score);
+            let guarded = self.index.accounts.guarded_part(self.index.account(object));
+            store.detach(location, bytes, score, guarded);
         }
         self.metrics.ssd_live_bytes.dec_by(bytes as i64);
         if self.upload_ids.contains_key(&object) {
             self.metrics.upload_bytes.dec_by(bytes as i64);
-        } else if !entry.verified() {
-            self.index.set(object, flag::TAINTED, true);
+        } else {
+            self.index.accounts.credit(self.index.account(object), Charged::Ssd, bytes);
+            if !entry.verified() {
+                self.index.set(object, flag::TAINTED, true);
+            }
         }
         self.index.set_entry(object, chunk, entry.with_location(None));
         if self.index.empty(object) {
@@ -106,7 +115,7 @@ impl Engine {
             let droppable = self.index.alive(object, life)
                 && !self.index.has(object, flag::HOSTED | flag::UPLOAD)
                 && self.index.empty(object)
-                && self.index.get(object).size > 0
+                && self.index.size(object) > 0
                 && !self.pending.contains_key(&object);
             if droppable {
                 self.index.remove(object);

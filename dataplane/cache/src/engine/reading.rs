@@ -24,7 +24,7 @@ impl Engine {
     }
 
     pub(crate) fn resident_of(&mut self, object: ObjectId, chunk: u32) -> Option<Chunk> {
-        if chunk == 0 && self.index.get(object).size == 0 && !self.index.has(object, flag::UPLOAD) {
+        if chunk == 0 && self.index.size(object) == 0 && !self.index.has(object, flag::UPLOAD) {
             let verified = self.index.verified(object);
             return Some(Chunk { bytes: Bytes::new(), tier: Tier::Ram, verified });
         }

@@ -24,17 +24,17 @@ pub(crate) struct ImportancePolicy {
 }
 
 impl Policy for ImportancePolicy {
-    fn score(&self, clock: f64, inputs: &Inputs) -> f64 {
+    fn worth(&self, inputs: &Inputs) -> f64 {
         let weights = &self.weights;
         let cost = weights.fetch * inputs.fetch_ms.clamp(COST_MS_MIN, COST_MS_MAX)
             + weights.execute * inputs.execute_ms.clamp(0.0, COST_MS_MAX);
         let worth = weights.class
-            * f64::from(inputs.class)
+            * inputs.class
             * weights.frequency
             * f64::from(inputs.frequency.max(1))
             * cost
             * (1.0 + weights.depth * inputs.depth_log2);
-        clock + worth / inputs.size_bytes.max(SIZE_BYTES_MIN) as f64
+        worth / inputs.size_bytes.max(SIZE_BYTES_MIN) as f64
     }
 }
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     const NEUTRAL: Inputs = Inputs {
-        class: 1,
+        class: 1.0,
         frequency: 1,
         fetch_ms: 1.0,
         execute_ms: 0.0,
@@ -52,7 +52,7 @@ mod tests {
     };
 
     fn score(clock: f64, inputs: Inputs) -> f64 {
-        ImportancePolicy { weights: ImportanceWeights::default() }.score(clock, &inputs)
+        clock + ImportancePolicy { weights: ImportanceWeights::default() }.worth(&inputs)
     }
 
     #[test]
@@ -62,7 +62,7 @@ mod tests {
         assert!(score(0.0, Inputs { fetch_ms: 50.0, ..NEUTRAL }) > base);
         assert!(score(0.0, Inputs { execute_ms: 50.0, ..NEUTRAL }) > base);
         assert!(score(0.0, Inputs { depth_log2: 2.0, ..NEUTRAL }) > base);
-        assert!(score(0.0, Inputs { class: 3, ..NEUTRAL }) > base);
+        assert!(score(0.0, Inputs { class: 3.0, ..NEUTRAL }) > base);
         assert!(score(0.0, Inputs { size_bytes: 1 << 16, ..NEUTRAL }) > base);
     }
 

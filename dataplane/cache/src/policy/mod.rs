@@ -8,8 +8,8 @@ pub(crate) use importance::ImportancePolicy;
 /// What a policy may look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Inputs {
-    /// Class of the customer, 1 is neutral.
-    pub(crate) class: u8,
+    /// Weight of the customer's class, 1 is neutral.
+    pub(crate) class: f64,
     /// Distinct customer-minutes, 1–255.
     pub(crate) frequency: u8,
     /// Measured time to fetch, in milliseconds.
@@ -22,9 +22,9 @@ pub(crate) struct Inputs {
     pub(crate) size_bytes: u64,
 }
 
-/// Ranks objects: the lowest score is evicted first.
+/// Ranks objects: the lowest score is evicted first. The score of an object that is used now is the clock (the
+/// score of what was evicted last, so that what is no longer used falls behind) and its worth.
 pub(crate) trait Policy {
-    /// The score of an object that is used now. `clock` is the score of what was evicted last, so
-    /// that what is no longer used falls behind. Must not fall when `clock` or `frequency` rises.
-    fn score(&self, clock: f64, inputs: &Inputs) -> f64;
+    /// What an object is worth: at least 0, and must not fall when `frequency` rises.
+    fn worth(&self, inputs: &Inputs) -> f64;
 }

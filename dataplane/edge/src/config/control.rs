@@ -18,6 +18,9 @@ const PREFIX_BYTES_MAX: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControlSection {
+    /// A node of the control plane runs in this process, the only one of its cluster, with its folder `node` in
+    /// `data.dir`, and its API is on `listen.admin`. Default false; `outrider up` has it.
+    pub embedded: bool,
     /// `HOST:PORT` of nodes. Default: those that it was told of when it joined.
     pub nodes: Vec<String>,
     /// `HOST:PORT` at which other edges reach this one, over UDP. Default: `listen.https`, where that is one

@@ -56,6 +56,13 @@ pub struct Upstream {
     /// How much of one body may be under way between it and its reader. Default 1MiB.
     #[serde(default = "window_bytes")]
     pub window_bytes: Size,
+    /// How long its tags are answered without asking it again. Default `tags.ttl`.
+    #[serde(default)]
+    pub tag_ttl: Option<Span>,
+    /// How long its content stays without being used: what is older goes first. 1m to 30d. Default none: it stays
+    /// while there is room.
+    #[serde(default)]
+    pub content_ttl: Option<Span>,
     /// `[upstream.breaker]`: when it is left alone.
     #[serde(default)]
     pub breaker: Breaker,
@@ -174,6 +181,8 @@ impl From<UpstreamArgument> for Upstream {
             fetches_max: fetches_max(),
             waiters_max: waiters_max(),
             window_bytes: window_bytes(),
+            tag_ttl: None,
+            content_ttl: None,
             breaker: Breaker::default(),
         }
     }
@@ -230,6 +239,12 @@ impl Upstream {
         bounded(&key("waiters_max"), self.waiters_max, 0, CONCURRENCY_MAX)?;
         let window = (*WINDOW_BYTES_RANGE.start() as u64, *WINDOW_BYTES_RANGE.end() as u64);
         bounded(&key("window_bytes"), self.window_bytes, Size(window.0), Size(window.1))?;
+        if let Some(ttl) = self.tag_ttl {
+            bounded(&key("tag_ttl"), ttl, Span::s(0), Span::s(365 * 86_400))?;
+        }
+        if let Some(ttl) = self.content_ttl {
+            bounded(&key("content_ttl"), ttl, Span::s(60), Span::s(30 * 86_400))?;
+        }
         let breaker = &self.breaker;
         bounded(&key("breaker.failures_max"), breaker.failures_max, 1, u32::MAX)?;
         bounded(&key("breaker.open_min"), breaker.open_min, least, most)?;

@@ -241,10 +241,12 @@ fn learn(
         )
         .into());
     }
-    flight.home.cache.begin(&flight.digest, total, "", source.origin).map_err(|error| {
+    let cache = &flight.home.cache;
+    cache.begin(&flight.digest, total, "", source.origin, flight.customer).map_err(|error| {
         tracing::warn!(digest = %flight.digest, "the cache refuses a fetch: {error}");
         Fault::Busy
     })?;
+    cache.set_origin_ttl(source.origin, source.ttl_minutes);
     flight.total.set(Some(total));
     let chunks = flight.chunks();
     flight.with_filler(id, |filler| filler.span.end = filler.span.end.min(chunks));

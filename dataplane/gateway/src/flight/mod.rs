@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use outrider_artifact::Digest;
-use outrider_cache::{CHUNK_BYTES, Cache, ChunkWriter, Origin};
+use outrider_cache::{CHUNK_BYTES, Cache, ChunkWriter, Customer, Origin};
 use outrider_uplink::{FetchError, UplinkClient, Whom};
 
 use self::plan::{Span, Step, UNKNOWN_END};
@@ -46,6 +46,8 @@ pub(crate) struct Source {
     pub(crate) repository: Rc<str>,
     /// Marks the chunks that come from here until they are verified.
     pub(crate) origin: Origin,
+    /// After how many minutes without use content from here is a first victim.
+    pub(crate) ttl_minutes: Option<u16>,
 }
 
 impl PartialEq for Source {
@@ -104,13 +106,21 @@ pub(crate) struct Flights {
     pub(crate) cache: Cache,
     pub(crate) uplink: UplinkClient,
     pub(crate) metrics: GatewayMetrics,
+    behalf: Rc<Cell<Customer>>,
     flights: RefCell<HashMap<Digest, Rc<Flight>>>,
     distrusted: RefCell<HashMap<(u64, Digest), Instant>>,
 }
 
 impl Flights {
-    pub(crate) fn new(cache: Cache, uplink: UplinkClient, metrics: GatewayMetrics) -> Rc<Self> {
+    /// `behalf`: on whose behalf is done what is done just now.
+    pub(crate) fn new(
+        cache: Cache,
+        uplink: UplinkClient,
+        metrics: GatewayMetrics,
+        behalf: Rc<Cell<Customer>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
+            behalf,
             cache,
             uplink,
             metrics,
@@ -140,6 +150,7 @@ impl Flights {
         let flight = Rc::new(Flight {
             digest: *digest,
             home: self.clone(),
+            customer: self.behalf.get(),
             sources: RefCell::new(vec![source]),
             total: Cell::new(total),
             fillers: RefCell::default(),
@@ -220,6 +231,8 @@ pub(crate) struct Filler {
 pub(crate) struct Flight {
     pub(crate) digest: Digest,
     pub(crate) home: Rc<Flights>,
+    /// Who began it, and is charged for it.
+    pub(crate) customer: Customer,
     pub(crate) sources: RefCell<Vec<Source>>,
     total: Cell<Option<u64>>,
     fillers: RefCell<Vec<Filler>>,

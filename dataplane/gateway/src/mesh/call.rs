@@ -79,15 +79,18 @@ impl<N: Names> Gateway<N> {
             return Ok(work(gateway).await);
         }
         let (give, given) = oneshot(&self.handle);
+        let customer = self.customers.behalf();
         let question = Box::new(move |gateway: &Rc<Self>| {
-            let work = work(gateway.clone());
+            let gateway = gateway.clone();
+            let work = gateway.customers.during(customer, || work(gateway.clone()));
             task::spawn(async move {
                 let mut work = pin!(work);
                 let answer = std::future::poll_fn(|cx| {
                     if leaving == Leaving::Cancels && give.poll_closed(cx).is_ready() {
                         return Poll::Ready(None);
                     }
-                    work.as_mut().poll(cx).map(Some)
+                    let work = || work.as_mut().poll(cx).map(Some);
+                    gateway.customers.during(customer, work)
                 })
                 .await;
                 if let Some(answer) = answer {

@@ -45,6 +45,7 @@ impl Site {
             upstreams: Vec::new(),
             settings: GatewaySettings::default(),
             metrics: GatewayMetrics::default(),
+            access: None,
             handle,
         });
         (gateway, inbox)

@@ -517,6 +517,26 @@ impl Command for DeleteBlob {
     }
 }
 
+/// An event of its own, that nothing else waits for. Where the outbox is filled to a quarter with what nobody takes,
+/// it is left out, so that it does not push out what was pushed.
+pub(super) struct NoteEvent {
+    pub(super) event: Vec<u8>,
+}
+
+impl Command for NoteEvent {
+    type Outcome = bool;
+    const KIND: &'static str = "note-event";
+
+    fn apply(&self, tables: &mut Tables<'_>) -> Result<bool, Fault> {
+        if tables.outbox.len()? >= tables.limits.outbox_records_max / 4 {
+            tables.changes.events_left_out += 1;
+            return Ok(false);
+        }
+        tables.write_event(Some(&self.event))?;
+        Ok(true)
+    }
+}
+
 pub(super) struct AcknowledgeOutbox {
     pub(super) through: u64,
 }

@@ -115,7 +115,30 @@ impl Entry {
 struct View {
     repositories: BTreeMap<String, BTreeMap<String, Entry>>,
     addresses: HashMap<u64, String>,
+    again: Again,
 }
+
+/// When what upstreams said before stopped to count, in milliseconds since 1970.
+#[derive(Debug, Default)]
+struct Again {
+    all_unix_ms: u64,
+    repositories: HashMap<String, u64>,
+    tags: HashMap<(String, String), u64>,
+}
+
+/// Of which tags an upstream has to be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskAgain<'a> {
+    /// Of all.
+    All,
+    /// Of all of a repository.
+    Repository(&'a str),
+    /// Of one tag of a repository.
+    Tag(&'a str, &'a str),
+}
+
+/// Repositories, and tags, of which that is remembered one by one; beyond it all are asked for again.
+const AGAIN_MAX: usize = 16_384;
 
 /// What the fleet knows, as far as this edge was told.
 pub struct Fleet {
@@ -172,7 +195,8 @@ impl Fleet {
         tags: impl Iterator<Item = (String, String, u64, FleetRecord)>,
         addresses: impl Iterator<Item = (u64, String)>,
     ) {
-        let mut next = View { addresses: addresses.collect(), ..View::default() };
+        let again = std::mem::take(&mut self.write().again);
+        let mut next = View { addresses: addresses.collect(), again, ..View::default() };
         for (repository, tag, version, record) in tags {
             take(&mut next.repositories, &repository, &tag, version, Some(record));
         }
@@ -180,6 +204,73 @@ impl Fleet {
         let before = std::mem::replace(&mut *self.write(), next);
         drop(before);
         self.generations.bump_all();
+    }
+
+    /// What upstreams said of these tags until now does not count any more: they are asked again when somebody wants
+    /// one of them. `now_unix_ms` is the time of the clock by which it is known when they were asked.
+    pub fn ask_again(&self, what: AskAgain<'_>, now_unix_ms: u64) {
+        let mut view = self.write();
+        let again = &mut view.again;
+        match what {
+            AskAgain::All => *again = Again { all_unix_ms: now_unix_ms, ..Again::default() },
+            AskAgain::Repository(repository) => {
+                again.repositories.insert(repository.to_owned(), now_unix_ms);
+            }
+            AskAgain::Tag(repository, tag) => {
+                again.tags.insert((repository.to_owned(), tag.to_owned()), now_unix_ms);
+            }
+        }
+        if again.repositories.len() + again.tags.len() > AGAIN_MAX {
+            *again = Again { all_unix_ms: now_unix_ms, ..Again::default() };
+        }
+        drop(view);
+        match what {
+            AskAgain::All => self.generations.bump_all(),
+            AskAgain::Repository(name) | AskAgain::Tag(name, _) => {
+                self.generations.bump([name].into_iter());
+            }
+        }
+    }
+
+    /// Whether an upstream has to be asked again of a tag that it was asked of then.
+    pub(super) fn is_void(&self, repository: &str, tag: &str, checked_unix_ms: u64) -> bool {
+        let view = self.read();
+        let again = &view.again;
+        let of_tag = || match again.tags.is_empty() {
+            true => None,
+            false => again.tags.get(&(repository.to_owned(), tag.to_owned())),
+        };
+        let since = [Some(&again.all_unix_ms), again.repositories.get(repository), of_tag()];
+        since.into_iter().flatten().any(|since| checked_unix_ms <= *since && *since > 0)
+    }
+
+    /// What tags stand for, in order behind `last`, and behind which to go on.
+    pub fn digests_after(
+        &self,
+        last: Option<&(String, String)>,
+        entries_max: usize,
+    ) -> (Vec<outrider_artifact::Digest>, Option<(String, String)>) {
+        let view = self.read();
+        let (repository, tag) = match last {
+            Some((repository, tag)) => (repository.as_str(), Some(tag.as_str())),
+            None => ("", None),
+        };
+        let mut digests = Vec::new();
+        for (name, tags) in
+            view.repositories.range::<str, _>((Bound::Included(repository), Bound::Unbounded))
+        {
+            let from = match tag {
+                Some(tag) if name == repository => Bound::Excluded(tag),
+                _ => Bound::Unbounded,
+            };
+            for (tag, entry) in tags.range::<str, _>((from, Bound::Unbounded)) {
+                digests.push(entry.record.digest);
+                if digests.len() >= entries_max {
+                    return (digests, Some((name.clone(), tag.clone())));
+                }
+            }
+        }
+        (digests, None)
     }
 
     pub(super) fn propose(&self, proposal: Proposal, done: Proposed) {
@@ -255,6 +346,11 @@ impl Fleet {
             }
         }
         holders.into()
+    }
+
+    /// Whether it is another edge, which is let in and says where it is.
+    pub(super) fn is_edge(&self, number: u64) -> bool {
+        number != self.own && self.read().addresses.contains_key(&number)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, View> {

@@ -9,13 +9,14 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use outrider_artifact::event::UploadEvent;
 use outrider_artifact::{Digest, RepositoryName, Tag};
 use outrider_shard::ShardHandle;
 use outrider_shard::channel::{Completion, oneshot};
 
 use super::command::{
     AcknowledgeOutbox, Command, DeleteBlob, DeleteManifest, DeleteTag, ForgetMirroredTag, Mount,
-    PutBlobCommand, PutManifestCommand, TouchMirroredTag,
+    NoteEvent, PutBlobCommand, PutManifestCommand, TouchMirroredTag,
 };
 use super::model::{
     Hosted, Link, MirroredTag, Mounted, OutboxRecord, OutboxStatus, Put, PutBlob, PutManifest,
@@ -411,6 +412,10 @@ impl Names for LocalNames {
         entries_max: usize,
     ) -> Result<Vec<OutboxRecord>, NamesError> {
         self.ask(OutboxQuery { from, entries_max }).await
+    }
+
+    async fn note_event(&self, event: UploadEvent) -> Result<bool, NamesError> {
+        self.change(NoteEvent { event: event.to_archive() }).await
     }
 
     async fn outbox_acknowledge(&self, through: u64) -> Result<(), NamesError> {

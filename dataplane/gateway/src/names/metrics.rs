@@ -68,6 +68,8 @@ metrics! {
     mirrored_forgotten: Counter = "outrider_names_mirrored_forgotten",
     /// Events that were dropped from the outbox, since nobody took them
     events_dropped: Counter = "outrider_outbox_dropped",
+    /// Manifests of upstreams that are not told of, since too many events wait in the outbox
+    events_left_out: Counter = "outrider_outbox_left_out",
     /// Events that wait in the outbox
     outbox_pending: Gauge = "outrider_outbox_pending",
     /// Repositories that something was pushed to

@@ -34,7 +34,7 @@ mod store;
 mod thread;
 
 pub use error::NamesError;
-pub use fleet::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+pub use fleet::{AskAgain, Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
 pub use local::{LocalNames, NamesClient, NamesLimits, NamesThread, open};
 pub use metrics::NamesMetrics;
 pub use model::{
@@ -47,6 +47,7 @@ pub use shared::{FleetNames, HandedOver};
 use std::future::Future;
 use std::sync::Arc;
 
+use outrider_artifact::event::UploadEvent;
 use outrider_artifact::{Digest, RepositoryName, Tag};
 
 /// What handlers ask and tell. Futures are polled on one shard and need not be `Send`.
@@ -207,6 +208,14 @@ pub trait Names: 'static {
     fn holders(&self, _repository: &RepositoryName) -> Arc<[u64]> {
         Arc::default()
     }
+
+    /// Whether it is another edge of the fleet, as far as is known here.
+    fn is_edge(&self, _number: u64) -> bool {
+        false
+    }
+
+    /// Puts an event into the outbox for itself. False where too many wait already.
+    fn note_event(&self, event: UploadEvent) -> impl Future<Output = Result<bool, NamesError>>;
 
     /// How many events wait.
     fn outbox_status(&self) -> impl Future<Output = Result<OutboxStatus, NamesError>>;

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use outrider_artifact::event::UploadEvent;
 use outrider_artifact::{Digest, RepositoryName, Tag};
 
 use super::fleet::{Entry, Fleet, FleetRecord, Proposal, ProposalError};
@@ -263,11 +264,13 @@ impl Names for FleetNames {
             return Ok(record);
         }
         let local = self.local.tag(repository, tag).await?;
-        let (Some(entry), Some(record)) = (entry, &local) else { return Ok(local) };
+        let Some(record) = &local else { return Ok(local) };
         let TagOrigin::Mirrored { upstream, checked_unix_ms, etag, .. } = &record.origin else {
             return Ok(local);
         };
-        if entry.record.digest == record.digest || entry.is_checked() {
+        let others_know =
+            entry.is_some_and(|entry| entry.record.digest != record.digest && !entry.is_checked());
+        if !others_know && !shared.fleet.is_void(repository, tag, *checked_unix_ms) {
             return Ok(local);
         }
         let origin = TagOrigin::Mirrored {
@@ -502,6 +505,10 @@ impl Names for FleetNames {
         holders
     }
 
+    fn is_edge(&self, number: u64) -> bool {
+        self.fleet.as_ref().is_some_and(|shared| shared.fleet.is_edge(number))
+    }
+
     async fn outbox_status(&self) -> Result<OutboxStatus, NamesError> {
         self.local.outbox_status().await
     }
@@ -512,6 +519,10 @@ impl Names for FleetNames {
         entries_max: usize,
     ) -> Result<Vec<OutboxRecord>, NamesError> {
         self.local.outbox_read(from, entries_max).await
+    }
+
+    async fn note_event(&self, event: UploadEvent) -> Result<bool, NamesError> {
+        self.local.note_event(event).await
     }
 
     async fn outbox_acknowledge(&self, through: u64) -> Result<(), NamesError> {

@@ -117,6 +117,7 @@ pub(super) struct Changes {
     pub(super) repositories: Vec<String>,
     pub(super) mirrored_forgotten: u64,
     pub(super) events_dropped: u64,
+    pub(super) events_left_out: u64,
 }
 
 impl<'t> Tables<'t> {

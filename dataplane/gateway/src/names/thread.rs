@@ -273,6 +273,7 @@ impl Worker {
         self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
         self.metrics.mirrored_forgotten.inc_by(done.mirrored_forgotten);
         self.metrics.events_dropped.inc_by(done.events_dropped);
+        self.metrics.events_left_out.inc_by(done.events_left_out);
         if let Some(database) = &self.database
             && let Ok(snapshot) = database.begin_read()
             && let Ok(sizes) = Sizes::of(&snapshot)

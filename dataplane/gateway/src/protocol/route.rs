@@ -62,6 +62,13 @@ pub enum Read {
 pub enum Operation {
     /// `GET /v2/`
     Ping,
+    /// `GET, POST /token`
+    Token {
+        /// Each `scope`, as it was sent.
+        scopes: Vec<String>,
+        /// `service`, as it was sent.
+        service: Option<String>,
+    },
     /// `GET, HEAD /v2/NAME/manifests/REFERENCE`
     ManifestRead {
         /// The repository.
@@ -316,6 +323,13 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Request, ApiError> {
             only(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
             Operation::Ping
         }
+        "/token" => {
+            only(method, &[Method::GET, Method::POST], "GET, POST")?;
+            Operation::Token {
+                scopes: query.all("scope").map(str::to_owned).collect(),
+                service: query.one("service")?.map(str::to_owned),
+            }
+        }
         "/v2/_catalog" => {
             only(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
             Operation::Catalog { page: page(&query)? }
@@ -367,7 +381,7 @@ fn cut(path: &str) -> Result<(&str, &str), ApiError> {
     path.rsplit_once('/').ok_or_else(unknown_path)
 }
 
-fn unknown_path() -> ApiError {
+pub(crate) fn unknown_path() -> ApiError {
     ApiError::new(
         Code::Unsupported,
         "this path is not served; a registry client begins at /v2/, and layers are at /layer/upload \

@@ -78,6 +78,7 @@ pub struct QuicServer {
     pub(crate) server: Arc<ServerConfig>,
     endpoint: EndpointConfig,
     cid_key: CidKey,
+    pub(crate) member_of: Option<fn(&str) -> Option<u64>>,
 }
 
 impl QuicServer {
@@ -112,7 +113,16 @@ impl QuicServer {
             server: Arc::new(server),
             endpoint,
             cid_key: CidKey::default(),
+            member_of: None,
         })
+    }
+
+    /// Has the certificates of clients looked at: which member of the fleet a name is. The identity that it was made
+    /// with asks for them ([`crate::tls::asking_members`]).
+    #[must_use]
+    pub fn with_members(mut self, member_of: fn(&str) -> Option<u64>) -> Self {
+        self.member_of = Some(member_of);
+        self
     }
 
     /// The configuration of one shard's endpoint.

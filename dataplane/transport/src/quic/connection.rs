@@ -43,6 +43,8 @@ pub(crate) struct Shared<H> {
     pub(crate) handshaking: Cell<usize>,
     /// Windows that are given to uploads, in bytes.
     pub(crate) upload_bytes: Cell<usize>,
+    /// Which member of the fleet a name in a certificate is, where certificates are asked for.
+    pub(crate) member_of: Option<fn(&str) -> Option<u64>>,
     /// Requests of HTTP/3 that come again in the same words.
     pub(crate) heads: HeadMemo,
 }
@@ -223,6 +225,7 @@ impl<H: Handler> Connection<H> {
             Event::HandshakeDataReady => self.begin_session(),
             Event::Connected => {
                 self.line.end_handshake();
+                self.line.learn_member();
                 let metrics = &self.line.shared.metrics.quic;
                 metrics.handshakes.inc();
                 if self.line.quic.has_0rtt() {

@@ -167,6 +167,7 @@ impl<H: Handler> Endpoint<H> {
             memory,
             handshaking: Cell::new(0),
             upload_bytes: Cell::new(0),
+            member_of: server.member_of,
             heads: HeadMemo::new(HEADS_KEPT),
         });
         let key = server.cid_key().clone();

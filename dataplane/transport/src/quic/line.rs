@@ -8,6 +8,7 @@ use bytes::Bytes;
 use outrider_artifact::native::RefusalCode;
 use outrider_http3::Code;
 use quinn_proto::{ReadError, StreamId, VarInt};
+use rustls::pki_types::CertificateDer;
 
 use super::connection::Shared;
 use super::memory::{CONNECTION_BYTES, Charge, HANDSHAKE_BYTES, Unread};
@@ -37,6 +38,8 @@ pub(crate) struct Line<H: Handler> {
     /// What it holds, as it is counted.
     pub(crate) charge: Charge,
     pub(crate) unread: Unread,
+    /// The member of the fleet that the client is.
+    member: Option<u64>,
     connected: Option<Connected>,
 }
 
@@ -87,6 +90,7 @@ impl<H: Handler> Line<H> {
             resets: Rate::new(now),
             charge,
             unread: Unread::default(),
+            member: None,
             connected: Some(connected),
         }
     }
@@ -98,7 +102,17 @@ impl<H: Handler> Line<H> {
             secure: true,
             protocol,
             early: self.quic.is_handshaking(),
+            member: self.member,
         }
+    }
+
+    /// The handshake is over, and the client's certificate, if it has one, is verified.
+    pub(crate) fn learn_member(&mut self) {
+        let Some(member_of) = self.shared.member_of else { return };
+        let chain = self.quic.crypto_session().peer_identity();
+        let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let Some(own) = chain.as_ref().and_then(|chain| chain.first()) else { return };
+        self.member = crate::tls::names_in(own).iter().find_map(|name| member_of(name));
     }
 
     /// Reads what a stream has, up to `room` bytes, into `chunks`. `None` for a stream that is over.

@@ -1,12 +1,15 @@
-//! A second certificate: that of a member of a cluster, for other members, who ask for it by its name (SNI).
+//! A second certificate: that of a member of a cluster, for other members, who ask for it by its name (SNI); and theirs,
+//! where clients are asked who they are.
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, version};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::TransportError;
 
@@ -15,44 +18,70 @@ use crate::TransportError;
 pub struct MemberCertificate {
     /// The name by which members ask for it.
     pub name: String,
-    /// The certificate, and the authority's behind it.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
-    pub key: PrivateKeyDer<'static>,
+    /// The certificate, which may be another one each time.
+    pub shown: Arc<dyn ResolvesServerCert>,
 }
 
 /// The configuration with this certificate for who asks by its name; everybody else gets what they got before.
-///
-/// # Errors
-/// [`TransportError::Certificate`] when it cannot be used.
-pub fn with_member(
-    config: &ServerConfig,
-    member: MemberCertificate,
-) -> Result<Arc<ServerConfig>, TransportError> {
-    let MemberCertificate { name, chain, key } = member;
-    let provider = aws_lc_rs::default_provider();
-    let certified = CertifiedKey::from_der(chain, key, &provider);
-    let certified = certified.map_err(|error| TransportError::Certificate {
-        what: format!("cannot use the certificate of {name}"),
-        reason: error.to_string(),
-    })?;
+#[must_use]
+pub fn with_member(config: &ServerConfig, member: MemberCertificate) -> Arc<ServerConfig> {
+    let MemberCertificate { name, shown } = member;
     let mut config = config.clone();
     let others = Arc::clone(&config.cert_resolver);
-    config.cert_resolver = Arc::new(ByName { name, member: Arc::new(certified), others });
-    Ok(Arc::new(config))
+    config.cert_resolver = Arc::new(ByName { name, shown, others });
+    Arc::new(config)
+}
+
+/// The configuration that takes, and asks for, the certificates of members; a client without one is served all the same.
+///
+/// # Errors
+/// [`TransportError::Certificate`] when `roots`, who vouch for members, cannot be used.
+pub fn asking_members(
+    config: &ServerConfig,
+    roots: RootCertStore,
+) -> Result<Arc<ServerConfig>, TransportError> {
+    let failed = |reason: String| TransportError::Certificate {
+        what: "cannot ask for the certificates of members".to_owned(),
+        reason,
+    };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    let mut asking = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .map_err(|error| failed(error.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::clone(&config.cert_resolver));
+    asking.alpn_protocols.clone_from(&config.alpn_protocols);
+    asking.ignore_client_order = config.ignore_client_order;
+    asking.ticketer = Arc::clone(&config.ticketer);
+    Ok(Arc::new(asking))
+}
+
+/// The names of hosts in a certificate that was verified.
+pub(crate) fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(name).collect()
 }
 
 #[derive(Debug)]
 struct ByName {
     name: String,
-    member: Arc<CertifiedKey>,
+    shown: Arc<dyn ResolvesServerCert>,
     others: Arc<dyn ResolvesServerCert>,
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         match hello.server_name() {
-            Some(name) if name.eq_ignore_ascii_case(&self.name) => Some(Arc::clone(&self.member)),
+            Some(name) if name.eq_ignore_ascii_case(&self.name) => self.shown.resolve(hello),
             _ => self.others.resolve(hello),
         }
     }

@@ -69,6 +69,7 @@ impl Fleet {
             book: Arc::<At>::clone(&self.at),
             roots,
             name: |member| format!("edge-{member}.test"),
+            identity: None,
         };
         let options = UplinkOptions { peers: Some(peers), ..UplinkOptions::default() };
         outrider_uplink::start(Vec::new(), options).unwrap()

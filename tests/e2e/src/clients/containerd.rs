@@ -54,6 +54,17 @@ impl Containerd {
         digest.unwrap_or_else(|| panic!("no digest in {listed}")).to_owned()
     }
 
+    /// Pulls `image` (host/repository:tag) over plain HTTP as this user; the pull may fail.
+    pub fn pull_as(&self, image: &str, user: Option<(&str, &str)>) -> Output {
+        let mut command = ctr(&self.scratch);
+        command.args(["images", "pull", "--plain-http", "--snapshotter", "native"]);
+        if let Some((name, secret)) = user {
+            command.arg("--user").arg(format!("{name}:{secret}"));
+        }
+        command.arg(image);
+        run(command)
+    }
+
     /// Pulls `image`, over HTTPS when there is an authority to trust; the pull may fail.
     pub fn try_pull(
         &self,

@@ -36,6 +36,13 @@ impl Crane {
         command
     }
 
+    /// Logs in at `host`.
+    pub fn login(&self, host: &str, name: &str, secret: &str) {
+        let mut command = self.command("auth");
+        command.args(["login", host, "--username", name, "--password", secret]);
+        run(command).ok();
+    }
+
     /// Pulls `image` (host/repository:tag) into a new OCI layout.
     pub fn pull(&self, image: &str) -> Pulled {
         let layout = Pulled::default();

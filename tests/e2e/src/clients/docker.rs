@@ -40,6 +40,23 @@ impl Docker {
         Self { _daemon: daemon, scratch }
     }
 
+    /// Logs in at `host`.
+    pub fn login(&self, host: &str, name: &str, secret: &str) -> Output {
+        let mut command = docker(&self.scratch);
+        command.args(["login", "--username", name, "--password", secret, host]);
+        run(command)
+    }
+
+    /// Pushes what was pulled as `image` as `other`.
+    pub fn push_as(&self, image: &str, other: &str) -> Output {
+        let mut command = docker(&self.scratch);
+        command.args(["tag", image, other]);
+        run(command).ok();
+        let mut command = docker(&self.scratch);
+        command.args(["push", "--quiet", other]);
+        run(command)
+    }
+
     /// Pulls `image`; gives the digest of its manifest.
     pub fn pull(&self, image: &str) -> String {
         self.try_pull(image).ok();

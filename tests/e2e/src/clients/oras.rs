@@ -27,6 +27,13 @@ impl Oras {
         command
     }
 
+    /// Logs in at `host`.
+    pub fn login(&self, host: &str, name: &str, secret: &str) {
+        let mut command = self.command("login");
+        command.args(["--plain-http", "--username", name, "--password", secret, host]);
+        run(command).ok();
+    }
+
     /// Copies `image` (host/repository:tag) into a new OCI layout.
     pub fn pull_image(&self, image: &str) -> Pulled {
         let layout = Pulled::default();

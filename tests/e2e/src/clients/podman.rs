@@ -30,6 +30,12 @@ impl Podman {
         command
     }
 
+    /// Logs in at `host`, over plain HTTP.
+    pub fn login(&self, host: &str, name: &str, secret: &str) {
+        let login = ["login", "--tls-verify=false", "--username", name, "--password", secret, host];
+        run(self.command(&login)).ok();
+    }
+
     /// Pulls `image` (host/repository:tag) over plain HTTP; gives the digest of its manifest.
     pub fn pull(&self, image: &str) -> String {
         run(self.command(&["pull", "--quiet", "--tls-verify=false", image])).ok();

@@ -48,6 +48,18 @@ impl<'a> Skopeo<'a> {
         command
     }
 
+    /// Logs in at `host`; what it pulls and pushes from then on is this user's.
+    pub fn login(&self, host: &str, name: &str, secret: &str) -> Output {
+        let mut command = tools::command("skopeo", self.scratch.path());
+        command.args(["login", "--username", name, "--password", secret]);
+        match &self.ca_dir {
+            Some(dir) => command.arg("--cert-dir").arg(dir),
+            None => command.arg("--tls-verify=false"),
+        };
+        command.arg(host);
+        run(command)
+    }
+
     /// Pulls `image` (host/repository:tag) into a new OCI layout.
     pub fn pull(&self, image: &str) -> Pulled {
         let (layout, output) = self.try_pull(image);
@@ -65,10 +77,15 @@ impl<'a> Skopeo<'a> {
 
     /// Pushes the image of `layout` as `image`, its digests kept.
     pub fn push(&self, layout: &Path, image: &str) {
+        self.try_push(layout, image).ok();
+    }
+
+    /// Like [`Skopeo::push`], for a push that may fail.
+    pub fn try_push(&self, layout: &Path, image: &str) -> Output {
         let mut command = self.copy("dest");
         command.arg("--preserve-digests");
         command.arg(format!("oci:{}:{TAG}", layout.display())).arg(format!("docker://{image}"));
-        self.run(command).ok();
+        self.run(command)
     }
 
     fn run(&self, command: Command) -> Output {

@@ -38,6 +38,8 @@ pub(crate) struct Connector {
     dialer: Dialer,
     live: Mutex<Option<(quinn::Connection, bool)>>,
     idle_max: Duration,
+    /// The frame of the token, or nothing.
+    pub(super) credential: Vec<u8>,
 }
 
 /// What comes of the answers to one request: of one want after the other.
@@ -73,6 +75,7 @@ impl Connector {
             dialer: Dialer::new(from, authority, roots, (native::ALPN, Used::Native), times)?,
             live: Mutex::new(None),
             idle_max: times.idle_max,
+            credential: Vec::new(),
         })
     }
 
@@ -123,6 +126,7 @@ impl Connector {
         let asked = async {
             let (mut send, stream) =
                 connection.open_bi().await.map_err(|error| error.to_string())?;
+            send.write_all(&self.credential).await.map_err(|error| error.to_string())?;
             send.write_all(request).await.map_err(|error| error.to_string())?;
             send.finish().map_err(|error| error.to_string())?;
             let mut body = Body {

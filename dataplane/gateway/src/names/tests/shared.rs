@@ -302,3 +302,55 @@ fn all_of_it_is_replaced_at_once() {
     b.fleet.set_tag("stays", "v1", 8, Some(damaged));
     assert_eq!(b.digest("stays", "v1"), None);
 }
+
+#[test]
+fn what_is_invalidated_is_asked_again_once() {
+    let plane = Arc::new(Plane::default());
+    let a = edge(&plane, 1);
+    let fleet = plane.edges.lock().unwrap()[0].clone();
+    let again = |name: &str, tag: &str| match &a.tag(name, tag).unwrap().origin {
+        TagOrigin::Mirrored { overtaken, .. } => *overtaken,
+        other => panic!("{other:?}"),
+    };
+    for (name, tag) in [("up", "v1"), ("up", "v2"), ("other", "v1")] {
+        a.see(name, tag, "one");
+        assert!(a.one.touch(name, tag, "one", 100));
+    }
+    let all = || [again("up", "v1"), again("up", "v2"), again("other", "v1")];
+    fleet.ask_again(AskAgain::Tag("up", "v1"), 99);
+    assert_eq!(all(), [false; 3], "it was asked after that");
+    fleet.ask_again(AskAgain::Tag("up", "v1"), 100);
+    assert_eq!(all(), [true, false, false]);
+    fleet.ask_again(AskAgain::Repository("up"), 101);
+    assert_eq!(all(), [true, true, false]);
+    assert!(a.one.touch("up", "v2", "one", 102));
+    assert_eq!(all(), [true, false, false], "once is enough");
+    fleet.ask_again(AskAgain::All, 200);
+    assert_eq!(all(), [true; 3]);
+    fleet.replace(std::iter::empty(), std::iter::empty());
+    assert_eq!(all(), [true; 3], "that outlives a snapshot");
+}
+
+#[test]
+fn tags_are_gone_through_in_pages() {
+    let plane = Arc::new(Plane::default());
+    let _ = edge(&plane, 1);
+    let fleet = plane.edges.lock().unwrap()[0].clone();
+    for n in 0..25 {
+        plane.set(&format!("r{}", n % 4), &format!("v{n}"), Some(record(&n.to_string(), 1)));
+    }
+    let (mut found, mut last) = (Vec::new(), None);
+    loop {
+        let (digests, next) = fleet.digests_after(last.as_ref(), 7);
+        assert!(digests.len() <= 7);
+        found.extend(digests);
+        match next {
+            Some(next) => last = Some(next),
+            None => break,
+        }
+    }
+    found.sort_unstable();
+    let mut wanted: Vec<_> = (0..25).map(|n: u8| digest(&n.to_string())).collect();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+}

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body::Body;
 use outrider_artifact::native::{Item, NativeError, Reader, Refusal, Request, Want};
 use quinn_proto::{StreamId, VarInt};
@@ -28,6 +29,8 @@ pub(super) struct Exchange<B> {
     state: State<B>,
     /// The client's side of the stream has come to its end, or was stopped.
     pub(super) received: bool,
+    /// The token that came before the request, as HTTP has it.
+    credential: Option<HeaderValue>,
 }
 
 enum State<B> {
@@ -48,6 +51,7 @@ struct Refusing {
 
 struct Answering<B> {
     request: Request,
+    credential: Option<HeaderValue>,
     /// Wants that are being handled, or are, in order. The last of them is the one before `next`.
     running: VecDeque<Running<B>>,
     next: usize,
@@ -88,14 +92,35 @@ pub(super) enum Step {
 impl<B: Body<Data = Bytes, Error = BodyFault>> Exchange<B> {
     /// A stream of which nothing has come.
     pub(super) fn new() -> Self {
-        Self { state: State::Reading(Reader::server()), received: false }
+        Self { state: State::Reading(Reader::server()), received: false, credential: None }
     }
 
     /// Bytes that are kept of a request that is not whole.
     pub(super) fn partial_bytes(&self) -> usize {
         match &self.state {
-            State::Reading(reader) => reader.kept_bytes(),
+            State::Reading(reader) => reader.kept_bytes() + self.credential_bytes(),
             _ => 0,
+        }
+    }
+
+    /// Bytes of its token.
+    pub(super) fn credential_bytes(&self) -> usize {
+        let credential = match &self.state {
+            State::Answering(answering) => &answering.credential,
+            _ => &self.credential,
+        };
+        credential.as_ref().map_or(0, HeaderValue::len)
+    }
+
+    /// Its token becomes the one that another request came with, if it is the same.
+    pub(super) fn share_credential(&mut self, last: &mut Option<HeaderValue>) {
+        if self.credential.is_none() {
+            return;
+        }
+        if *last == self.credential {
+            self.credential.clone_from(last);
+        } else {
+            last.clone_from(&self.credential);
         }
     }
 
@@ -141,19 +166,24 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Exchange<B> {
                 (false, false) => Heard::More,
             };
         };
-        let mut request = None;
+        let (mut request, mut token) = (None, None);
         for mut chunk in chunks.drain(..) {
             while !chunk.is_empty() {
                 match reader.read(&chunk) {
                     Ok((taken, item)) => {
                         let _ = chunk.split_to(taken);
-                        if let Some(Item::Request(whole)) = item {
-                            request = Some(whole);
+                        match item {
+                            Some(Item::Request(whole)) => request = Some(whole),
+                            Some(Item::Credential(text)) => token = Some(text),
+                            _ => {}
                         }
                     }
                     Err(error) => return Heard::Wrong(error),
                 }
             }
+        }
+        if let Some(token) = token {
+            self.credential = Some(translate::bearer(&token));
         }
         match request {
             Some(request) => Heard::Request(request),
@@ -166,6 +196,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Exchange<B> {
     pub(super) fn begin(&mut self, request: Request, activity: &Rc<Activity>) {
         self.state = State::Answering(Box::new(Answering {
             request,
+            credential: self.credential.take(),
             running: VecDeque::new(),
             next: 0,
             current: None,
@@ -176,6 +207,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Exchange<B> {
 
     /// Answers with a refusal.
     pub(super) fn refuse(&mut self, why: &Refusal, activity: &Rc<Activity>, pins: &ConnectionPins) {
+        self.credential = None;
         let bytes = Bytes::from(why.encode());
         let weight = bytes.len();
         self.state = State::Refusing(Box::new(Refusing {
@@ -279,7 +311,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Answering<B> {
         if want.metadata_only || !line.pins.may_hold() {
             return None;
         }
-        let head = translate::head(&self.request, want);
+        let head = translate::head(&self.request, want, self.credential.as_ref());
         let found = line.shared.handler.immediate(&head, line.peer(Protocol::Native))?;
         line.shared.metrics.quic.immediate_answers.inc();
         let index = self.next as u32;
@@ -291,7 +323,7 @@ impl<B: Body<Data = Bytes, Error = BodyFault>> Answering<B> {
     /// Has the next want handled; false when there is none.
     fn start<H: Handler<Body = B>>(&mut self, line: &Line<H>, cx: &mut Context<'_>) -> bool {
         let Some(want) = self.request.wants.get(self.next) else { return false };
-        let head = translate::head(&self.request, want);
+        let head = translate::head(&self.request, want, self.credential.as_ref());
         let http = http::Request::from_parts(head, RequestBody::empty(&line.shared.limits));
         let future = line.shared.handler.clone().handle(http, line.peer(Protocol::Native));
         let mut running = Running::Handling(Box::pin(future));

@@ -10,6 +10,7 @@ mod translate;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use outrider_artifact::native::{NativeError, Refusal, RefusalCode, Request};
 use quinn_proto::{Dir, StreamEvent, VarInt};
 
@@ -40,12 +41,16 @@ pub(crate) struct Load {
     wants: usize,
     /// Wants that are being handled.
     handlers: usize,
+    /// Tokens of requests that are being answered.
+    credential_bytes: usize,
 }
 
 /// What a connection that speaks the native protocol has beside its line.
 pub(crate) struct Native<H: Handler> {
     exchanges: Slots<Exchange<H::Body>>,
     load: Load,
+    /// The token of the last request that had one: the others have mostly the same.
+    credential: Option<HeaderValue>,
     retired: bool,
     chunks: Vec<Bytes>,
 }
@@ -112,6 +117,8 @@ impl<H: Handler> Session<H> for Native<H> {
         Held {
             requests: self.exchanges.len() + self.load.handlers,
             partial_bytes: self.load.partial_bytes,
+            // As it is counted; the same token is there once.
+            uploaded_bytes: self.load.credential_bytes,
             ..Held::default()
         }
     }
@@ -127,6 +134,7 @@ impl<H: Handler> Native<H> {
         Self {
             exchanges: Slots::default(),
             load: Load::default(),
+            credential: None,
             retired: false,
             chunks: Vec::new(),
         }
@@ -184,6 +192,9 @@ impl<H: Handler> Native<H> {
         line.shared.metrics.quic.native_wants.inc_by(request.wants.len() as u64);
         self.load.untold -= 1;
         self.load.wants += request.wants.len();
+        self.load.partial_bytes -= exchange.partial_bytes();
+        exchange.share_credential(&mut self.credential);
+        self.load.credential_bytes += exchange.credential_bytes();
         exchange.begin(request, &line.activity);
     }
 
@@ -226,11 +237,12 @@ impl<H: Handler> Native<H> {
             return;
         }
         let Some((exchange, waker)) = self.exchanges.get(stream) else { return };
-        let before = exchange.handlers();
+        let (before, credential) = (exchange.handlers(), exchange.credential_bytes());
         let elsewhere = self.load.handlers - before;
         let room = HANDLERS_MAX.saturating_sub(elsewhere);
         let step = exchange.advance(id_of(stream), line, waker, room);
         self.load.handlers = elsewhere + exchange.handlers();
+        self.load.credential_bytes -= credential - exchange.credential_bytes();
         match step {
             Step::Waits => {}
             Step::Written { wants } => self.load.wants -= wants,
@@ -278,6 +290,9 @@ impl<H: Handler> Native<H> {
         let Some(exchange) = self.exchanges.remove(stream) else { return };
         self.load.untold -= usize::from(!exchange.is_told());
         self.load.partial_bytes -= exchange.partial_bytes();
+        if exchange.is_told() {
+            self.load.credential_bytes -= exchange.credential_bytes();
+        }
         self.load.wants -= exchange.wants();
         self.load.handlers -= exchange.handlers();
     }

@@ -1,7 +1,7 @@
 //! A want as the request of HTTP that asks for the same, and the head of its answer as a record. Pure.
 
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, request, response};
 use outrider_artifact::RepositoryName;
@@ -30,8 +30,20 @@ pub(super) fn check(request: &Request) -> Result<(), NativeError> {
     Ok(())
 }
 
+/// A token as HTTP has it. It has characters alone that are seen.
+pub(super) fn bearer(token: &str) -> HeaderValue {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+        .expect("what is seen in ASCII is a header's value");
+    value.set_sensitive(true);
+    value
+}
+
 /// The request of HTTP for one want of a request that was checked. Allocates.
-pub(super) fn head(request: &Request, want: &Want) -> request::Parts {
+pub(super) fn head(
+    request: &Request,
+    want: &Want,
+    credential: Option<&HeaderValue>,
+) -> request::Parts {
     let digest = &want.digest;
     let path = match (&*request.repository, want.kind) {
         ("", _) => format!("/layer/request?digest={digest}"),
@@ -52,6 +64,9 @@ pub(super) fn head(request: &Request, want: &Want) -> request::Parts {
         let last = want.len.map_or_else(String::new, |len| (first + (len - 1)).to_string());
         let range = HeaderValue::try_from(format!("bytes={first}-{last}"));
         parts.headers.insert(RANGE, range.expect("digits are a header's value"));
+    }
+    if let Some(credential) = credential {
+        parts.headers.insert(AUTHORIZATION, credential.clone());
     }
     if want.held_only {
         parts.headers.insert(CACHE_CONTROL, ONLY_IF_CACHED);
@@ -224,7 +239,8 @@ mod tests {
             ),
         ] {
             check(request).unwrap();
-            let head = head(request, want);
+            let head = head(request, want, Some(&bearer("t.o.k")));
+            assert_eq!(head.headers[AUTHORIZATION], "Bearer t.o.k");
             assert_eq!((head.method.as_str(), head.uri.to_string()), (method, path));
             let found = head.headers.get(RANGE).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(found.as_deref(), range);
@@ -252,7 +268,8 @@ mod tests {
         let long = format!("a{}", "/b".repeat(127));
         let request = request(&long, &"[".repeat(255));
         check(&request).unwrap();
-        let _ = head(&request, &Want::whole(Digest::sha256(b"x")));
+        let head = head(&request, &Want::whole(Digest::sha256(b"x")), None);
+        assert!(!head.headers.contains_key(AUTHORIZATION));
     }
 
     #[test]

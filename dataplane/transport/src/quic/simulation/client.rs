@@ -277,7 +277,7 @@ impl Exchange {
                 Some(Item::Answer(answer)) => self.answers.push((answer, Vec::new())),
                 Some(Item::Body) => self.answers.last_mut().unwrap().1.extend_from_slice(&piece),
                 Some(Item::Refusal(refusal)) => self.refusal = Some(refusal),
-                Some(Item::Request(_)) => panic!("a server does not ask"),
+                Some(Item::Request(_) | Item::Credential(_)) => panic!("a server does not ask"),
                 None => {}
             }
         }

@@ -102,6 +102,7 @@ impl Server {
             handshaking: Cell::new(0),
             upload_bytes: Cell::new(0),
             heads: HeadMemo::new(1),
+            member_of: None,
         });
         let drain = Drain::new();
         let route = Route { shard: 0, key: server.cid_key().clone(), for_retry, forward: None };

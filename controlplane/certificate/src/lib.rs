@@ -1,0 +1,223 @@
+//! A member's certificate: how long it lasts, and how it is changed while it is shown. Without I/O and without a
+//! clock.
+//!
+//! - [`Shown`]: what TLS shows, to who connects and to whom it connects; connections that are made after
+//!   [`Shown::replace`] see the new one.
+//! - [`Validity`]: from when until when, and whether it should be made anew.
+
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// By how much another's clock may be behind: certificates begin so much before they are made.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3_600);
+/// A certificate is made anew when less than this part of its time is left.
+const RENEW_PART: u32 = 3;
+
+/// What is wrong with a certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// It cannot be read.
+    #[error("the certificate cannot be read: {0}")]
+    Unreadable(String),
+    /// It cannot be shown.
+    #[error("the certificate cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+    /// There is none.
+    #[error("there is no certificate")]
+    None,
+    /// It is of another key.
+    #[error("the certificate is of another key")]
+    Key,
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
+    let parsed = X509Certificate::from_der(der);
+    parsed.map(|(_, parsed)| parsed).map_err(|e| CertificateError::Unreadable(e.to_string()))
+}
+
+/// The public key of a certificate: its SubjectPublicKeyInfo, DER.
+///
+/// # Errors
+/// [`CertificateError::Unreadable`]
+pub fn public_key(der: &[u8]) -> Result<Vec<u8>, CertificateError> {
+    Ok(parse(der)?.public_key().raw.to_vec())
+}
+
+/// From when until when a certificate is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// When it was made.
+    pub from: SystemTime,
+    /// When it ends.
+    pub until: SystemTime,
+}
+
+impl Validity {
+    /// Of a certificate that begins [`CLOCK_SKEW`] before it was made.
+    ///
+    /// # Errors
+    /// [`CertificateError::Unreadable`]
+    pub fn of(der: &[u8]) -> Result<Self, CertificateError> {
+        let parsed = parse(der)?;
+        let at =
+            |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let validity = parsed.validity();
+        let from = at(validity.not_before.timestamp()) + CLOCK_SKEW;
+        Ok(Self { from, until: at(validity.not_after.timestamp()) })
+    }
+
+    /// How long it lasts altogether.
+    pub fn lifetime(&self) -> Duration {
+        self.until.duration_since(self.from).unwrap_or_default()
+    }
+
+    /// How long it is still good; zero once it is not.
+    pub fn left(&self, now: SystemTime) -> Duration {
+        self.until.duration_since(now).unwrap_or_default()
+    }
+
+    /// Whether it should be made anew.
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        self.left(now) < self.lifetime() / RENEW_PART
+    }
+
+    /// How often it should be looked whether it is due: often enough for many attempts before it ends.
+    pub fn look_interval(&self) -> Duration {
+        const LOOK_PART: u32 = 24;
+        let (least, most) = (Duration::from_millis(500), Duration::from_secs(3_600));
+        (self.lifetime() / LOOK_PART).clamp(least, most)
+    }
+}
+
+/// A certificate that TLS shows.
+#[derive(Debug)]
+pub struct Shown(RwLock<(Arc<CertifiedKey>, Validity)>);
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<(Arc<CertifiedKey>, Validity), CertificateError> {
+    let validity = Validity::of(chain.first().ok_or(CertificateError::None)?)?;
+    let provider = aws_lc_rs::default_provider();
+    Ok((Arc::new(CertifiedKey::from_der(chain, key, &provider)?), validity))
+}
+
+impl Shown {
+    /// This one: the member's own, and its authority's behind it.
+    ///
+    /// # Errors
+    /// [`CertificateError`], also when the key is another's.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<Self>, CertificateError> {
+        Ok(Arc::new(Self(RwLock::new(certified(chain, key)?))))
+    }
+
+    /// Another one of the same key from now on.
+    ///
+    /// # Errors
+    /// [`CertificateError`]; the old one is shown then.
+    pub fn replace(&self, leaf: CertificateDer<'static>) -> Result<(), CertificateError> {
+        let (old, _) = self.current();
+        let mut chain = old.cert.clone();
+        let first = chain.first_mut().ok_or(CertificateError::None)?;
+        if public_key(first)? != public_key(&leaf)? {
+            return Err(CertificateError::Key);
+        }
+        let validity = Validity::of(&leaf)?;
+        *first = leaf;
+        let new = Arc::new(CertifiedKey::new(chain, Arc::clone(&old.key)));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (new, validity);
+        Ok(())
+    }
+
+    /// From when until when it is good.
+    pub fn validity(&self) -> Validity {
+        self.current().1
+    }
+
+    /// Its public key: SubjectPublicKeyInfo, DER.
+    ///
+    /// # Errors
+    /// [`CertificateError`]
+    pub fn public_key(&self) -> Result<Vec<u8>, CertificateError> {
+        public_key(self.current().0.end_entity_cert()?)
+    }
+
+    fn current(&self) -> (Arc<CertifiedKey>, Validity) {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().0)
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().0)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+    fn at(days: u32) -> SystemTime {
+        UNIX_EPOCH + days * DAY
+    }
+
+    fn certificate(key: &KeyPair, from_day: u32, days: u32) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        let from = date_time_ymd(1970, 1, 1) + from_day * DAY;
+        (params.not_before, params.not_after) = (from - CLOCK_SKEW, from + days * DAY);
+        params.self_signed(key).unwrap().der().clone()
+    }
+
+    fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::try_from(key.serialize_der()).unwrap()
+    }
+
+    #[test]
+    fn it_is_due_in_the_last_third_of_its_time() {
+        let validity = Validity::of(&certificate(&KeyPair::generate().unwrap(), 100, 30)).unwrap();
+        assert_eq!((validity.from, validity.until), (at(100), at(130)));
+        assert!(!validity.is_due(at(119)) && validity.is_due(at(121)) && validity.is_due(at(140)));
+        assert_eq!((validity.left(at(129)), validity.left(at(131))), (DAY, Duration::ZERO));
+    }
+
+    #[test]
+    fn another_of_the_same_key_takes_its_place_and_one_of_another_key_does_not() {
+        let (one, two) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let shown = Shown::new(vec![certificate(&one, 100, 30)], private(&one)).unwrap();
+        shown.replace(certificate(&one, 120, 30)).unwrap();
+        assert_eq!(shown.validity().until, at(150));
+        let error = shown.replace(certificate(&two, 140, 30));
+        assert!(matches!(error, Err(CertificateError::Key)));
+        assert!(shown.replace(CertificateDer::from(vec![1, 2])).is_err());
+        assert_eq!(shown.validity().until, at(150));
+        assert!(Shown::new(vec![certificate(&two, 1, 1)], private(&one)).is_err());
+        assert!(matches!(Shown::new(Vec::new(), private(&one)), Err(CertificateError::None)));
+    }
+}

@@ -1,0 +1,212 @@
+//! Who may do what, as the operator says it: the files of keys and secrets, read again when they change, keys from
+//! addresses, and the file of the audit. The decisions are the gateway's.
+//!
+//! - [`files`]: a file, and whether it has changed. [`issuers`]: the keys of issuers. [`writer`]: the audit.
+
+mod files;
+mod issuers;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use outrider_gateway::access::{AccessShared, AccessTables, AuditSender, OWN_ISSUER, Realm};
+use outrider_metrics::Counter;
+use outrider_settings::files::{FileError, PrivateFolder};
+use outrider_tokens::secret::SECRETS_FILE_BYTES_MAX;
+use outrider_tokens::{Issuer, KeyError, Secrets, SigningKey, Verifier};
+
+use self::files::Watched;
+use self::issuers::Source;
+use crate::config::AuthSection;
+
+/// The edge's own key, in the folder of its certificate.
+const TOKEN_KEY: &str = "token-key.pem";
+
+/// Why nobody can be asked who they are.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file has no keys in it.
+    #[error("{}: {source}", .path.display())]
+    Keys {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// A file has no secrets in it.
+    #[error("{}: {why}", .path.display())]
+    Secrets {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The edge's own key.
+    #[error("{}: {source}; restore it from a backup, or remove it to have a new one made", .path.display())]
+    OwnKey {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
+    },
+}
+
+/// What decisions are made from, and where it comes from.
+pub(crate) struct Auth {
+    section: AuthSection,
+    service: String,
+    own: Option<Arc<SigningKey>>,
+    sources: Vec<Source>,
+    secrets: Option<(Watched, Secrets)>,
+    shared: Option<Arc<AccessShared>>,
+}
+
+impl Auth {
+    /// Reads everything; nothing where nobody is to be asked. `tls_dir` is where the edge's own key is, or is made.
+    ///
+    /// # Errors
+    /// [`AuthError`]
+    pub(crate) fn load(section: &AuthSection, tls_dir: &Path) -> Result<Option<Self>, AuthError> {
+        let Some(service) = section.service.clone() else { return Ok(None) };
+        let own = match section.realm {
+            None => Some(Arc::new(own_key(tls_dir)?)),
+            Some(_) => None,
+        };
+        let sources = section.issuer.iter().map(|issuer| Source::open(issuer, tls_dir));
+        let sources = sources.collect::<Result<_, _>>()?;
+        let secrets = match &section.secrets_file {
+            Some(path) => {
+                let mut file = Watched::new(path.clone(), SECRETS_FILE_BYTES_MAX);
+                let bytes = file.read()?;
+                Some((file, parse_secrets(path, &bytes)?))
+            }
+            None => None,
+        };
+        let section = section.clone();
+        Ok(Some(Self { section, service, own, sources, secrets, shared: None }))
+    }
+
+    /// Begins to write down decisions, and gives what the shards share.
+    ///
+    /// # Errors
+    /// [`AuthError::File`] where the file of the audit cannot be written.
+    pub(crate) fn share(&mut self, dropped: Counter) -> Result<Arc<AccessShared>, AuthError> {
+        let (audit, lines) = AuditSender::new(dropped.clone());
+        writer::start(&self.section, lines, dropped)?;
+        let shared = AccessShared::new(self.tables(), audit);
+        self.shared = Some(Arc::clone(&shared));
+        Ok(shared)
+    }
+
+    /// Looks for changes until the runtime ends. Runs on tokio.
+    pub(crate) async fn watch(mut self) {
+        let Some(shared) = self.shared.clone() else { return };
+        loop {
+            let (auth, has_changed) = self.look().await;
+            self = auth;
+            if has_changed {
+                shared.replace(self.tables());
+            }
+            tokio::time::sleep(self.section.reload.0).await;
+        }
+    }
+
+    /// Reads what has changed. What cannot be used leaves what was there.
+    async fn look(mut self) -> (Self, bool) {
+        let mut has_changed = false;
+        let now = Instant::now();
+        for source in &mut self.sources {
+            has_changed |= source.look(self.section.jwks_refresh.0, now).await;
+        }
+        if let Some((file, secrets)) = &mut self.secrets
+            && let Some(bytes) = file.read_if_changed()
+        {
+            match parse_secrets(file.path(), &bytes) {
+                Ok(new) => {
+                    has_changed |= new != *secrets;
+                    *secrets = new;
+                }
+                Err(error) => tracing::warn!(%error, "the secrets stay as they were"),
+            }
+        }
+        if has_changed {
+            tracing::info!("keys or secrets have changed");
+        }
+        (self, has_changed)
+    }
+
+    fn tables(&self) -> AccessTables {
+        let section = &self.section;
+        let mut issuers: Vec<Issuer> = Vec::new();
+        if let Some(own) = &self.own {
+            issuers.push(Issuer {
+                name: format!("{OWN_ISSUER}{}", self.service),
+                audience: self.service.clone(),
+                keys: own.public().clone(),
+                nobody_too: true,
+            });
+        }
+        issuers.extend(section.issuer.iter().zip(&self.sources).map(|(issuer, source)| Issuer {
+            name: issuer.name.clone(),
+            audience: issuer.audience.clone().unwrap_or_else(|| self.service.clone()),
+            keys: source.keys.clone(),
+            nobody_too: false,
+        }));
+        let realm = match (&section.realm, &self.own) {
+            (None, Some(own)) => Realm::Own(Arc::clone(own)),
+            (realm, _) => Realm::Other(realm.clone().unwrap_or_default()),
+        };
+        let customers: HashMap<_, _> = section
+            .customer
+            .iter()
+            .map(|one| (one.name.as_str().into(), AuthSection::rules(&one.allow).into()))
+            .collect();
+        let owners = section.customer.iter().flat_map(|one| {
+            let patterns = one.repositories.iter().filter_map(|pattern| pattern.parse().ok());
+            patterns.map(|pattern| (pattern, one.name.as_str().into()))
+        });
+        AccessTables {
+            service: self.service.clone(),
+            realm,
+            verifier: Verifier { issuers, leeway_s: section.leeway.0.as_secs() },
+            anonymous: AuthSection::rules(&section.anonymous).into(),
+            customers,
+            owners: owners.collect(),
+            secrets: self.secrets.as_ref().map(|(_, all)| all.clone()).unwrap_or_default(),
+            loopback_is_open: section.loopback,
+            token_life_s: section.token_life.0.as_secs(),
+        }
+    }
+}
+
+/// The key of the edge's own tokens, made at the first start. Only its owner may read it.
+fn own_key(dir: &Path) -> Result<SigningKey, AuthError> {
+    let folder = PrivateFolder::new(dir.to_owned());
+    let path = folder.file(TOKEN_KEY);
+    let pem = match folder.read_if_there(TOKEN_KEY)? {
+        Some(pem) => pem,
+        None => {
+            let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+                .map_err(|_| AuthError::OwnKey { path: path.clone(), source: KeyError::Damaged })?;
+            let pem = pair.serialize_pem();
+            folder.write(TOKEN_KEY, &pem, 0o600)?;
+            pem
+        }
+    };
+    SigningKey::from_pem(pem.as_bytes()).map_err(|source| AuthError::OwnKey { path, source })
+}
+
+fn parse_secrets(path: &Path, bytes: &[u8]) -> Result<Secrets, AuthError> {
+    let wrong = |why: String| AuthError::Secrets { path: path.to_owned(), why };
+    let text = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
+    Secrets::parse(text).map_err(|error| wrong(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;
