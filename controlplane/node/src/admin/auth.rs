@@ -107,7 +107,7 @@ impl Auth {
     pub(crate) fn check(&self, headers: &HeaderMap, needs: Needs) -> Result<Operator, Box<Answer>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let verifier = Arc::clone(&self.verifier.read().unwrap_or_else(PoisonError::into_inner));
-        check(&verifier, headers, needs, now).map_err(Box::new)
+        check(&verifier, headers, needs, now)
     }
 }
 
@@ -116,7 +116,7 @@ fn check(
     headers: &HeaderMap,
     needs: Needs,
     now_unix_s: u64,
-) -> Result<Operator, Answer> {
+) -> Result<Operator, Box<Answer>> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let token = match (given.next(), given.next()) {
         (Some(value), None) => value.to_str().ok().and_then(bearer),
@@ -145,10 +145,14 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
 }
 
-fn challenged(status: StatusCode, why: impl std::fmt::Display, challenge: &'static str) -> Answer {
+fn challenged(
+    status: StatusCode,
+    why: impl std::fmt::Display,
+    challenge: &'static str,
+) -> Box<Answer> {
     let mut answer = failure(status, why);
     answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    answer
+    Box::new(answer)
 }
 
 fn verifier(section: &AuthSection) -> Result<Verifier, AuthError> {
