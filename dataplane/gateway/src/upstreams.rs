@@ -138,10 +138,20 @@ fn origin(upstream_name: &str, repository: &str) -> Origin {
 mod tests {
     use super::*;
 
+    fn upstream(id: u16, name: Option<&str>, host: &str) -> Upstream {
+        Upstream {
+            id: UpstreamId(id),
+            name: name.map(str::to_owned),
+            host: host.into(),
+            tag_ttl: None,
+            content_ttl: None,
+        }
+    }
+
     fn two() -> Upstreams {
         Upstreams::new(vec![
-            Upstream { id: UpstreamId(0), name: None, host: "registry-1.docker.io".into() },
-            Upstream { id: UpstreamId(1), name: Some("ghcr.io".into()), host: "ghcr.io".into() },
+            upstream(0, None, "registry-1.docker.io"),
+            upstream(1, Some("ghcr.io"), "ghcr.io"),
         ])
     }
 
