@@ -138,6 +138,16 @@ fn origin(upstream_name: &str, repository: &str) -> Origin {
 mod tests {
     use super::*;
 
+    fn upstream(id: u16, name: Option<&str>, host: &str) -> Upstream {
+        Upstream {
+            id: UpstreamId(id),
+            name: name.map(str::to_owned),
+            host: host.into(),
+            tag_ttl: None,
+            content_ttl: None,
+        }
+    }
+
     fn two() -> Upstreams {
         let upstream = |id, name: Option<&str>, host: &str| Upstream {
             id: UpstreamId(id),
