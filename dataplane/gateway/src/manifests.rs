@@ -717,7 +717,8 @@ impl<N: Names> Errand<N> {
             return;
         }
         let (kind, tag, length) = (UploadKind::Mirrored, tag.map(|tag| &**tag), bytes.len() as u64);
-        let mut event = gateway.upload_event(kind, &self.key, tag, digest, length, uploads::ANONYMOUS);
+        let mut event =
+            gateway.upload_event(kind, &self.key, tag, digest, length, uploads::ANONYMOUS);
         event.media_type = media_type.to_string();
         outrider_shard::task::spawn(async move {
             if let Err(error) = gateway.names.note_event(event).await {

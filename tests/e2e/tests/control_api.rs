@@ -28,6 +28,7 @@ fn customers_weights_and_invalidations_are_set_at_any_node() {
     let [a, b, c] = [0, 1, 2].map(|place| control.client(place));
     let gold = json!({
         "class": 4.0, "guaranteed_bytes": 1 << 30, "stored_bytes_max": 0, "requests_per_second_max": 100,
+        "content_ttl_s": 3600,
     });
     send(a, "PUT", "/v1/customers/acme%20inc", &gold).expect(204);
     assert_eq!(b.get("/v1/customers/acme%20inc").expect(200).json(), gold);
