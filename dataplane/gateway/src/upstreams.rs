@@ -149,13 +149,6 @@ mod tests {
     }
 
     fn two() -> Upstreams {
-        let upstream = |id, name: Option<&str>, host: &str| Upstream {
-            id: UpstreamId(id),
-            name: name.map(Into::into),
-            host: host.into(),
-            tag_ttl: None,
-            content_ttl: None,
-        };
         Upstreams::new(vec![
             upstream(0, None, "registry-1.docker.io"),
             upstream(1, Some("ghcr.io"), "ghcr.io"),
