@@ -17,8 +17,6 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::request::{Batch, RequestError};
 
-/// Version of every record here.
-pub const RECORD_VERSION: u16 = 3;
 /// The first bytes of every record.
 pub const MAGIC: [u8; 4] = *b"ORST";
 /// Bytes of the header.
@@ -57,6 +55,16 @@ pub enum Kind {
     SoftToEdge = 21,
 }
 
+impl Kind {
+    /// The version of its layout. What lies in queues outlives many versions of what has customers in it.
+    pub const fn version(self) -> u16 {
+        match self {
+            Self::Batch | Self::Snapshot | Self::Requests | Self::ToEdge => 3,
+            _ => 2,
+        }
+    }
+}
+
 /// Why bytes are not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
@@ -64,10 +72,12 @@ pub enum RecordError {
     #[error("these bytes are not a record of the control plane")]
     Magic,
     /// Written by another version of this software.
-    #[error("the record has version {found}, this software reads version {RECORD_VERSION}")]
+    #[error("the record has version {found}, this software reads version {wanted}")]
     Version {
         /// The version that stands in it.
         found: u16,
+        /// The one that is read.
+        wanted: u16,
     },
     /// A record, but of another kind.
     #[error("the record is of kind {found}, {wanted} was expected")]
@@ -111,7 +121,7 @@ where
         .map_err(|error| RecordError::Damaged(error.to_string()))?;
     let mut bytes = Vec::with_capacity(HEAD_BYTES + archive.len());
     bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&RECORD_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&kind.version().to_le_bytes());
     bytes.extend_from_slice(&[kind as u8, 0]);
     bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
     let checksum = xxh3_64_with_seed(&archive, xxh3_64(&bytes));
@@ -121,11 +131,10 @@ where
     Ok(bytes)
 }
 
-/// The number of the kind that a record says it is; nothing where it is none of this version.
+/// The number of the kind that a record says it is; nothing where it is none.
 pub fn kind(bytes: &[u8]) -> Option<u8> {
     let head = bytes.first_chunk::<HEAD_BYTES>()?;
-    let known = head[..4] == MAGIC && head[4..6] == RECORD_VERSION.to_le_bytes();
-    known.then_some(head[6])
+    (head[..4] == MAGIC).then_some(head[6])
 }
 
 /// Reads a record, validating all of it. Copies.
@@ -142,9 +151,9 @@ where
     if head[..4] != MAGIC {
         return Err(RecordError::Magic);
     }
-    let found = u16::from_le_bytes([head[4], head[5]]);
-    if found != RECORD_VERSION {
-        return Err(RecordError::Version { found });
+    let (found, wanted) = (u16::from_le_bytes([head[4], head[5]]), kind.version());
+    if found != wanted {
+        return Err(RecordError::Version { found, wanted });
     }
     if head[6] != kind as u8 {
         return Err(RecordError::Kind { found: head[6], wanted: kind as u8 });

@@ -3,13 +3,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use outrider_push::{Board, SoftToEdge, SoftToNode, Taker};
-use outrider_state::record::{HEAD_BYTES, Kind, MAGIC, RECORD_VERSION};
+use outrider_state::record::{HEAD_BYTES, Kind, MAGIC};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 fn framed(kind: Kind, archive: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEAD_BYTES + archive.len());
     record.extend_from_slice(&MAGIC);
-    record.extend_from_slice(&RECORD_VERSION.to_le_bytes());
+    record.extend_from_slice(&kind.version().to_le_bytes());
     record.extend_from_slice(&[kind as u8, 0]);
     record.extend_from_slice(&(archive.len() as u64).to_le_bytes());
     let checksum = xxh3_64_with_seed(archive, xxh3_64(&record));
