@@ -41,7 +41,9 @@ fn look(bytes: &[u8]) {
                 Item::Request(request) => request.encode().expect("its own request"),
                 Item::Answer(answer) => answer.encode().expect("its own answer"),
                 Item::Refusal(refusal) => refusal.encode(),
-                Item::Credential(token) => encode_credential(token).expect("what is read can be written"),
+                Item::Credential(token) => {
+                    encode_credential(token).expect("what is read can be written")
+                }
                 Item::Body => unreachable!("content is not kept"),
             };
             let second = read(side(), &again, again.len());
