@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Up(arguments) => match arguments.into_config() {
-            Ok(config) => run(&config, |ready| say(&banner::text(ready))),
+            Ok(config) => run(&config, |ready| say(banner::text(ready))),
             Err(error) => fail(error, ASKED_WRONGLY),
         },
         Command::Edge(arguments) => edge(&arguments),
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Version => {
-            say(&format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
+            say(format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
     }
@@ -112,7 +112,7 @@ fn edge(arguments: &EdgeArguments) -> ExitCode {
         Err(error) => return fail(error, ASKED_WRONGLY),
     };
     if arguments.check_config {
-        say(&format!("{}: the configuration is valid\n", arguments.config.display()));
+        say(format!("{}: the configuration is valid\n", arguments.config.display()));
         return ExitCode::SUCCESS;
     }
     run(&config, |_| ())
@@ -124,7 +124,7 @@ fn control(arguments: &ControlArguments) -> ExitCode {
         Err(error) => return fail(error, ASKED_WRONGLY),
     };
     if arguments.check_config {
-        say(&format!("{}: the configuration is valid\n", arguments.config.display()));
+        say(format!("{}: the configuration is valid\n", arguments.config.display()));
         return ExitCode::SUCCESS;
     }
     outrider_settings::logging::start(&config.log);
