@@ -20,7 +20,7 @@ use bytes::Bytes;
 use outrider_artifact::Digest;
 
 use crate::arena::Arena;
-use crate::cache::{Access, Cache, Origin, Parts};
+use crate::cache::{Access, Cache, Depth, Origin, Parts};
 use crate::config::{CacheConfig, Geometry, ImportanceWeights, SsdConfig};
 use crate::customers::{Charged, Class, Customer, Terms};
 use crate::disk::segment::DATA_OFFSET;
@@ -803,6 +803,9 @@ fn what_is_demoted_goes_first_and_what_is_used_again_is_kept() {
             let engine = cache.engine();
             engine.index.find(digest).map(|object| engine.index.get(object).score)
         };
+        assert_eq!(score(&old[0]), Some(0.0));
+        // What is told about it later is no use of it.
+        cache.set_depth(&old[0], Depth::of_dependants(15));
         assert_eq!(score(&old[0]), Some(0.0));
         let revived = old[0];
         let unix_s = world.time.borrow().as_secs() + 60;

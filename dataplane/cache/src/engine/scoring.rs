@@ -186,6 +186,10 @@ impl Engine {
         change(self);
         let now = self.policy.worth(&self.index.inputs(object));
         let known = self.index.get_mut(object);
+        // What was demoted stays so.
+        if known.score == 0.0 {
+            return;
+        }
         known.score = (known.score - before).max(0.0) + now;
         if now < before {
             self.sink(object);
