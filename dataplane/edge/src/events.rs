@@ -18,9 +18,9 @@ use outrider_shard::{task, time};
 pub(crate) const ACCESSES_BYTES_MAX: usize = 4 << 20;
 /// Between two looks at what there is.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of accesses that are handed on each time: some 5,000 accesses a second of each shard. More than that would cost a busy
+/// Bytes of accesses that are handed on each time: some 1,200 accesses a second of each shard. More than that would cost a busy
 /// edge more than they tell anybody.
-const TAKE_BYTES: usize = 64 << 10;
+const TAKE_BYTES: usize = 16 << 10;
 /// Uploads that are handed on at once.
 const UPLOADS_MAX: usize = 512;
 /// Bytes of events that are handed on at once, where there is more than one.
