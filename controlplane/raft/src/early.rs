@@ -40,6 +40,14 @@ impl Early {
         self.membership = Some((index, any && others));
     }
 
+    /// All from this index on is taken back. If a change of the membership was among that, an older one is in use again,
+    /// and what was said of the newer one counts no more.
+    pub(crate) fn truncate(&mut self, from: u64) {
+        if self.changed >= from {
+            self.changed += 1;
+        }
+    }
+
     /// Takes note of an entry on its way to the disk: whether it may count before it is there.
     pub(crate) fn append(&mut self, entry: &Entry) -> bool {
         if let EntryPayload::Membership(_) = entry.payload {
@@ -113,5 +121,15 @@ mod tests {
         assert!(early.append(&entry(1, 1, 10)));
         early.set_membership(11, &membership(&[]));
         assert!(!early.append(&entry(1, 1, 12)));
+        let mut back = entry(1, 1, 13);
+        back.payload = EntryPayload::Membership(membership(&[&[1, 2]]));
+        early.append(&back);
+        early.set_membership(13, &membership(&[&[1, 2]]));
+        assert!(early.append(&entry(1, 1, 14)));
+        early.truncate(14);
+        assert!(early.append(&entry(1, 1, 14)), "it is still in use");
+        early.truncate(13);
+        early.set_membership(13, &membership(&[&[1, 2]]));
+        assert!(!early.append(&entry(1, 1, 13)), "it was taken back");
     }
 }

@@ -377,6 +377,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.early().truncate(log_id.index);
         self.done(|done| Job::Truncate(log_id.index, done)).await?;
         let before = log_id.index.checked_sub(1);
         let previous = match before {
