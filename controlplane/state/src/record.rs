@@ -119,16 +119,21 @@ where
 {
     let archive = rkyv::to_bytes::<rancor::Error>(value)
         .map_err(|error| RecordError::Damaged(error.to_string()))?;
+    Ok(framed(kind, &archive))
+}
+
+/// An archive behind its header, whatever it is. Allocates.
+pub fn framed(kind: Kind, archive: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + archive.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&kind.version().to_le_bytes());
     bytes.extend_from_slice(&[kind as u8, 0]);
     bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
-    let checksum = xxh3_64_with_seed(&archive, xxh3_64(&bytes));
+    let checksum = xxh3_64_with_seed(archive, xxh3_64(&bytes));
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes.resize(HEAD_BYTES, 0);
-    bytes.extend_from_slice(&archive);
-    Ok(bytes)
+    bytes.extend_from_slice(archive);
+    bytes
 }
 
 /// The number of the kind that a record says it is; nothing where it is none.

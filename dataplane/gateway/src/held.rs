@@ -33,22 +33,34 @@ impl<N: Names> Gateway<N> {
     ) -> Result<Option<Place>, ApiError> {
         let mut failure = None;
         for place in self.places_of(key) {
-            let request = FetchRequest {
-                from: place.source.from,
-                repository: place.source.repository.to_string(),
-                target: target.clone(),
-                method: FetchMethod::Head,
-                range: None,
-                accept: header::MANIFEST_ACCEPT.map(str::to_owned).to_vec(),
-            };
-            self.metrics.upstream_requests.inc();
-            match self.uplink.fetch(request).await {
-                Ok(_) => return Ok(Some(place)),
+            match self.ask_whether(&place, target).await {
+                Ok(()) => return Ok(Some(place)),
                 Err(FetchError::NotFound) => {}
                 Err(error) => failure = Some(error),
             }
         }
         failure.map_or(Ok(None), |error| Err(faults::of_fetch(&error, Code::BlobUnknown)))
+    }
+
+    /// Asks an upstream, or an edge, by HEAD whether it has this content there.
+    ///
+    /// # Errors
+    /// What the uplink says; `NotFound` where it has not.
+    pub(crate) async fn ask_whether(
+        &self,
+        place: &Place,
+        target: &Target,
+    ) -> Result<(), FetchError> {
+        let request = FetchRequest {
+            from: place.source.from,
+            repository: place.source.repository.to_string(),
+            target: target.clone(),
+            method: FetchMethod::Head,
+            range: None,
+            accept: header::MANIFEST_ACCEPT.map(str::to_owned).to_vec(),
+        };
+        self.metrics.upstream_requests.inc();
+        self.uplink.fetch(request).await.map(drop)
     }
 
     /// A blob of a hosted repository that is not linked here: from who holds it. On the shard that has or

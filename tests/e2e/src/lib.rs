@@ -29,6 +29,8 @@ pub mod clients {
     pub mod oras;
     /// `podman`.
     pub mod podman;
+    /// QUIC by quinn.
+    pub mod quic;
     /// `skopeo`.
     pub mod skopeo;
 }

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -16,12 +15,12 @@ use outrider_e2e::clients::crane::Crane;
 use outrider_e2e::clients::docker::Docker;
 use outrider_e2e::clients::oras::Oras;
 use outrider_e2e::clients::podman::Podman;
+use outrider_e2e::clients::quic;
 use outrider_e2e::clients::skopeo::Skopeo;
 use outrider_e2e::control::Control;
 use outrider_e2e::registry::*;
 use outrider_e2e::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256};
-use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 const SERVICE: &str = "edge.test";
@@ -591,18 +590,8 @@ fn replace(path: &Path, text: &str) {
 }
 
 /// QUIC to the edge with this protocol.
-fn quic(edge: &Outrider, alpn: &[u8]) -> (tokio::runtime::Runtime, quinn::Connection) {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_file(edge.ca_pem()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![alpn.to_vec()];
-    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(tls));
+fn connected(edge: &Outrider, alpn: &[u8]) -> (tokio::runtime::Runtime, quinn::Connection) {
+    let config = quic::config(edge, alpn);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.unwrap();
@@ -622,7 +611,7 @@ struct Http3 {
 
 impl Http3 {
     fn connect(edge: &Outrider) -> Self {
-        let (runtime, quic) = quic(edge, b"h3");
+        let (runtime, quic) = connected(edge, b"h3");
         let send = runtime.block_on(async {
             let (mut driver, send) =
                 h3::client::new(h3_quinn::Connection::new(quic)).await.unwrap();
@@ -658,7 +647,7 @@ struct Native {
 
 impl Native {
     fn connect(edge: &Outrider) -> Self {
-        let (runtime, quic) = quic(edge, native::ALPN);
+        let (runtime, quic) = connected(edge, native::ALPN);
         Self { runtime, quic }
     }
 

@@ -4,14 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
-use std::sync::Arc;
 
 use ::http::Method;
 use bytes::{Buf, Bytes};
+use outrider_e2e::clients::quic as client;
 use outrider_e2e::process::run;
 use outrider_e2e::registry::*;
 use outrider_e2e::*;
-use rustls::pki_types::pem::PemObject;
 
 /// A connection over HTTP/3.
 struct Http3 {
@@ -23,18 +22,7 @@ struct Http3 {
 
 impl Http3 {
     fn connect(outrider: &Outrider) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        let ca = rustls::pki_types::CertificateDer::from_pem_file(outrider.ca_pem()).unwrap();
-        roots.add(ca).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls));
+        let config = client::config(outrider, b"h3");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();

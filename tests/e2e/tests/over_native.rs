@@ -12,9 +12,9 @@ use outrider_artifact::Digest;
 use outrider_artifact::native::{
     self, ALPN, Answer, Item, Reader, Refusal, RefusalCode, TOTAL_UNKNOWN, Tier, Want, WantKind,
 };
+use outrider_e2e::clients::quic;
 use outrider_e2e::registry::*;
 use outrider_e2e::*;
-use rustls::pki_types::pem::PemObject;
 
 /// A connection by the native protocol.
 struct Native {
@@ -26,25 +26,8 @@ struct Native {
 type Answers = Result<Vec<(Answer, Vec<u8>)>, Refusal>;
 
 impl Native {
-    /// What connects; shared between connections it remembers sessions.
-    fn config(outrider: &Outrider) -> quinn::ClientConfig {
-        let mut roots = rustls::RootCertStore::empty();
-        let ca = rustls::pki_types::CertificateDer::from_pem_file(outrider.ca_pem()).unwrap();
-        roots.add(ca).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![ALPN.to_vec()];
-        tls.enable_early_data = true;
-        let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-        quinn::ClientConfig::new(Arc::new(tls))
-    }
-
     fn connect(outrider: &Outrider) -> Self {
-        let config = Self::config(outrider);
+        let config = quic::config(outrider, ALPN);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
@@ -448,7 +431,7 @@ fn a_client_that_was_here_before_is_answered_in_its_first_flight() {
     let repository = "team/app".to_owned();
     let request = native::Request { repository, wants, ..native::Request::default() };
     let request = request.encode().unwrap();
-    let config = Native::config(&outrider);
+    let config = quic::config(&outrider, ALPN);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();

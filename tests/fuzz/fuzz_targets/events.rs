@@ -5,21 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use outrider_events::event::RECORD_BYTES_MAX;
 use outrider_events::{Entry, Marks, Progress, Receiver, ToEdge, ToNode};
-use outrider_state::record::{HEAD_BYTES, Kind, MAGIC};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
-
-fn framed(kind: Kind, archive: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(HEAD_BYTES + archive.len());
-    record.extend_from_slice(&MAGIC);
-    record.extend_from_slice(&kind.version().to_le_bytes());
-    record.extend_from_slice(&[kind as u8, 0]);
-    record.extend_from_slice(&(archive.len() as u64).to_le_bytes());
-    let checksum = xxh3_64_with_seed(archive, xxh3_64(&record));
-    record.extend_from_slice(&checksum.to_le_bytes());
-    record.resize(HEAD_BYTES, 0);
-    record.extend_from_slice(archive);
-    record
-}
+use outrider_state::record::{Kind, framed};
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = Entry::from_record(bytes);

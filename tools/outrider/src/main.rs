@@ -49,16 +49,7 @@ fn main() -> ExitCode {
         },
         Command::Edge(arguments) => edge(&arguments),
         Command::Control(arguments) => control(&arguments),
-        Command::Cluster(command) => match cluster::run(command) {
-            Ok(text) => {
-                say(&text);
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
-                fail(error, code)
-            }
-        },
+        Command::Cluster(command) => said(cluster::run(command), cluster::ClusterError::is_usage),
         Command::Graph(command) => told(graph::run(command).map(String::into_bytes)),
         Command::State(command) => told(state::run(command)),
         Command::Customer(command) => told(operate::customer(command).map(String::into_bytes)),
@@ -89,16 +80,7 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Command::Secret(arguments) => match secret::run(&arguments) {
-            Ok(text) => {
-                say(&text);
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                let code = if error.is_usage() { ASKED_WRONGLY } else { FAILED };
-                fail(error, code)
-            }
-        },
+        Command::Secret(arguments) => said(secret::run(&arguments), secret::SecretError::is_usage),
         Command::Version => {
             say(format!("outrider {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -170,6 +152,20 @@ fn say(text: impl AsRef<[u8]>) {
     let mut out = std::io::stdout();
     // A reader that has seen enough (`| head`) is no reason to stop serving.
     let _ = out.write_all(text.as_ref()).and_then(|()| out.flush());
+}
+
+/// The output of a command, or why there is none.
+fn said<E: Display>(result: Result<String, E>, is_usage: impl FnOnce(&E) -> bool) -> ExitCode {
+    match result {
+        Ok(text) => {
+            say(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let code = if is_usage(&error) { ASKED_WRONGLY } else { FAILED };
+            fail(error, code)
+        }
+    }
 }
 
 /// What a command for a running node or edge has to say.

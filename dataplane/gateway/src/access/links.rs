@@ -8,13 +8,13 @@ use hashbrown::HashSet;
 use http::HeaderMap;
 use outrider_artifact::{Digest, Reference, RepositoryName};
 use outrider_cache::Origin;
-use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target};
+use outrider_uplink::{FetchError, Target};
 
 use crate::blobs::Whence;
 use crate::faults;
 use crate::gateway::Gateway;
 use crate::names::{Link, Names};
-use crate::protocol::{ApiError, Code, Manifest, conditional, header};
+use crate::protocol::{ApiError, Code, Manifest, conditional};
 use crate::upstreams::Place;
 
 /// Links that a shard remembers of others' saying so, twice; 16 bytes each.
@@ -141,17 +141,8 @@ impl<N: Names> Gateway<N> {
             _ if held_only => return Ok(Has::No),
             _ => {}
         }
-        let request = FetchRequest {
-            from: place.source.from,
-            repository: place.source.repository.to_string(),
-            target: target.clone(),
-            method: FetchMethod::Head,
-            range: None,
-            accept: header::MANIFEST_ACCEPT.map(str::to_owned).to_vec(),
-        };
-        self.metrics.upstream_requests.inc();
-        let has = match self.uplink.fetch(request).await {
-            Ok(_) => true,
+        let has = match self.ask_whether(place, target).await {
+            Ok(()) => true,
             Err(FetchError::NotFound) => false,
             Err(error) if error.is_upstream_down() => {
                 self.is_named(&place.key, digest).await?
