@@ -10,6 +10,8 @@ use crate::node::{Kind, is_customer};
 pub const FOUND_MAX: usize = 1024;
 /// The most contents of all manifests of one batch.
 pub const BATCH_CONTENTS_MAX: usize = 65_536;
+/// The most layers of one batch that were uploaded by themselves.
+pub const ALONE_MAX: usize = 1024;
 /// The most accesses of one batch.
 pub const ACCESSES_MAX: usize = 16_384;
 /// The most layers of an image. Docker takes 127, overlayfs 500.
@@ -57,6 +59,19 @@ pub struct Found {
     pub kind: Kind,
     /// What it consists of, each once, the base first.
     pub contents: Vec<Content>,
+}
+
+/// A layer that somebody uploaded by itself. No version has it for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alone {
+    /// Which one.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Whose it is.
+    pub customer: String,
+    /// When, in milliseconds since 1970.
+    pub unix_ms: u64,
 }
 
 /// How often something was asked for.
@@ -135,7 +150,9 @@ pub struct Batch {
     pub marks: Vec<Mark>,
     /// Manifests, in their order.
     pub found: Vec<Found>,
-    /// Accesses, after them.
+    /// Layers that were uploaded by themselves, after them.
+    pub alone: Vec<Alone>,
+    /// Accesses, after both.
     pub accesses: Vec<Access>,
 }
 
@@ -181,15 +198,28 @@ pub(crate) fn at_most(what: &'static str, found: u64, most: u64) -> Result<(), B
     if found <= most { Ok(()) } else { Err(BatchError::TooMuch { what, found, most }) }
 }
 
+fn check_customer(name: &str) -> Result<(), BatchError> {
+    match is_customer(name) {
+        true => Ok(()),
+        false => Err(BatchError::Name { what: "the customer", name: name.to_owned() }),
+    }
+}
+
+impl Alone {
+    fn check(&self) -> Result<(), BatchError> {
+        check_customer(&self.customer)?;
+        at_most("milliseconds since 1970", self.unix_ms, UNIX_MS_MAX)?;
+        at_most("bytes of a content", self.bytes, SIZE_BYTES_MAX)
+    }
+}
+
 impl Found {
     /// Checks every bound.
     ///
     /// # Errors
     /// [`BatchError`]
     pub fn check(&self) -> Result<(), BatchError> {
-        if !is_customer(&self.customer) {
-            return Err(BatchError::Name { what: "the customer", name: self.customer.clone() });
-        }
+        check_customer(&self.customer)?;
         at_most("milliseconds since 1970", self.unix_ms, UNIX_MS_MAX)?;
         at_most("bytes of a manifest", self.bytes, MANIFEST_BYTES_MAX as u64)?;
         let count = self.contents.len() as u64;
@@ -243,6 +273,7 @@ impl Batch {
             }
         }
         at_most("manifests of a batch", self.found.len() as u64, FOUND_MAX as u64)?;
+        at_most("layers of a batch", self.alone.len() as u64, ALONE_MAX as u64)?;
         at_most("accesses of a batch", self.accesses.len() as u64, ACCESSES_MAX as u64)?;
         let contents = self.found.iter().map(|found| found.contents.len() as u64).sum();
         at_most("contents of a batch", contents, BATCH_CONTENTS_MAX as u64)?;
@@ -250,6 +281,7 @@ impl Batch {
             at_most("milliseconds since 1970", access.unix_ms, UNIX_MS_MAX)?;
             at_most("accesses of one content", access.count, u64::from(u32::MAX))?;
         }
+        self.alone.iter().try_for_each(Alone::check)?;
         self.found.iter().try_for_each(Found::check)
     }
 }

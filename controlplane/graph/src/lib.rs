@@ -25,7 +25,7 @@ pub mod store;
 pub mod workload;
 
 pub use analyse::{AnalyseError, Seen, analyse, stated};
-pub use batch::{Access, Batch, Begin, Content, Found, Mark, Position};
+pub use batch::{Access, Alone, Batch, Begin, Content, Found, Mark, Position};
 pub use embedded::Embedded;
 pub use neo4j::Neo4j;
 pub use node::Kind;

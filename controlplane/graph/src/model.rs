@@ -7,6 +7,7 @@ use outrider_artifact::{Digest, Reference};
 
 use crate::batch::{Batch, Begin, Found, Mark};
 use crate::node::Kind;
+use crate::plan::EARLY_MAX;
 use crate::query::{Answer, Asked, CO_USE_VERSIONS_MAX, INDEX_DEPTH_MAX, Query, Row};
 use crate::store::{Applied, GraphError, Progress, Stats};
 
@@ -39,6 +40,9 @@ pub struct Model {
     serials: HashMap<Key, u64>,
     positions: BTreeMap<String, u64>,
     marks: BTreeMap<(String, u64, u8), (u64, u64)>,
+    /// Asked for and not there: digest and repository or nothing; the number by which it came, accesses, the last one.
+    early: BTreeMap<(Digest, String), (u64, u64, u64)>,
+    early_last: u64,
 }
 
 impl Model {
@@ -62,6 +66,12 @@ impl Model {
         let nodes = self.nodes.len() as u64;
         let known = self.known().count() as u64;
         batch.found.iter().for_each(|found| self.take(found));
+        for alone in &batch.alone {
+            let (customer, at) = (alone.customer.clone(), alone.unix_ms);
+            let customer = self.add(Key::Customer(customer), Kind::Customer, 0, at);
+            let layer = self.add(Key::Content(alone.digest), Kind::Layer, alone.bytes, at);
+            self.nodes.get_mut(&layer).expect("it was added").owners.insert(customer);
+        }
         let mut unknown = 0;
         for access in &batch.accesses {
             let image = access.image.as_ref().map_or("", |image| &**image);
@@ -71,13 +81,22 @@ impl Model {
                 false => Key::Content(access.digest),
             };
             match self.serials.get(&key).and_then(|serial| self.nodes.get_mut(serial)) {
-                None => unknown += access.count,
+                None => {
+                    unknown += access.count;
+                    let next = self.early_last + 1;
+                    let key = (access.digest, image.to_owned());
+                    let early = self.early.entry(key).or_insert((next, 0, 0));
+                    self.early_last = self.early_last.max(early.0);
+                    (early.1, early.2) = (early.1 + access.count, early.2.max(access.unix_ms));
+                }
                 Some(node) => {
                     node.accesses += access.count;
                     node.last = node.last.max(access.unix_ms);
                 }
             }
         }
+        let first = self.early_last.saturating_sub(EARLY_MAX) + 1;
+        self.early.retain(|_, (number, ..)| *number >= first);
         Applied {
             repeated: false,
             nodes: self.nodes.len() as u64 - nodes,
@@ -89,13 +108,27 @@ impl Model {
     fn add(&mut self, key: Key, kind: Kind, bytes: u64, unix_ms: u64) -> u64 {
         let next = self.nodes.len() as u64 + 1;
         let serial = *self.serials.entry(key.clone()).or_insert(next);
+        let (mut accesses, mut last) = (0, 0);
+        if serial == next {
+            self.early.retain(|(digest, image), (_, count, at)| {
+                let is_it = match &key {
+                    Key::Content(content) => content == digest,
+                    Key::Version(of, version) => version == digest && of == image,
+                    Key::Image(_) | Key::Customer(_) => false,
+                };
+                if is_it {
+                    (accesses, last) = (accesses + *count, last.max(*at));
+                }
+                !is_it
+            });
+        }
         let node = self.nodes.entry(serial).or_insert(Node {
             key,
             kind,
             bytes,
             first: unix_ms,
-            accesses: 0,
-            last: 0,
+            accesses,
+            last,
             known: false,
             contents: Vec::new(),
             tags: Vec::new(),
@@ -195,7 +228,14 @@ impl Model {
                 let a = self.find(Key::Customer(a.clone()))?;
                 let b = self.find(Key::Customer(b.clone()))?;
                 let of = |customer| {
-                    layers_of(self.known().filter(move |(_, v)| v.owners.contains(&customer)))
+                    let owned =
+                        self.known().filter(move |(_, v)| v.owners.contains(&customer));
+                    let alone = self.nodes.iter().filter(|(_, node)| {
+                        matches!(node.key, Key::Content(_)) && node.owners.contains(&customer)
+                    });
+                    let mut all = layers_of(owned);
+                    all.extend(alone.map(|(serial, _)| *serial));
+                    all
                 };
                 let common = of(a).intersection(&of(b)).copied().collect();
                 Ok(answer(vec![self.customer(a), self.customer(b)], rows(common), limit))
@@ -259,6 +299,7 @@ impl Model {
         let images: BTreeSet<u64> = self.with(layer).map(|(_, v)| self.image_of(v)).collect();
         let mut customers: BTreeSet<u64> =
             self.with(layer).flat_map(|(_, version)| version.owners.clone()).collect();
+        customers.extend(self.nodes.get(&layer).iter().flat_map(|node| node.owners.clone()));
         for index in &indexes {
             customers.extend(self.nodes.get(index).iter().flat_map(|node| node.owners.clone()));
         }
@@ -443,6 +484,7 @@ impl Model {
         Stats {
             nodes: Kind::ALL.map(|kind| (kind.as_str().to_owned(), count(kind))).into(),
             contains: self.known().map(|(_, version)| version.contents.len() as u64).sum(),
+            early: self.early.len() as u64,
             positions: self.positions.clone(),
         }
     }

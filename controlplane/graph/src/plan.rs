@@ -2,7 +2,7 @@
 //! [`Needs`] names, and writes what [`Changes`] says, in one transaction. So every store gives the same serials
 //! and counts the same.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use outrider_artifact::Digest;
 
@@ -14,6 +14,9 @@ use crate::store::GraphError;
 pub const TAGS_MAX: usize = 256;
 /// Versions of one customer that count as dependants of a content, so that nobody makes a content important alone.
 pub const DEPENDANTS_OF_CUSTOMER_MAX: u64 = 4;
+/// Contents and versions that were asked for and are not in the graph: how many the accesses are kept of. A new one
+/// takes the place of the one that came first.
+pub const EARLY_MAX: u64 = 65_536;
 /// The most nodes of a graph. Serials stay well below what any store's integers hold.
 pub const NODES_MAX: u64 = u32::MAX as u64;
 
@@ -77,6 +80,20 @@ impl VersionState {
     }
 }
 
+/// Accesses to what is not in the graph yet, through one repository or none: they are counted when it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Early {
+    /// How many.
+    pub count: u64,
+    /// The last one, in milliseconds since 1970.
+    pub last_unix_ms: u64,
+    /// The number by which it came, from 1. What came [`EARLY_MAX`] before the last one is left out.
+    pub order: u64,
+}
+
+/// Early accesses by digest and repository, which is empty for none.
+pub type EarlyAccesses = BTreeMap<(Digest, String), Early>;
+
 /// The part of a graph that a batch is about: with serials.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
@@ -90,6 +107,10 @@ pub struct Known {
     pub contents: HashMap<Digest, (u64, ContentState)>,
     /// Versions by the serial of their image, and their digest.
     pub versions: HashMap<(u64, Digest), (u64, VersionState)>,
+    /// Early accesses to what is needed and is not there. More do not matter.
+    pub early: EarlyAccesses,
+    /// The last number that one of them was given.
+    pub early_last: u64,
 }
 
 /// A new node. Its state stands in the changed states.
@@ -173,10 +194,16 @@ pub struct Changes {
     pub contains: Vec<Contains>,
     /// Who has what. May repeat what the graph knows; each pair once in a batch.
     pub owned: Vec<Owned>,
+    /// Layers that customers have by themselves. May repeat what the graph knows; each pair once in a batch.
+    pub alone: BTreeSet<(u64, u64)>,
     /// Tags.
     pub tagged: Vec<Tagged>,
     /// Accesses: how many more, and when the last one was.
     pub accesses: BTreeMap<u64, (u64, u64)>,
+    /// Early accesses that are new or changed, and those that are not any more.
+    pub early: BTreeMap<(Digest, String), Option<Early>>,
+    /// The last number that one of them was given. Those of [`EARLY_MAX`] before it and older are to be left out.
+    pub early_last: u64,
     /// Accesses to what is not in the graph.
     pub unknown: u64,
 }
@@ -205,6 +232,14 @@ pub fn needs(batch: &Batch) -> Needs {
             }
         }
     }
+    for alone in &batch.alone {
+        if customers.insert(&alone.customer) {
+            needs.customers.push(alone.customer.clone());
+        }
+        if contents.insert(alone.digest) {
+            needs.contents.push(alone.digest);
+        }
+    }
     for access in &batch.accesses {
         if let Some(image) = &access.image {
             if images.insert(&**image) {
@@ -230,9 +265,13 @@ pub fn plan(batch: &Batch, known: Known) -> Result<Changes, GraphError> {
     for found in &batch.found {
         planner.take(found);
     }
+    for alone in &batch.alone {
+        planner.take_alone(alone);
+    }
     for access in &batch.accesses {
         planner.count(access);
     }
+    planner.changes.early_last = planner.known.early_last;
     let last = planner.known.last;
     if last > NODES_MAX {
         return Err(GraphError::Full(NODES_MAX));
@@ -276,11 +315,15 @@ impl Planner {
         serial
     }
 
-    fn version(&mut self, image: u64, digest: Digest, unix_ms: u64) -> u64 {
+    fn version(&mut self, image: u64, name: &str, digest: Digest, unix_ms: u64) -> u64 {
         let serial = match self.known.versions.get(&(image, digest)) {
             Some((serial, state)) if state.first_unix_ms <= unix_ms => return *serial,
             Some((serial, _)) => *serial,
-            None => self.add(New::Version { image, digest }),
+            None => {
+                let serial = self.add(New::Version { image, digest });
+                self.came(serial, (digest, name.to_owned()));
+                serial
+            }
         };
         let new = VersionState {
             kind: Kind::Version,
@@ -300,7 +343,14 @@ impl Planner {
         let serial = match self.known.contents.get(&digest) {
             Some((serial, state)) if state.first_unix_ms <= unix_ms => return *serial,
             Some((serial, _)) => *serial,
-            None => self.add(New::Content { kind, digest, bytes }),
+            None => {
+                let serial = self.add(New::Content { kind, digest, bytes });
+                let early = self.known.early.range((digest, String::new())..);
+                let early = early.take_while(|((of, _), _)| *of == digest);
+                let early: Vec<_> = early.map(|(key, _)| key.clone()).collect();
+                early.into_iter().for_each(|key| self.came(serial, key));
+                serial
+            }
         };
         let new = (serial, ContentState { first_unix_ms: unix_ms, ..ContentState::default() });
         let (_, state) = self.known.contents.entry(digest).or_insert(new);
@@ -313,13 +363,13 @@ impl Planner {
         let at = found.unix_ms;
         let image = self.image(&found.image, at);
         let customer = self.customer(&found.customer, at);
-        let version = self.version(image, found.digest, at);
+        let version = self.version(image, &found.image, found.digest, at);
         let is_index = found.kind == Kind::Index;
         let contents: Vec<u64> = found
             .contents
             .iter()
             .map(|content| match is_index {
-                true => self.version(image, content.digest, at),
+                true => self.version(image, &found.image, content.digest, at),
                 false => self.content(content, at),
             })
             .collect();
@@ -338,6 +388,27 @@ impl Planner {
         self.changes.versions.insert(version, state.clone());
         self.learn(found, image);
         self.changes.contains.push(Contains { version, image, kind: found.kind, contents });
+    }
+
+    fn take_alone(&mut self, alone: &crate::batch::Alone) {
+        let crate::batch::Alone { digest, bytes, customer, unix_ms } = alone;
+        let customer = self.customer(customer, *unix_ms);
+        let content = crate::batch::Content { kind: Kind::Layer, digest: *digest, bytes: *bytes };
+        let content = self.content(&content, *unix_ms);
+        self.changes.alone.insert((content, customer));
+    }
+
+    /// Counts what was asked for before there was this node.
+    fn came(&mut self, serial: u64, key: (Digest, String)) {
+        let Some(Early { count, last_unix_ms, .. }) = self.known.early.remove(&key) else { return };
+        self.changes.early.insert(key, None);
+        self.add_accesses(serial, count, last_unix_ms);
+    }
+
+    fn add_accesses(&mut self, serial: u64, more: u64, unix_ms: u64) {
+        let (count, last) = self.changes.accesses.entry(serial).or_default();
+        *count = count.saturating_add(more);
+        *last = (*last).max(unix_ms);
     }
 
     /// What follows from a version's contents for them and for its image.
@@ -382,12 +453,27 @@ impl Planner {
             image.and_then(|(image, _)| self.known.versions.get(&(*image, access.digest)));
         let content = || self.known.contents.get(&access.digest).map(|(serial, _)| *serial);
         match version.map(|(serial, _)| *serial).or_else(content) {
-            None => self.changes.unknown += access.count,
-            Some(serial) => {
-                let (count, last) = self.changes.accesses.entry(serial).or_default();
-                *count += access.count;
-                *last = (*last).max(access.unix_ms);
-            }
+            None => self.keep(access),
+            Some(serial) => self.add_accesses(serial, access.count, access.unix_ms),
         }
+    }
+
+    /// Keeps an access until there is what was asked for.
+    fn keep(&mut self, access: &crate::batch::Access) {
+        self.changes.unknown += access.count;
+        let image = access.image.as_ref().map_or_else(String::new, |image| image.to_string());
+        let key = (access.digest, image);
+        let early = match self.known.early.get(&key) {
+            Some(early) => *early,
+            None => {
+                self.known.early_last += 1;
+                Early { count: 0, last_unix_ms: 0, order: self.known.early_last }
+            }
+        };
+        let count = early.count.saturating_add(access.count);
+        let last_unix_ms = early.last_unix_ms.max(access.unix_ms);
+        let early = Early { count, last_unix_ms, ..early };
+        self.known.early.insert(key.clone(), early);
+        self.changes.early.insert(key, Some(early));
     }
 }

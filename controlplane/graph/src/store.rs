@@ -54,7 +54,8 @@ pub struct Applied {
     pub nodes: u64,
     /// Versions of which the contents were not known before.
     pub versions: u64,
-    /// Accesses to what is not in the graph: not counted.
+    /// Accesses to what is not in the graph: counted when it comes, if that is not too late
+    /// ([`EARLY_MAX`](crate::plan::EARLY_MAX)).
     pub unknown: u64,
 }
 
@@ -65,6 +66,8 @@ pub struct Stats {
     pub nodes: BTreeMap<String, u64>,
     /// Edges from versions to what they contain.
     pub contains: u64,
+    /// Contents and versions that were asked for and are not there yet, by repository.
+    pub early: u64,
     /// The last position of each source.
     pub positions: BTreeMap<String, u64>,
 }

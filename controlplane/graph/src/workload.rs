@@ -3,7 +3,7 @@
 
 use outrider_artifact::{Digest, Reference, RepositoryName};
 
-use crate::batch::{Access, Batch, Begin, Content, Found, Mark, Position};
+use crate::batch::{Access, Alone, Batch, Begin, Content, Found, Mark, Position};
 use crate::node::Kind;
 use crate::query::{Asked, Query};
 
@@ -35,6 +35,7 @@ impl Workload {
     /// The next batch; perhaps one that was given before.
     pub fn batch(&mut self) -> Batch {
         let found = (0..self.random.usize(0..8)).map(|_| self.found()).collect();
+        let alone = (0..self.random.usize(0..8).saturating_sub(5)).map(|_| self.alone()).collect();
         let accesses = (0..self.random.usize(0..4)).map(|_| self.access()).collect();
         let source = self.random.usize(0..3);
         let position = self.positions.get_mut(source).map(|last| {
@@ -53,7 +54,7 @@ impl Workload {
             None => Vec::new(),
             Some(_) => (0..self.random.u64(0..4)).map(|edge| self.mark(edge)).collect(),
         };
-        Batch { position, marks, found, accesses }
+        Batch { position, marks, found, alone, accesses }
     }
 
     fn mark(&mut self, edge: u64) -> Mark {
@@ -79,6 +80,13 @@ impl Workload {
             kind: if number.is_multiple_of(INDEX_EVERY) { Kind::Index } else { Kind::Version },
             contents: self.manifests[number as usize].clone(),
         }
+    }
+
+    /// Some of those that manifests never have, too.
+    fn alone(&mut self) -> Alone {
+        let number = self.random.u64(0..LAYERS + 2);
+        let (bytes, unix_ms) = (self.random.u64(0..1000), self.random.u64(1..50));
+        Alone { digest: layer(number), bytes, customer: self.customer(), unix_ms }
     }
 
     fn access(&mut self) -> Access {

@@ -1,11 +1,13 @@
 //! The store that needs nothing else: a redb file. Reads see one committed state and never wait for the writer.
 //!
 //! - [`tables`]: what is stored under which key.
+//! - [`upgrade`]: files of earlier layouts.
 //! - [`write`]: applying a batch.
 //! - [`read`]: the queries.
 
 mod read;
 mod tables;
+mod upgrade;
 mod write;
 
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@ use outrider_artifact::{Digest, Reference};
 use redb::{ReadOnlyTable, ReadTransaction, TableDefinition};
 
 use super::tables::{
-    ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_OWNERS, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
-    CUSTOMERS, DEPENDANTS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, OWNED, OWNERS,
+    ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_SHARES, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
+    CUSTOMERS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, OWNED, OWNERS,
     PARENTS, SHARED_BY, TAGS, USES, VERSION_NAMES, VERSION_STATES, VERSIONS, damaged, digest_key,
     digest_of, unpack,
 };
@@ -23,7 +23,7 @@ type Pairs = ReadOnlyTable<(u64, u64), ()>;
 pub(super) struct Reader<'t> {
     snapshot: &'t ReadTransaction,
     contents: ReadOnlyTable<u64, (u8, &'static [u8], u64)>,
-    states: ReadOnlyTable<u64, (u64, u64, u64, u64)>,
+    states: ReadOnlyTable<u64, (u64, u64, u64, u64, u64)>,
     contains: ReadOnlyTable<u64, &'static [u8]>,
     accesses: ReadOnlyTable<u64, (u64, u64)>,
     images: ReadOnlyTable<u64, (&'static str, u64, u64, u64)>,
@@ -154,14 +154,13 @@ impl<'t> Reader<'t> {
     fn content_row_in_full(&self, serial: u64) -> Result<Row, Fault> {
         let mut row = self.content_row(serial)?;
         let state = self.states.get(serial)?.ok_or_else(|| damaged("content", serial))?;
-        let (first_unix_ms, versions, below, above) = state.value();
+        let (first_unix_ms, versions, below, above, dependants) = state.value();
         let (accesses, last_unix_ms) = self.accesses.get(serial)?.map_or((0, 0), |row| row.value());
         row.first_unix_ms = Some(first_unix_ms);
         row.versions = Some(versions);
         row.below = Some(below);
         row.above = Some(above);
-        let dependants = self.snapshot.open_table(DEPENDANTS)?;
-        row.dependants = Some(dependants.get(serial)?.map_or(0, |sum| sum.value()));
+        row.dependants = Some(dependants);
         row.accesses = Some(accesses);
         row.last_unix_ms = Some(last_unix_ms);
         Ok(row)
@@ -271,17 +270,15 @@ impl<'t> Reader<'t> {
 
         // Of each source the first ones are enough for the first ones of all.
         let mut customers = BTreeSet::new();
-        let content_owners = self.snapshot.open_table(CONTENT_OWNERS)?;
+        let shares = self.snapshot.open_table(CONTENT_SHARES)?;
+        for entry in shares.range((layer, 0)..=(layer, u64::MAX))?.take(limit + 1) {
+            customers.insert(entry?.0.value().1);
+        }
         let owners = self.snapshot.open_table(OWNERS)?;
-        let mut take = |table: &Pairs, serial| {
-            for customer in seconds(table, serial)?.take(limit + 1) {
+        for index in &indexes {
+            for customer in seconds(&owners, *index)?.take(limit + 1) {
                 customers.insert(customer?);
             }
-            Ok::<_, Fault>(())
-        };
-        take(&content_owners, layer)?;
-        for index in &indexes {
-            take(&owners, *index)?;
         }
         let mut customers: Vec<u64> = customers.into_iter().collect();
         more |= cut(&mut customers, limit);

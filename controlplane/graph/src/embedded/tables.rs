@@ -1,19 +1,23 @@
 //! The tables of the embedded store. Keys are serials; who is asked for by name is found through a table of
 //! names, and everything else is a range of serials, so that rows come in their order.
 
-use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition,
+};
 
+#[cfg(doc)]
 use crate::plan::DEPENDANTS_OF_CUSTOMER_MAX;
 use crate::store::GraphError;
 
-/// Version of the tables' layout. The first one had no marks and no dependants: they are made when it is opened.
-pub(super) const FORMAT: u64 = 2;
-const FORMAT_WITHOUT_DEPENDANTS: u64 = 1;
+/// Version of the tables' layout. Files of the two before it are brought up to date when they are opened.
+pub(super) const FORMAT: u64 = 3;
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_LAST: &str = "last-serial";
 pub(super) const META_CONTAINS: &str = "contains";
+pub(super) const META_EARLY: &str = "last-early";
 
-/// `format`, `last-serial`, `contains`, and the number of nodes of each kind by its name.
+/// `format`, `last-serial`, `last-early`, `contains`, and the number of nodes of each kind by its name.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Source: last position.
 pub(super) const POSITIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("positions");
@@ -43,9 +47,9 @@ pub(super) const CUSTOMERS: TableDefinition<'_, u64, (&str, u64)> =
 /// Kind, digest, length.
 pub(super) const CONTENTS: TableDefinition<'_, u64, (u8, &[u8], u64)> =
     TableDefinition::new("contents");
-/// First seen, versions, below, above: what changes often, apart from what does not.
-pub(super) const CONTENT_STATES: TableDefinition<'_, u64, (u64, u64, u64, u64)> =
-    TableDefinition::new("content-states");
+/// First seen, versions, below, above, dependants: what changes often, apart from what does not.
+pub(super) const CONTENT_STATES: TableDefinition<'_, u64, (u64, u64, u64, u64, u64)> =
+    TableDefinition::new("content-counts");
 /// Image, digest.
 pub(super) const VERSIONS: TableDefinition<'_, u64, (u64, &[u8])> =
     TableDefinition::new("versions");
@@ -57,6 +61,12 @@ pub(super) const VERSION_TAGS: TableDefinition<'_, (u64, u64), (&str, u64)> =
     TableDefinition::new("version-tags");
 /// Accesses, the last one.
 pub(super) const ACCESSES: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("accesses");
+/// Digest and repository, or nothing, of what was asked for and is not there: accesses, the last one, number.
+pub(super) const EARLY: TableDefinition<'_, (&[u8], &str), (u64, u64, u64)> =
+    TableDefinition::new("early");
+/// Number: digest and repository.
+pub(super) const EARLY_ORDER: TableDefinition<'_, u64, (&[u8], &str)> =
+    TableDefinition::new("early-order");
 
 /// Version: what it contains, four bytes each.
 pub(super) const CONTAINS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("contains");
@@ -72,15 +82,10 @@ pub(super) const IMAGE_CONTENTS: TableDefinition<'_, (u64, u64), ()> =
     TableDefinition::new("image-contents");
 /// Version and customer.
 pub(super) const OWNERS: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("owners");
-/// Content and customer.
-pub(super) const CONTENT_OWNERS: TableDefinition<'_, (u64, u64), ()> =
-    TableDefinition::new("content-owners");
 /// Content and customer: how many of the versions that the customer has have it, counted up to
-/// [`DEPENDANTS_OF_CUSTOMER_MAX`].
+/// [`DEPENDANTS_OF_CUSTOMER_MAX`]; none where the customer has the content alone.
 pub(super) const CONTENT_SHARES: TableDefinition<'_, (u64, u64), u64> =
     TableDefinition::new("content-shares");
-/// Content: the sum of those.
-pub(super) const DEPENDANTS: TableDefinition<'_, u64, u64> = TableDefinition::new("dependants");
 /// Customer and content.
 pub(super) const OWNED: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("owned");
 /// Image, tag, given when, version.
@@ -138,7 +143,7 @@ pub(super) fn prepare(database: &redb::Database) -> Result<(), Fault> {
     };
     match found {
         Some(FORMAT) => return Ok(()),
-        Some(FORMAT_WITHOUT_DEPENDANTS) => return count_dependants(database),
+        Some(1..FORMAT) => return super::upgrade::upgrade(database),
         Some(other) => {
             let why = format!("its layout has version {other}, this software reads {FORMAT}");
             return Err(GraphError::Damaged(why).into());
@@ -150,7 +155,8 @@ pub(super) fn prepare(database: &redb::Database) -> Result<(), Fault> {
     transaction.open_table(POSITIONS)?;
     transaction.open_table(MARKS)?;
     transaction.open_table(CONTENT_SHARES)?;
-    transaction.open_table(DEPENDANTS)?;
+    transaction.open_table(EARLY)?;
+    transaction.open_table(EARLY_ORDER)?;
     transaction.open_table(IMAGE_NAMES)?;
     transaction.open_table(CUSTOMER_NAMES)?;
     transaction.open_table(CONTENT_NAMES)?;
@@ -169,63 +175,11 @@ pub(super) fn prepare(database: &redb::Database) -> Result<(), Fault> {
     transaction.open_table(SHARED_BY)?;
     transaction.open_table(IMAGE_CONTENTS)?;
     transaction.open_table(OWNERS)?;
-    transaction.open_table(CONTENT_OWNERS)?;
     transaction.open_table(OWNED)?;
     transaction.open_table(TAGS)?;
     transaction.open_table(HISTORY)?;
     transaction.commit()?;
     Ok(())
-}
-
-/// Makes the tables that the first layout did not have. Cost: a pass over all that versions contain.
-fn count_dependants(database: &redb::Database) -> Result<(), Fault> {
-    let transaction = database.begin_write()?;
-    {
-        transaction.open_table(MARKS)?;
-        let owners = transaction.open_table(OWNERS)?;
-        let contains = transaction.open_table(CONTAINS)?;
-        let states = transaction.open_table(VERSION_STATES)?;
-        let mut dependants = Dependants::open(&transaction)?;
-        for owner in owners.iter()? {
-            let (version, customer) = owner?.0.value();
-            let kind = states.get(version)?.map(|row| row.value().0);
-            if kind == Some(crate::Kind::Index.code()) {
-                continue;
-            }
-            if let Some(row) = contains.get(version)? {
-                for content in unpack(row.value()) {
-                    dependants.add(content, customer)?;
-                }
-            }
-        }
-        transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
-    }
-    transaction.commit()?;
-    Ok(())
-}
-
-/// Who depends on what, in a transaction.
-pub(super) struct Dependants<'t> {
-    shares: redb::Table<'t, (u64, u64), u64>,
-    sums: redb::Table<'t, u64, u64>,
-}
-
-impl<'t> Dependants<'t> {
-    pub(super) fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, Fault> {
-        let shares = transaction.open_table(CONTENT_SHARES)?;
-        Ok(Self { shares, sums: transaction.open_table(DEPENDANTS)? })
-    }
-
-    /// One more version that this customer has has this content.
-    pub(super) fn add(&mut self, content: u64, customer: u64) -> Result<(), Fault> {
-        let before = self.shares.get((content, customer))?.map_or(0, |count| count.value());
-        if before < DEPENDANTS_OF_CUSTOMER_MAX {
-            self.shares.insert((content, customer), before + 1)?;
-            let sum = self.sums.get(content)?.map_or(0, |sum| sum.value());
-            self.sums.insert(content, sum + 1)?;
-        }
-        Ok(())
-    }
 }
 
 /// A digest as a key: its algorithm and its value.
@@ -271,6 +225,7 @@ pub(super) fn stats(snapshot: &ReadTransaction) -> Result<crate::Stats, Fault> {
         stats.nodes.insert(kind.as_str().to_owned(), count);
     }
     stats.contains = meta.get(META_CONTAINS)?.map_or(0, |count| count.value());
+    stats.early = snapshot.open_table(EARLY)?.len()?;
     for entry in snapshot.open_table(POSITIONS)?.iter()? {
         let (source, last) = entry?;
         stats.positions.insert(source.value().to_owned(), last.value());
@@ -296,10 +251,11 @@ pub(super) fn dependants(
     snapshot: &ReadTransaction,
     contents: &[outrider_artifact::Digest],
 ) -> Result<Vec<u64>, Fault> {
-    let (names, sums) = (snapshot.open_table(CONTENT_NAMES)?, snapshot.open_table(DEPENDANTS)?);
+    let names = snapshot.open_table(CONTENT_NAMES)?;
+    let states = snapshot.open_table(CONTENT_STATES)?;
     let count = |digest: &outrider_artifact::Digest| {
         let Some(serial) = names.get(&*digest_key(digest))? else { return Ok(0) };
-        Ok(sums.get(serial.value())?.map_or(0, |sum| sum.value()))
+        Ok(states.get(serial.value())?.map_or(0, |state| state.value().4))
     };
     contents.iter().map(count).collect()
 }

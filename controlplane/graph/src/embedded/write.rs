@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use redb::{Database, ReadableTable as _, WriteTransaction};
+use redb::{Database, ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
 
 use super::tables::{
-    ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_OWNERS, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
-    CUSTOMERS, Dependants, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, MARKS, META,
-    META_CONTAINS, META_LAST, OWNED, OWNERS, PARENTS, POSITIONS, SHARED_BY, TAGS, USES,
+    ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_SHARES, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
+    CUSTOMERS, EARLY, EARLY_ORDER, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, MARKS, META,
+    META_CONTAINS, META_EARLY, META_LAST, OWNED, OWNERS, PARENTS, POSITIONS, SHARED_BY, TAGS, USES,
     VERSION_NAMES, VERSION_STATES, VERSION_TAGS, VERSIONS, damaged, digest_key, pack,
 };
 use crate::batch::{Batch, Mark};
 use crate::node::Kind;
 use crate::plan::{
-    Changes, ContentState, ImageState, Known, Needs, New, VersionState, needs, plan,
+    Changes, ContentState, DEPENDANTS_OF_CUSTOMER_MAX, EARLY_MAX, Early, ImageState, Known, Needs,
+    New, VersionState, needs, plan,
 };
 use crate::store::Applied;
 
@@ -32,11 +33,15 @@ pub(super) fn apply(database: &Database, batch: &Batch) -> Result<Applied, Fault
             marks.insert((&*position.source, *edge, *lane), (*epoch, *through))?;
         }
     }
-    let changes = plan(batch, load(&transaction, &needs(batch))?)?;
+    let (known, states) = load(&transaction, &needs(batch))?;
+    let changes = plan(batch, known)?;
     write_nodes(&transaction, &changes)?;
     write_edges(&transaction, &changes)?;
+    let more = write_owners(&transaction, &changes)?;
+    write_states(&transaction, &changes, &states, more)?;
     write_tags(&transaction, &changes)?;
     write_counts(&transaction, &changes)?;
+    write_early(&transaction, &changes)?;
     transaction.commit()?;
     Ok(Applied {
         repeated: false,
@@ -46,9 +51,17 @@ pub(super) fn apply(database: &Database, batch: &Batch) -> Result<Applied, Fault
     })
 }
 
-fn load(transaction: &WriteTransaction, needs: &Needs) -> Result<Known, Fault> {
-    let last = transaction.open_table(META)?.get(META_LAST)?.map_or(0, |last| last.value());
-    let mut known = Known { last, ..Known::default() };
+/// Of contents by their serial: what was known, and dependants.
+type States = HashMap<u64, (ContentState, u64)>;
+
+fn load(transaction: &WriteTransaction, needs: &Needs) -> Result<(Known, States), Fault> {
+    let meta = transaction.open_table(META)?;
+    let last = meta.get(META_LAST)?.map_or(0, |last| last.value());
+    let early_last = meta.get(META_EARLY)?.map_or(0, |last| last.value());
+    let mut known = Known { last, early_last, ..Known::default() };
+    let waiting = transaction.open_table(EARLY)?;
+    // Mostly there are none.
+    let waiting = if waiting.is_empty()? { None } else { Some(waiting) };
     let (names, images) = (transaction.open_table(IMAGE_NAMES)?, transaction.open_table(IMAGES)?);
     for name in &needs.images {
         let Some(serial) = names.get(&**name)?.map(|serial| serial.value()) else { continue };
@@ -57,6 +70,7 @@ fn load(transaction: &WriteTransaction, needs: &Needs) -> Result<Known, Fault> {
         let state = ImageState { first_unix_ms, versions, depth };
         known.images.insert(name.clone(), (serial, state));
     }
+    let mut loaded = States::new();
     let names = transaction.open_table(CUSTOMER_NAMES)?;
     for name in &needs.customers {
         if let Some(serial) = names.get(&**name)? {
@@ -66,20 +80,41 @@ fn load(transaction: &WriteTransaction, needs: &Needs) -> Result<Known, Fault> {
     let (names, states) =
         (transaction.open_table(CONTENT_NAMES)?, transaction.open_table(CONTENT_STATES)?);
     for digest in &needs.contents {
-        let serial = names.get(&*digest_key(digest))?.map(|serial| serial.value());
-        let Some(serial) = serial else { continue };
+        let key = digest_key(digest);
+        let Some(serial) = names.get(&*key)?.map(|serial| serial.value()) else {
+            let Some(waiting) = &waiting else { continue };
+            for entry in waiting.range((&*key, "")..)? {
+                let (of, early) = entry?;
+                let (of, image) = of.value();
+                if of != &*key {
+                    break;
+                }
+                known.early.insert((*digest, image.to_owned()), early_of(early.value()));
+            }
+            continue;
+        };
         let row = states.get(serial)?.ok_or_else(|| damaged("content", serial))?;
-        let (first_unix_ms, versions, below, above) = row.value();
+        let (first_unix_ms, versions, below, above, dependants) = row.value();
         let state = ContentState { first_unix_ms, versions, below, above };
         known.contents.insert(*digest, (serial, state));
+        loaded.insert(serial, (state, dependants));
     }
     let names = transaction.open_table(VERSION_NAMES)?;
     let (states, tags) =
         (transaction.open_table(VERSION_STATES)?, transaction.open_table(VERSION_TAGS)?);
     for (image, digest) in &needs.versions {
-        let Some((image, _)) = known.images.get(image) else { continue };
-        let serial = names.get((*image, &*digest_key(digest)))?.map(|serial| serial.value());
-        let Some(serial) = serial else { continue };
+        let key = digest_key(digest);
+        let serial = match known.images.get(image) {
+            Some((of, _)) => names.get((*of, &*key))?.map(|serial| (*of, serial.value())),
+            None => None,
+        };
+        let Some((of, serial)) = serial else {
+            let Some(waiting) = &waiting else { continue };
+            if let Some(early) = waiting.get((&*key, &**image))? {
+                known.early.insert((*digest, image.clone()), early_of(early.value()));
+            }
+            continue;
+        };
         let row = states.get(serial)?.ok_or_else(|| damaged("version", serial))?;
         let (kind, is_known, bytes, first_unix_ms, _, _) = row.value();
         let kind = Kind::of_code(kind).ok_or_else(|| damaged("version", serial))?;
@@ -90,9 +125,13 @@ fn load(transaction: &WriteTransaction, needs: &Needs) -> Result<Known, Fault> {
             let (tag, unix_ms) = tag.value();
             state.tags.push((tag.to_owned(), unix_ms));
         }
-        known.versions.insert((*image, *digest), (serial, state));
+        known.versions.insert((of, *digest), (serial, state));
     }
-    Ok(known)
+    Ok((known, loaded))
+}
+
+fn early_of((count, last_unix_ms, order): (u64, u64, u64)) -> Early {
+    Early { count, last_unix_ms, order }
 }
 
 fn write_nodes(transaction: &WriteTransaction, changes: &Changes) -> Result<(), Fault> {
@@ -146,10 +185,30 @@ fn write_nodes(transaction: &WriteTransaction, changes: &Changes) -> Result<(), 
         let ImageState { first_unix_ms, versions, depth } = *state;
         images.insert(*serial, (&*name, first_unix_ms, versions, depth))?;
     }
+    Ok(())
+}
+
+/// `more`: dependants that came to a content.
+fn write_states(
+    transaction: &WriteTransaction,
+    changes: &Changes,
+    before: &States,
+    mut more: BTreeMap<u64, u64>,
+) -> Result<(), Fault> {
     let mut states = transaction.open_table(CONTENT_STATES)?;
-    for (serial, state) in &changes.contents {
+    let mut write = |serial: u64, state: &ContentState, more: u64| {
         let ContentState { first_unix_ms, versions, below, above } = *state;
-        states.insert(*serial, (first_unix_ms, versions, below, above))?;
+        let dependants = before.get(&serial).map_or(0, |(_, dependants)| *dependants) + more;
+        let row = (first_unix_ms, versions, below, above, dependants);
+        states.insert(serial, row).map(drop)
+    };
+    for (serial, state) in &changes.contents {
+        write(*serial, state, more.remove(serial).unwrap_or(0))?;
+    }
+    // Nothing else of them has changed.
+    for (serial, more) in more {
+        let (state, _) = before.get(&serial).ok_or_else(|| damaged("content", serial))?;
+        write(serial, state, more)?;
     }
     Ok(())
 }
@@ -193,32 +252,52 @@ fn write_edges(transaction: &WriteTransaction, changes: &Changes) -> Result<(), 
     for edge in image_contents {
         table.insert(edge, ())?;
     }
+    Ok(())
+}
+
+/// Who has what. Returns how many dependants came to each content.
+fn write_owners(
+    transaction: &WriteTransaction,
+    changes: &Changes,
+) -> Result<BTreeMap<u64, u64>, Fault> {
     let mut owners = transaction.open_table(OWNERS)?;
-    let mut content_owners = BTreeSet::new();
-    let mut shares = Vec::new();
+    let mut shares: BTreeMap<(u64, u64), u64> =
+        changes.alone.iter().map(|pair| (*pair, 0)).collect();
     for one in &changes.owned {
         if owners.insert((one.version, one.customer), ())?.is_none() {
-            content_owners.extend(one.contents.iter().map(|content| (*content, one.customer)));
-            shares.extend(one.contents.iter().map(|content| (*content, one.customer)));
+            for content in &one.contents {
+                *shares.entry((*content, one.customer)).or_default() += 1;
+            }
         }
     }
-    shares.sort_unstable();
-    let mut dependants = Dependants::open(transaction)?;
-    for (content, customer) in shares {
-        dependants.add(content, customer)?;
-    }
-    let mut table = transaction.open_table(CONTENT_OWNERS)?;
-    let mut owned = BTreeSet::new();
-    for (content, customer) in content_owners {
-        if table.insert((content, customer), ())?.is_none() {
-            owned.insert((customer, content));
+    let mut table = transaction.open_table(CONTENT_SHARES)?;
+    let (mut owned, mut dependants) = (BTreeSet::new(), BTreeMap::<u64, u64>::new());
+    for (pair, more) in shares {
+        // Most are new.
+        let count = more.min(DEPENDANTS_OF_CUSTOMER_MAX);
+        let before = table.insert(pair, count)?.map(|count| count.value());
+        let added = match before {
+            None => {
+                owned.insert((pair.1, pair.0));
+                count
+            }
+            Some(before) => {
+                let after = (before + more).min(DEPENDANTS_OF_CUSTOMER_MAX);
+                if after != count {
+                    table.insert(pair, after)?;
+                }
+                after - before
+            }
+        };
+        if added > 0 {
+            *dependants.entry(pair.0).or_default() += added;
         }
     }
     let mut table = transaction.open_table(OWNED)?;
     for edge in owned {
         table.insert(edge, ())?;
     }
-    Ok(())
+    Ok(dependants)
 }
 
 fn write_tags(transaction: &WriteTransaction, changes: &Changes) -> Result<(), Fault> {
@@ -252,6 +331,39 @@ fn write_tags(transaction: &WriteTransaction, changes: &Changes) -> Result<(), F
         let VersionState { kind, known, bytes, first_unix_ms, .. } = state;
         states.insert(*serial, (kind.code(), *known, *bytes, *first_unix_ms, tag, since))?;
     }
+    Ok(())
+}
+
+/// Early accesses, of which the oldest are left out.
+fn write_early(transaction: &WriteTransaction, changes: &Changes) -> Result<(), Fault> {
+    if changes.early.is_empty() {
+        return Ok(());
+    }
+    let mut early = transaction.open_table(EARLY)?;
+    let mut order = transaction.open_table(EARLY_ORDER)?;
+    for ((digest, image), state) in &changes.early {
+        let key = digest_key(digest);
+        let key = (&*key, &**image);
+        match *state {
+            Some(Early { count, last_unix_ms, order: number }) => {
+                if early.insert(key, (count, last_unix_ms, number))?.is_none() {
+                    order.insert(number, key)?;
+                }
+            }
+            None => {
+                let number = early.remove(key)?.map(|row| row.value().2);
+                if let Some(number) = number {
+                    order.remove(number)?;
+                }
+            }
+        }
+    }
+    while order.first()?.is_some_and(|(first, _)| first.value() + EARLY_MAX <= changes.early_last) {
+        if let Some((_, key)) = order.pop_first()? {
+            early.remove(key.value())?;
+        }
+    }
+    transaction.open_table(META)?.insert(META_EARLY, changes.early_last)?;
     Ok(())
 }
 
