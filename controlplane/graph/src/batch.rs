@@ -206,7 +206,11 @@ fn check_customer(name: &str) -> Result<(), BatchError> {
 }
 
 impl Alone {
-    fn check(&self) -> Result<(), BatchError> {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`BatchError`]
+    pub fn check(&self) -> Result<(), BatchError> {
         check_customer(&self.customer)?;
         at_most("milliseconds since 1970", self.unix_ms, UNIX_MS_MAX)?;
         at_most("bytes of a content", self.bytes, SIZE_BYTES_MAX)

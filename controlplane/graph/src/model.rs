@@ -228,8 +228,7 @@ impl Model {
                 let a = self.find(Key::Customer(a.clone()))?;
                 let b = self.find(Key::Customer(b.clone()))?;
                 let of = |customer| {
-                    let owned =
-                        self.known().filter(move |(_, v)| v.owners.contains(&customer));
+                    let owned = self.known().filter(move |(_, v)| v.owners.contains(&customer));
                     let alone = self.nodes.iter().filter(|(_, node)| {
                         matches!(node.key, Key::Content(_)) && node.owners.contains(&customer)
                     });

@@ -436,22 +436,24 @@ impl<N: Names> Gateway<N> {
         if let Reference::Tag(tag) = reference
             && !tags.contains(&tag)
         {
-            tags.push(tag);
+            // What it is called by in the graph.
+            tags.insert(0, tag);
         }
         self.take_in_references(name, &manifest, &by, linked_only).await?;
         let (_, mut open) = self.open_upload(digest.algorithm())?;
         uploads::take_bytes(&mut open, &bytes).await?;
         let stored = uploads::close(open, &digest).await?;
         let size_bytes = bytes.len() as u64;
-        let mut event = self.upload_event(
-            UploadKind::Manifest,
-            name,
-            tags.last().map(|tag| &**tag),
-            &digest,
-            size_bytes,
-            &by,
-        );
-        event.media_type.clone_from(&manifest.media_type);
+        let event = |tag: Option<&Tag>| {
+            let (kind, tag) = (UploadKind::Manifest, tag.map(|tag| &**tag));
+            let mut event = self.upload_event(kind, name, tag, &digest, size_bytes, &by);
+            event.media_type.clone_from(&manifest.media_type);
+            event
+        };
+        let events = match &*tags {
+            [] => vec![event(None)],
+            tags => tags.iter().map(|tag| event(Some(tag))).collect(),
+        };
         // In a fleet tags are set for all, once the content that they point to is here.
         let (tags, shared_tags) = match self.names.tags_are_shared() {
             true => (Vec::new(), tags),
@@ -472,7 +474,7 @@ impl<N: Names> Gateway<N> {
                 artifact_type: manifest.artifact_type.clone(),
                 descriptor: manifest.referrer_descriptor(&digest, size_bytes),
             }),
-            event: Some(event),
+            events,
         };
         let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
         let media_type = manifest.media_type.clone();

@@ -100,6 +100,43 @@ fn what_two_versions_share_is_known_at_every_node_once_they_are_pushed() {
     assert!(!status.contains("do not get into the graph"), "{status}");
 }
 
+#[test]
+fn every_tag_of_a_push_is_known_and_so_is_a_layer_that_is_uploaded_by_itself() {
+    let control = Control::start(1, QUICK);
+    let edge = edge(&control);
+    let client = edge.client();
+    let (first, second) = (SmallImage::new(51, &[2_000]), SmallImage::new(52, &[3_000]));
+    registry::push(&client, "team/app", "first", &first);
+    registry::push(&client, "team/app", &second.digest(), &second);
+    let path = format!("/v2/team/app/manifests/{}?tag=v2&tag=stable&tag=latest", second.digest());
+    let media_type = image::OCI_MANIFEST;
+    let push = client.request("PUT", &path).header("Content-Type", media_type);
+    push.body(&second.manifest).send().expect(201);
+    for tag in ["v2", "stable", "latest"] {
+        let query = format!("added?image=team/app&version={tag}&since=first");
+        let mut added = None;
+        until("the tag is known", || {
+            added = ask(&control, 0, &query);
+            added.is_some()
+        });
+        assert_eq!(names(&added.unwrap()), [sha256(&second.layers[0])], "{tag}");
+    }
+
+    let alone = bytes(53, 4_000);
+    let path = "/layer/upload?image=team/app&version=v3&customer=acme";
+    client.request("PUT", path).body(&alone).send().expect(201);
+    let query = format!("affected?layer={}", sha256(&alone));
+    let mut affected = None;
+    until("the layer is in the graph", || {
+        affected = ask(&control, 0, &query);
+        affected.is_some()
+    });
+    let affected = affected.unwrap();
+    let about = &affected["about"][0];
+    assert_eq!((&about["bytes"], &about["versions"]), (&json!(4_000), &json!(0)));
+    assert_eq!(names(&affected), ["acme"]);
+}
+
 /// Pushes versions that share a base by their digest, until it is told to stop; gives how many were acknowledged.
 fn push_until(stop: &AtomicBool, client: &Client, base: &[u8]) -> (Vec<SmallImage>, u64) {
     let (mut acknowledged, mut pulls) = (Vec::new(), 0);
@@ -209,6 +246,12 @@ fn a_manifest_that_is_pulled_through_an_edge_is_in_the_graph() {
         events.iter().filter(|event| event["digest"] == layer.as_str()).count() >= 2
     });
     assert_eq!(told(), 1);
+    // The first pull of a layer came before the graph knew it, and counts all the same.
+    until("both pulls are counted", || {
+        let events = control.events(0).unwrap();
+        let pulls = events.iter().filter(|event| event["digest"] == layer.as_str()).count();
+        accesses(&control, 0, &layer) == Some(pulls as u64)
+    });
     until("the outbox is empty", || edge.metrics().sum("outrider_outbox_pending", &[]) < 0.5);
 }
 

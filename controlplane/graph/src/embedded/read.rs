@@ -7,9 +7,9 @@ use redb::{ReadOnlyTable, ReadTransaction, TableDefinition};
 
 use super::tables::{
     ACCESSES, CONTAINS, CONTENT_NAMES, CONTENT_SHARES, CONTENT_STATES, CONTENTS, CUSTOMER_NAMES,
-    CUSTOMERS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, OWNED, OWNERS,
-    PARENTS, SHARED_BY, TAGS, USES, VERSION_NAMES, VERSION_STATES, VERSIONS, damaged, digest_key,
-    digest_of, unpack,
+    CUSTOMERS, Fault, HISTORY, IMAGE_CONTENTS, IMAGE_NAMES, IMAGES, OWNED, OWNERS, PARENTS,
+    SHARED_BY, TAGS, USES, VERSION_NAMES, VERSION_STATES, VERSIONS, damaged, digest_key, digest_of,
+    unpack,
 };
 use crate::node::Kind;
 use crate::query::{

@@ -37,7 +37,7 @@ use write::{FORMAT, Fault};
 const READS_MAX: usize = 8;
 
 /// Names and serials are unique; the statements find nodes by these.
-const SCHEMA: [&str; 9] = [
+const SCHEMA: [&str; 12] = [
     "CREATE CONSTRAINT outrider_node IF NOT EXISTS FOR (n:Node) REQUIRE n.serial IS UNIQUE",
     "CREATE CONSTRAINT outrider_image IF NOT EXISTS FOR (n:Image) REQUIRE n.name IS UNIQUE",
     "CREATE CONSTRAINT outrider_customer IF NOT EXISTS FOR (n:Customer) REQUIRE n.name IS UNIQUE",
@@ -46,6 +46,9 @@ const SCHEMA: [&str; 9] = [
     "CREATE CONSTRAINT outrider_source IF NOT EXISTS FOR (n:OutriderSource) REQUIRE n.name IS UNIQUE",
     "CREATE CONSTRAINT outrider_mark IF NOT EXISTS FOR (n:OutriderMark) REQUIRE n.key IS UNIQUE",
     "CREATE INDEX outrider_mark_source IF NOT EXISTS FOR (n:OutriderMark) ON (n.source)",
+    "CREATE CONSTRAINT outrider_early IF NOT EXISTS FOR (n:OutriderEarly) REQUIRE n.key IS UNIQUE",
+    "CREATE INDEX outrider_early_digest IF NOT EXISTS FOR (n:OutriderEarly) ON (n.digest)",
+    "CREATE INDEX outrider_early_order IF NOT EXISTS FOR (n:OutriderEarly) ON (n.order)",
     "CREATE CONSTRAINT outrider_graph IF NOT EXISTS FOR (n:OutriderGraph) REQUIRE n.id IS UNIQUE",
 ];
 const FOUND: &str = "MERGE (g:OutriderGraph {id: 1}) \
@@ -110,7 +113,10 @@ impl Neo4j {
                 Statement::new("MATCH (n:Node) DETACH DELETE n"),
                 Statement::new("MATCH (s:OutriderSource) DELETE s"),
                 Statement::new("MATCH (m:OutriderMark) DELETE m"),
-                Statement::new("MATCH (g:OutriderGraph) SET g.last = 0, g.contains = 0"),
+                Statement::new("MATCH (e:OutriderEarly) DELETE e"),
+                Statement::new(
+                    "MATCH (g:OutriderGraph) SET g.last = 0, g.contains = 0, g.early_last = 0",
+                ),
             ];
             connection.begin(&self.begin(false), &all).await?;
             connection.commit(&[]).await?;

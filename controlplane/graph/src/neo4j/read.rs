@@ -459,6 +459,8 @@ impl Reader<'_> {
         let found =
             self.run(Statement::new("MATCH (g:OutriderGraph {id: 1}) RETURN g.contains")).await?;
         stats.contains = number(found.first().ok_or_else(|| damaged("a count"))?, 0)?;
+        let found = self.run(Statement::new("MATCH (e:OutriderEarly) RETURN count(e)")).await?;
+        stats.early = number(found.first().ok_or_else(|| damaged("a count"))?, 0)?;
         let sources = Statement::new("MATCH (s:OutriderSource) RETURN s.name, s.last");
         for fields in self.run(sources).await? {
             stats.positions.insert(text(&fields, 0)?.to_owned(), number(&fields, 1)?);

@@ -10,8 +10,8 @@ use super::packstream::Value;
 use crate::batch::{Batch, Mark};
 use crate::node::Kind;
 use crate::plan::{
-    Changes, ContentState, DEPENDANTS_OF_CUSTOMER_MAX, ImageState, Known, Needs, New, VersionState,
-    needs, plan,
+    Changes, ContentState, DEPENDANTS_OF_CUSTOMER_MAX, EARLY_MAX, Early, ImageState, Known, Needs,
+    New, VersionState, needs, plan,
 };
 use crate::store::{Applied, GraphError};
 
@@ -61,7 +61,8 @@ pub(super) fn version_key(image: &str, digest: &Digest) -> String {
     format!("{image}@{digest}")
 }
 
-const LOCK: &str = "MATCH (g:OutriderGraph {id: 1}) SET g.applying = true RETURN g.format, g.last";
+const LOCK: &str = "MATCH (g:OutriderGraph {id: 1}) SET g.applying = true \
+    RETURN g.format, g.last, coalesce(g.early_last, 0)";
 const POSITION: &str = "MATCH (s:OutriderSource {name: $source}) RETURN s.last";
 const IMAGES: &str = "UNWIND $names AS name MATCH (n:Image {name: name}) \
     RETURN n.name, n.serial, n.first, n.versions, n.depth";
@@ -71,6 +72,8 @@ const CONTENTS: &str = "UNWIND $digests AS digest MATCH (n:Content {digest: dige
     RETURN n.digest, n.serial, n.first, n.versions, n.below, n.above";
 const VERSIONS: &str = "UNWIND $keys AS key MATCH (n:Version {key: key}) \
     RETURN n.image, n.digest, n.serial, n.kind, n.known, n.bytes, n.first, n.tags, n.since";
+const EARLY: &str = "UNWIND $digests AS digest MATCH (e:OutriderEarly {digest: digest}) \
+    RETURN e.digest, e.image, e.count, e.last, e.order";
 
 /// Applies a checked batch.
 pub(super) async fn apply(
@@ -82,6 +85,9 @@ pub(super) async fn apply(
     let source = batch.position.as_ref().map_or("", |position| &*position.source);
     let names = |all: &[String]| all.iter().map(String::as_str).collect::<Value>();
     let digests: Value = needs.contents.iter().map(Digest::to_string).collect();
+    let early = needs.versions.iter().map(|(_, digest)| digest);
+    let early: BTreeSet<&Digest> = early.chain(&needs.contents).collect();
+    let early: Value = early.into_iter().map(Digest::to_string).collect();
     let keys: Value =
         needs.versions.iter().map(|(image, digest)| version_key(image, digest)).collect();
     let loaded = connection
@@ -94,6 +100,7 @@ pub(super) async fn apply(
                 Statement::new(CUSTOMERS).with("names", names(&needs.customers)),
                 Statement::new(CONTENTS).with("digests", digests),
                 Statement::new(VERSIONS).with("keys", keys),
+                Statement::new(EARLY).with("digests", early),
             ],
         )
         .await?;
@@ -110,7 +117,8 @@ pub(super) async fn apply(
         connection.commit(&[]).await?;
         return Ok(Applied { repeated: true, ..Applied::default() });
     }
-    let changes = plan(batch, known(number(lock, 1)?, &needs, rows)?)?;
+    let (last, early_last) = (number(lock, 1)?, number(lock, 2)?);
+    let changes = plan(batch, Known { early_last, ..known(last, &needs, rows)? })?;
     let statements = statements(batch, &changes);
     connection.commit(&statements).await?;
     Ok(Applied {
@@ -122,7 +130,9 @@ pub(super) async fn apply(
 }
 
 fn known(last: u64, needs: &Needs, rows: &[Vec<Fields>]) -> Result<Known, Fault> {
-    let [images, customers, contents, versions] = rows else { return Err(damaged("the answer")) };
+    let [images, customers, contents, versions, early] = rows else {
+        return Err(damaged("the answer"));
+    };
     let mut known = Known { last, ..Known::default() };
     for row in images {
         let state = ImageState {
@@ -162,6 +172,11 @@ fn known(last: u64, needs: &Needs, rows: &[Vec<Fields>]) -> Result<Known, Fault>
         };
         known.versions.insert((number(row, 0)?, digest(row, 1)?), (number(row, 2)?, state));
     }
+    for row in early {
+        let (count, last_unix_ms, order) = (number(row, 2)?, number(row, 3)?, number(row, 4)?);
+        let key = (digest(row, 0)?, text(row, 1)?.to_owned());
+        known.early.insert(key, Early { count, last_unix_ms, order });
+    }
     debug_assert!(known.images.len() <= needs.images.len());
     Ok(known)
 }
@@ -191,13 +206,15 @@ fn statements(batch: &Batch, changes: &Changes) -> Vec<Statement> {
             }),
         ),
     );
+    add_early(changes, &mut add);
     let contains: u64 = changes.contains.iter().map(|one| one.contents.len() as u64).sum();
     let last = changes.new.last_key_value().map_or(Value::Null, |(last, _)| (*last).into());
     all.push(
         Statement::new(
             "MATCH (g:OutriderGraph {id: 1}) \
-             SET g.last = coalesce($last, g.last), g.contains = g.contains + $contains",
+             SET g.last = coalesce($last, g.last), g.contains = g.contains + $contains, g.early_last = $early",
         )
+        .with("early", changes.early_last)
         .with("last", last)
         .with("contains", contains),
     );
@@ -226,6 +243,33 @@ fn statements(batch: &Batch, changes: &Changes) -> Vec<Statement> {
         }
     }
     all
+}
+
+/// Early accesses, of which the oldest are left out.
+fn add_early(changes: &Changes, add: &mut impl FnMut(&'static str, Value)) {
+    let key = |digest: &Digest, image: &str| Value::from(version_key(image, digest));
+    let gone = changes.early.iter().filter(|(_, early)| early.is_none());
+    add(
+        "UNWIND $rows AS r MATCH (e:OutriderEarly {key: r[0]}) DELETE e",
+        rows(gone.map(|((digest, image), _)| vec![key(digest, image)])),
+    );
+    let kept = changes.early.iter().filter_map(|((digest, image), early)| {
+        let Early { count, last_unix_ms, order } = (*early)?;
+        let (name, digest) = (key(digest, image), digest.to_string());
+        let image = (&**image).into();
+        Some(vec![name, digest.into(), image, count.into(), last_unix_ms.into(), order.into()])
+    });
+    add(
+        "UNWIND $rows AS r MERGE (e:OutriderEarly {key: r[0]}) \
+         SET e.digest = r[1], e.image = r[2], e.count = r[3], e.last = r[4], e.order = r[5]",
+        rows(kept),
+    );
+    if !changes.early.is_empty() && changes.early_last > EARLY_MAX {
+        add(
+            "UNWIND $rows AS r MATCH (e:OutriderEarly) WHERE e.order <= r[0] DELETE e",
+            rows([vec![(changes.early_last - EARLY_MAX).into()]]),
+        );
+    }
 }
 
 fn add_nodes(changes: &Changes, add: &mut impl FnMut(&'static str, Value)) {
@@ -372,6 +416,11 @@ fn add_edges(changes: &Changes, add: &mut impl FnMut(&'static str, Value)) {
             let contents = one.contents.iter().copied().collect();
             vec![one.version.into(), one.customer.into(), contents]
         })),
+    );
+    add(
+        "UNWIND $rows AS r MATCH (n:Node {serial: r[0]}) MATCH (c:Node {serial: r[1]}) \
+         MERGE (n)-[o:OWNED_BY]->(c) ON CREATE SET o.versions = 0",
+        rows(changes.alone.iter().map(|(what, owner)| vec![(*what).into(), (*owner).into()])),
     );
     let contents: BTreeSet<u64> = shares.flat_map(|one| one.contents.iter().copied()).collect();
     add(

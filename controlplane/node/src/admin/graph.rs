@@ -77,6 +77,7 @@ pub(crate) async fn status(admin: &Admin) -> Answer {
     if let Ok(stats) = stats {
         value["nodes"] = json!(stats.nodes);
         value["contains"] = json!(stats.contains);
+        value["early"] = json!(stats.early);
         value["positions"] = json!(stats.positions);
     }
     json_answer(StatusCode::OK, &value)

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use outrider_artifact::event::{UploadEvent, UploadKind};
 use outrider_artifact::{Digest, RepositoryName};
 use outrider_events::manifest::Content as Carried;
 use outrider_events::queue::Position;
 use outrider_events::{Entry, Event, Lane, ManifestEvent, Mark, Progress, Said};
 use outrider_graph::batch::{BATCH_CONTENTS_MAX, POSITION_MAX};
-use outrider_graph::{self as graph, Access, Batch, Begin, Found, Kind, Seen, analyse, stated};
+use outrider_graph::{
+    self as graph, Access, Alone, Batch, Begin, Found, Kind, Seen, analyse, stated,
+};
 
 /// What was made of some entries.
 #[derive(Debug, Default)]
@@ -81,12 +84,16 @@ pub(super) fn collect(
                     let entry = accesses.entry((access.image.parse().ok(), digest)).or_default();
                     *entry = (entry.0 + 1, entry.1.max(last));
                 }
-                // A blob is known to the graph by the manifests that have it.
-                Event::Upload(upload) => {
-                    use outrider_artifact::event::UploadKind::{Manifest, Mirrored};
+                Event::Upload(upload) => match upload.kind {
+                    UploadKind::Layer => match alone(upload) {
+                        Some(alone) => collected.batch.alone.push(alone),
+                        None => collected.refused += 1,
+                    },
+                    // It is known to the graph by the manifests that have it.
+                    UploadKind::Blob => {}
                     // Of the time before events carried manifests.
-                    collected.silent += u64::from(matches!(upload.kind, Manifest | Mirrored));
-                }
+                    UploadKind::Manifest | UploadKind::Mirrored => collected.silent += 1,
+                },
             }
         }
     }
@@ -117,6 +124,13 @@ fn contents_of(entry: &Entry) -> usize {
         Event::Upload(_) | Event::Access(_) => 0,
     };
     entry.batch.events.iter().map(|numbered| contents(&numbered.event)).sum()
+}
+
+/// A layer that was uploaded by itself, within the bounds of a batch.
+fn alone(upload: UploadEvent) -> Option<Alone> {
+    let UploadEvent { customer, digest, size_bytes: bytes, unix_ms, .. } = upload;
+    let alone = Alone { digest: digest.parse().ok()?, bytes, customer, unix_ms };
+    alone.check().ok().map(|()| alone)
 }
 
 /// The manifest for the graph; nothing when it is not known what it says.

@@ -40,7 +40,29 @@ fn manifest(edge: u64, number: u64) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Uploads that are layers by themselves.
+fn is_alone(number: u64) -> bool {
+    number % 7 == 6
+}
+
+fn alone(number: u64) -> Digest {
+    Digest::sha256(format!("alone {}", number % 5).as_bytes())
+}
+
 fn upload(edge: u64, number: u64) -> Event {
+    if is_alone(number) {
+        return Event::Upload(UploadEvent {
+            kind: UploadKind::Layer,
+            customer: format!("customer {edge}"),
+            region: "local".into(),
+            repository: format!("team/app{edge}"),
+            version: Some("v1".into()),
+            digest: alone(number).to_string(),
+            size_bytes: 7,
+            media_type: String::new(),
+            unix_ms: 1,
+        });
+    }
     let bytes = manifest(edge, number);
     let upload = UploadEvent {
         kind: UploadKind::Manifest,
@@ -65,7 +87,7 @@ fn access(number: u64) -> Event {
     Event::Access(AccessEvent {
         customer: "anonymous".into(),
         region: "local".into(),
-        image: "team/app1".into(),
+        image: if number.is_multiple_of(2) { "team/app1" } else { "" }.into(),
         digest: layer(number % LAYERS).to_string(),
         unix_ms: number,
         tier: AccessTier::Ram,
@@ -161,11 +183,7 @@ impl Graph for Failing {
 /// Entries as several nodes append them that do not know of each other: what comes for the first time is in order.
 fn entries(random: &mut fastrand::Rng) -> Vec<Option<Entry>> {
     let mut all = Vec::new();
-    // What is said once to begin with is in the graph before anything is counted.
     let batch = |lane, events| Events { lane, epoch: 2, events };
-    let first =
-        (1..=LAYERS).map(|sequence| Numbered { sequence, event: upload(EDGES, sequence - 1) });
-    all.push(Some(Entry { edge: 99, batch: batch(Lane::Uploads, first.collect()) }));
     let mut given: BTreeMap<(u64, Lane), u64> = BTreeMap::new();
     for _ in 0..random.usize(30..80) {
         let (edge, lane) = (random.u64(0..EDGES), Lane::ALL[random.usize(0..2)]);
@@ -183,12 +201,17 @@ fn entries(random: &mut fastrand::Rng) -> Vec<Option<Entry>> {
         match random.u8(0..12) {
             0 => all.push(None),
             1 => {
-                let again = all[random.usize(1..all.len())].clone();
+                let again = all[random.usize(0..all.len())].clone();
                 all.push(again);
             }
             _ => {}
         }
     }
+    // What has every layer comes late: most are asked for before anybody knows them.
+    let known =
+        (1..=LAYERS).map(|sequence| Numbered { sequence, event: upload(EDGES, sequence - 1) });
+    let known = Some(Entry { edge: 99, batch: batch(Lane::Uploads, known.collect()) });
+    all.insert(random.usize(0..=all.len()), known);
     all
 }
 
@@ -239,8 +262,25 @@ async fn run(seed: u64) {
         assert_eq!(row.accesses, Some(expected.count() as u64), "seed {seed}, layer {number}");
         let known = manifests
             .iter()
-            .filter(|(_, sequence)| sequence % 10 < 8 && sequence % LAYERS == number);
+            .filter(|(_, sequence)| !is_alone(*sequence) && sequence % 10 < 8)
+            .filter(|(_, sequence)| sequence % LAYERS == number);
         assert_eq!(row.versions, Some(known.count() as u64 + 1), "seed {seed}, layer {number}");
+    }
+    // Whose the layers are that were uploaded by themselves.
+    let mut owners: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+    for (edge, number) in manifests.iter().filter(|(_, number)| is_alone(*number)) {
+        owners.entry(alone(*number)).or_default().insert(format!("customer {edge}"));
+    }
+    for (layer, owners) in owners {
+        let asked = Asked { query: Query::Affected { layer }, limit: 9 };
+        let answer = store.store.ask(asked).await.unwrap();
+        let rows: BTreeSet<String> = answer.rows.into_iter().map(|row| row.name).collect();
+        let about = &answer.about[0];
+        assert_eq!(
+            (rows, about.bytes, about.dependants),
+            (owners, Some(7), Some(0)),
+            "seed {seed}"
+        );
     }
 }
 

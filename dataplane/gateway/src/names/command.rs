@@ -1,6 +1,7 @@
 //! Each change, as a function of the tables. A change that is refused has changed nothing: checks
 //! stand before the first write.
 
+use outrider_artifact::event::UploadEvent;
 use outrider_artifact::{Digest, RepositoryName, Tag};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
@@ -240,16 +241,16 @@ impl Command for PutBlobCommand {
     }
 }
 
-/// A put with its event already written out.
+/// A put with its events already written out.
 pub(super) struct PutManifestCommand {
     put: PutManifest,
-    event: Option<Vec<u8>>,
+    events: Vec<Vec<u8>>,
 }
 
 impl PutManifestCommand {
     pub(super) fn new(put: PutManifest) -> Self {
-        let event = put.event.as_ref().map(|event| event.to_archive());
-        Self { put, event }
+        let events = put.events.iter().map(UploadEvent::to_archive).collect();
+        Self { put, events }
     }
 
     fn given(&self) -> Given<'_> {
@@ -325,7 +326,9 @@ impl Command for PutManifestCommand {
         for tag in &put.tags {
             tables.tags.insert((repository, &**tag), &*row)?;
         }
-        tables.write_event(self.event.as_deref())?;
+        for event in &self.events {
+            tables.write_event(Some(event))?;
+        }
         tables.touch(repository);
         Ok(given.answer(&content))
     }

@@ -127,8 +127,8 @@ pub struct PutManifest {
     pub references_required: bool,
     /// What it is about.
     pub referrer: Option<Referrer>,
-    /// Goes to the outbox in the same transaction.
-    pub event: Option<UploadEvent>,
+    /// Go to the outbox in the same transaction: one for each tag.
+    pub events: Vec<UploadEvent>,
 }
 
 /// A manifest's part in the list of referrers of its subject.

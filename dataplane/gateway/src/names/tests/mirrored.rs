@@ -50,7 +50,7 @@ fn a_push_to_a_mirrored_repository_is_denied() {
     one.put_blob(blob("b", "layer", 1)).unwrap();
     let denied = NamesError::Mirrored { repository: repository("a"), upstream: "docker.io".into() };
     assert_eq!(one.put_blob(blob("a", "layer", 2)), Err(denied.clone()));
-    let put = PutManifest { event: Some(event("a", "m")), ..manifest("a", &["v2"], "m", 3) };
+    let put = PutManifest { events: vec![event("a", "m")], ..manifest("a", &["v2"], "m", 3) };
     assert_eq!(one.put(put), Err(denied.clone()));
     assert_eq!(one.mount("a", "layer", Some("b")), Err(denied.clone()));
     let error = crate::protocol::ApiError::from(denied);

@@ -149,7 +149,7 @@ fn manifest(name: &str, tags: &[&str], content: &str, number: u64) -> PutManifes
         references: Vec::new(),
         references_required: false,
         referrer: None,
-        event: None,
+        events: Vec::new(),
     }
 }
 

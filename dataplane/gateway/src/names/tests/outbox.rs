@@ -80,8 +80,28 @@ fn each_put_that_was_acknowledged_tells_of_itself() {
     let one = NamesBox::new();
     put(&one, "one");
     put(&one, "one");
-    let with_event = PutManifest { event: Some(event("a", "m")), ..manifest("a", &["v1"], "m", 2) };
+    let with_event =
+        PutManifest { events: vec![event("a", "m")], ..manifest("a", &["v1"], "m", 2) };
     one.put(with_event).unwrap();
     one.put(manifest("a", &["v2"], "n", 3)).unwrap();
     assert_eq!(status(&one), (3, 0));
+}
+
+#[test]
+fn a_manifest_tells_of_each_of_its_tags_or_of_none_at_all() {
+    let one = NamesBox::new();
+    let of = |tag: &str| UploadEvent { version: Some(tag.into()), ..event("a", "m") };
+    let events = vec![of("v1"), of("latest")];
+    one.put(PutManifest { events: events.clone(), ..manifest("a", &["v1", "latest"], "m", 2) })
+        .unwrap();
+    let told = read(&one, 0, 9).into_iter().map(|(_, event)| event).collect::<Vec<_>>();
+    assert_eq!(told, events);
+    let refused = PutManifest {
+        events,
+        references_required: true,
+        references: vec![digest("what is not there")],
+        ..manifest("a", &["v1", "latest"], "n", 3)
+    };
+    assert!(one.put(refused).is_err());
+    assert_eq!(status(&one), (2, 0));
 }

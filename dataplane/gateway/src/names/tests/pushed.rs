@@ -91,7 +91,7 @@ fn a_manifest_whose_references_are_required_needs_them_in_its_own_repository() {
     let put = PutManifest {
         references: vec![digest("config"), digest("child"), digest("layer")],
         references_required: true,
-        event: Some(event("a", "manifest")),
+        events: vec![event("a", "manifest")],
         ..manifest("a", &["v1"], "manifest", 4)
     };
     let error = one.put(put.clone()).unwrap_err();
