@@ -4,9 +4,10 @@
 
 use outrider_artifact::Digest;
 use outrider_graph::{
-    Access, Asked, Batch, Content, Embedded, Found, Graph, GraphError, Kind, Position, Query,
-    model, workload,
+    Access, Alone, Asked, Batch, Content, Embedded, Found, Graph, GraphError, Kind, Position,
+    Query, model, plan::EARLY_MAX, workload,
 };
+use redb::ReadableTable as _;
 
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -170,4 +171,124 @@ async fn a_file_of_another_version_or_of_something_else_is_refused_by_name() {
     drop(database);
     let error = Embedded::open(&path, CACHE_BYTES).err().unwrap();
     assert!(error.to_string().contains("has version 9"), "{error}");
+}
+
+fn alone(text: &str, customer: &str) -> Alone {
+    let digest = Digest::sha256(text.as_bytes());
+    Alone { digest, bytes: 3, customer: customer.into(), unix_ms: 5 }
+}
+
+#[tokio::test]
+async fn what_is_asked_for_before_it_comes_is_counted_when_it_does_and_the_oldest_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = |number: u64| Digest::sha256(format!("asked {number}").as_bytes());
+    let access = |number: u64| Access {
+        image: number.is_multiple_of(2).then(|| "app".parse().unwrap()),
+        digest: digest(number),
+        count: 2,
+        unix_ms: 90,
+    };
+    // Two more than are kept, the first one asked for again in between: it stays the oldest.
+    let numbers: Vec<u64> = (0..EARLY_MAX).chain([0, EARLY_MAX, EARLY_MAX + 1]).collect();
+    for some in numbers.chunks(outrider_graph::batch::ACCESSES_MAX) {
+        let accesses: Vec<_> = some.iter().map(|number| access(*number)).collect();
+        let batch = Batch { accesses, ..Batch::default() };
+        assert_eq!(store.apply(batch).await.unwrap().unknown, 2 * some.len() as u64);
+    }
+    assert_eq!(store.stats().await.unwrap().early, EARLY_MAX);
+    let mut one = found(1, 0);
+    let content = |number| Content { kind: Kind::Layer, digest: digest(number), bytes: 1 };
+    one.contents = [0, 1, 2, EARLY_MAX + 1].map(content).into();
+    store.apply(Batch { found: vec![one], ..Batch::default() }).await.unwrap();
+    assert_eq!(store.stats().await.unwrap().early, EARLY_MAX - 2);
+    for (number, accesses, last) in [(0, 0, 0), (1, 0, 0), (2, 2, 90), (EARLY_MAX + 1, 2, 90)] {
+        let query = Query::LayerDepth { layer: digest(number) };
+        let row = store.ask(Asked { query, limit: 1 }).await.unwrap().rows.remove(0);
+        assert_eq!((row.accesses, row.last_unix_ms), (Some(accesses), Some(last)), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_was_uploaded_by_itself_has_an_owner_and_no_dependants() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let both = ["a", "b"].map(|customer| alone("layer", customer));
+    store.apply(Batch { alone: both.into(), ..Batch::default() }).await.unwrap();
+    let layer = Digest::sha256(b"layer");
+    let query = Query::SharedByCustomers { customers: ["a".into(), "b".into()] };
+    let shared = store.ask(Asked { query, limit: 9 }).await.unwrap();
+    assert_eq!((shared.rows[0].bytes, shared.rows[0].versions), (Some(3), Some(0)));
+    assert_eq!(store.dependants(vec![layer]).await.unwrap(), [0]);
+    // With a manifest that has it, it is depended upon.
+    let mut one = found(1, 0);
+    (one.customer, one.contents) =
+        ("a".into(), vec![Content { kind: Kind::Layer, digest: layer, bytes: 9 }]);
+    store.apply(Batch { found: vec![one], ..Batch::default() }).await.unwrap();
+    assert_eq!(store.dependants(vec![layer]).await.unwrap(), [1]);
+    let wrong = Alone { customer: "a\nb".into(), ..alone("layer", "a") };
+    let error = store.apply(Batch { alone: vec![wrong], ..Batch::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("is no name"), "{error}");
+}
+
+/// What a file of an earlier layout had: other tables for owners, states and dependants.
+fn downgrade(path: &std::path::Path, format: u64) {
+    let pairs = |name| redb::TableDefinition::<(u64, u64), ()>::new(name);
+    let states = redb::TableDefinition::<u64, (u64, u64, u64, u64, u64)>::new("content-counts");
+    let shares = redb::TableDefinition::<(u64, u64), u64>::new("content-shares");
+    let before = redb::TableDefinition::<u64, (u64, u64, u64, u64)>::new("content-states");
+    let early = redb::TableDefinition::<(&[u8], &str), (u64, u64, u64)>::new("early");
+    let order = redb::TableDefinition::<u64, (&[u8], &str)>::new("early-order");
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    let database = redb::Database::create(path).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let mut owners = write.open_table(pairs("content-owners")).unwrap();
+        for entry in write.open_table(shares).unwrap().iter().unwrap() {
+            owners.insert(entry.unwrap().0.value(), ()).unwrap();
+        }
+        let mut old = write.open_table(before).unwrap();
+        for entry in write.open_table(states).unwrap().iter().unwrap() {
+            let (serial, state) = entry.unwrap();
+            let (a, b, c, d, _) = state.value();
+            old.insert(serial.value(), (a, b, c, d)).unwrap();
+        }
+        write.open_table(meta).unwrap().insert("format", format).unwrap();
+    }
+    write.delete_table(states).unwrap();
+    write.delete_table(early).unwrap();
+    write.delete_table(order).unwrap();
+    if format == 1 {
+        write.delete_table(shares).unwrap();
+    }
+    write.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_an_earlier_layout_is_brought_up_to_date() {
+    for format in [1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut workload = workload::Workload::new(format);
+        let mut model = model::Model::default();
+        let fill = |store: Embedded, workload: &mut workload::Workload, mut model: model::Model| {
+            let batches: Vec<_> = (0..40).map(|_| workload.batch()).collect();
+            async move {
+                for mut batch in batches {
+                    // Neither was in such a file.
+                    (batch.alone, batch.accesses) = (Vec::new(), Vec::new());
+                    assert_eq!(store.apply(batch.clone()).await, Ok(model.apply(&batch)));
+                }
+                model
+            }
+        };
+        model = fill(store(&folder), &mut workload, model).await;
+        downgrade(&folder.path().join("graph.redb"), format);
+        model = fill(store(&folder), &mut workload, model).await;
+        let store = store(&folder);
+        let contents = workload.contents();
+        assert_eq!(store.dependants(contents.clone()).await, Ok(model.dependants(&contents)));
+        for asked in (0..20).flat_map(|_| workload.queries()) {
+            assert_eq!(store.ask(asked.clone()).await, model.ask(&asked), "{asked:?}");
+        }
+    }
 }

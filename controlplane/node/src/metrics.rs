@@ -168,7 +168,7 @@ impl Metrics {
         for (name, help, counter) in [
             ("graph_manifests", "Manifests that were applied to the graph", manifests),
             ("graph_repeated_batches", "Batches that the graph had applied before", repeated),
-            ("graph_unknown_accesses", "Accesses to what is not in the graph", unknown),
+            ("graph_unknown_accesses", "Accesses to what is not in the graph yet", unknown),
             ("graph_queries", "Queries that the graph answered", queries),
             ("graph_failures", "Failures of the graph's store", failures),
         ] {

@@ -39,18 +39,25 @@ const CONTENT: &str = concat!("MATCH (n:Content {digest: $digest}) RETURN ", con
 const IMAGE: &str = concat!("MATCH (n:Image {name: $name}) RETURN ", image!());
 const CUSTOMER: &str = "MATCH (n:Customer {name: $name}) RETURN n.serial, n.name, n.first";
 const IMAGES_OF: &str = "MATCH (:Node {serial: $serial})-[s:SHARED_BY]->(i:Image) \
-    RETURN i.name, s.versions ORDER BY i.serial LIMIT $count";
+    WITH s, i ORDER BY i.serial LIMIT $count RETURN i.name, s.versions ORDER BY i.serial";
+// From the one that has less. Rows are cut off before they are read as a whole, here and below.
 const SHARED_BY_IMAGES: &str = concat!(
-    "MATCH (a:Node {serial: $a})<-[:SHARED_BY]-(n:Content) MATCH (b:Node {serial: $b}) \
-     WHERE EXISTS { (n)-[:SHARED_BY]->(b) } RETURN ",
+    "MATCH (a:Node {serial: $a}) MATCH (b:Node {serial: $b}) \
+     WITH a, b, COUNT { (a)<-[:SHARED_BY]-() } <= COUNT { (b)<-[:SHARED_BY]-() } AS first \
+     WITH CASE WHEN first THEN a ELSE b END AS one, CASE WHEN first THEN b ELSE a END AS other \
+     MATCH (one)<-[:SHARED_BY]-(n:Content) WHERE EXISTS { (n)-[:SHARED_BY]->(other) } \
+     WITH n ORDER BY n.serial LIMIT $count RETURN ",
     content!(),
-    " ORDER BY n.serial LIMIT $count"
+    " ORDER BY n.serial"
 );
 const SHARED_BY_CUSTOMERS: &str = concat!(
-    "MATCH (a:Node {serial: $a})<-[:OWNED_BY]-(n:Content) MATCH (b:Node {serial: $b}) \
-     WHERE EXISTS { (n)-[:OWNED_BY]->(b) } RETURN ",
+    "MATCH (a:Node {serial: $a}) MATCH (b:Node {serial: $b}) \
+     WITH a, b, COUNT { (a)<-[:OWNED_BY]-() } <= COUNT { (b)<-[:OWNED_BY]-() } AS first \
+     WITH CASE WHEN first THEN a ELSE b END AS one, CASE WHEN first THEN b ELSE a END AS other \
+     MATCH (one)<-[:OWNED_BY]-(n:Content) WHERE EXISTS { (n)-[:OWNED_BY]->(other) } \
+     WITH n ORDER BY n.serial LIMIT $count RETURN ",
     content!(),
-    " ORDER BY n.serial LIMIT $count"
+    " ORDER BY n.serial"
 );
 const NEIGHBOURS: &str = concat!(
     "MATCH (:Node {serial: $serial})<-[:CONTAINS]-(v:Version) \
@@ -65,12 +72,14 @@ const VERSIONS_WITH: &str = "MATCH (:Node {serial: $serial})<-[:CONTAINS]-(n:Ver
 const INDEXES_OVER: &str = "UNWIND $serials AS s MATCH (:Node {serial: s})<-[:CONTAINS]-(n:Version) \
     WHERE NOT n.serial IN $seen RETURN DISTINCT n.serial AS serial ORDER BY serial DESC LIMIT $count";
 const IMAGES_IN_FULL: &str = concat!(
-    "MATCH (:Node {serial: $serial})-[:SHARED_BY]->(n:Image) RETURN ",
+    "MATCH (:Node {serial: $serial})-[:SHARED_BY]->(n:Image) \
+     WITH n ORDER BY n.serial LIMIT $count RETURN ",
     image!(),
-    " ORDER BY n.serial LIMIT $count"
+    " ORDER BY n.serial"
 );
 const OWNERS: &str = "UNWIND $serials AS s MATCH (:Node {serial: s})-[:OWNED_BY]->(n:Customer) \
-    WITH DISTINCT n RETURN n.serial, n.name, n.first ORDER BY n.serial LIMIT $count";
+    WITH DISTINCT n ORDER BY n.serial LIMIT $count \
+    RETURN n.serial, n.name, n.first ORDER BY n.serial";
 const VERSIONS: &str = concat!(
     "UNWIND $serials AS s MATCH (n:Node {serial: s})-[:VERSION_OF]->(i:Image) RETURN ",
     version!()
@@ -259,11 +268,17 @@ impl Reader<'_> {
     async fn affected(&mut self, digest: &Digest, limit: usize) -> Result<Answer, Fault> {
         let layer = self.content(digest).await?;
         let serial = number(&layer, 0)?;
-        let mut versions = serials(&self.rows_of(VERSIONS_WITH, serial, limit).await?)?;
+        let about = |cypher| {
+            Statement::new(cypher).with("serial", serial).with("count", limit as u64 + 1)
+        };
+        let found = self.connection.run(&[about(VERSIONS_WITH), about(IMAGES_IN_FULL)]).await?;
+        let Ok([versions, mut images]) = <[_; 2]>::try_from(found) else {
+            return Err(damaged("the answer"));
+        };
+        let mut versions = serials(&versions)?;
         let mut more = cut(&mut versions, limit);
         let (indexes, cut_off) = self.indexes_over(&versions, limit).await?;
         more |= cut_off;
-        let mut images = self.rows_of(IMAGES_IN_FULL, serial, limit).await?;
         more |= cut(&mut images, limit);
         let owned: Vec<u64> = indexes.iter().copied().chain([serial]).collect();
         let statement = Statement::new(OWNERS).with("serials", list(&owned));
