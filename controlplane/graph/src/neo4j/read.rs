@@ -268,9 +268,8 @@ impl Reader<'_> {
     async fn affected(&mut self, digest: &Digest, limit: usize) -> Result<Answer, Fault> {
         let layer = self.content(digest).await?;
         let serial = number(&layer, 0)?;
-        let about = |cypher| {
-            Statement::new(cypher).with("serial", serial).with("count", limit as u64 + 1)
-        };
+        let about =
+            |cypher| Statement::new(cypher).with("serial", serial).with("count", limit as u64 + 1);
         let found = self.connection.run(&[about(VERSIONS_WITH), about(IMAGES_IN_FULL)]).await?;
         let Ok([versions, mut images]) = <[_; 2]>::try_from(found) else {
             return Err(damaged("the answer"));
