@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use outrider_artifact::manifest::{DescriptorKind, Manifest};
@@ -47,8 +47,18 @@ pub enum Order {
     Weights(ImportanceWeights),
     /// A tag stands for something else.
     Replaced(Replaced),
-    /// Cached copies of this are forgotten. What was pushed here stays.
-    Purge(Digest),
+    /// Cached copies are forgotten. What was pushed here stays.
+    Purge(Purge),
+}
+
+/// What is not to be believed any more.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// These contents; nothing for all that are cached.
+    pub contents: Option<Arc<[Digest]>>,
+    /// Told by each shard once a restart does not bring them back: of all contents, only when what is told is given as
+    /// [`outrider_cache::SsdConfig::void_through`]. Else it is 0.
+    pub done: mpsc::Sender<u64>,
 }
 
 /// What a tag stood for, and what it stands for now.
@@ -181,18 +191,38 @@ impl<N: Names> Gateway<N> {
                     task::spawn(compare(self.clone(), fleet.clone(), waiting.clone()));
                 }
             }
-            Order::Purge(digest) => {
-                let Some(stat) = self.cache.stat(&digest) else { return self.hub.next_epoch() };
-                if stat.hosted {
-                    tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
-                    return;
+            Order::Purge(Purge { contents: Some(contents), done }) => {
+                for digest in &*contents {
+                    self.purge(digest);
                 }
-                self.cache.forget(&digest);
-                self.metrics.purged.inc();
                 // What other shards keep of it is not answered any more either.
                 self.hub.next_epoch();
+                let cache = self.cache.clone();
+                task::spawn(async move {
+                    cache.flush().await;
+                    // Nobody listens any more when the edge ends.
+                    let _ = done.send(0);
+                });
+            }
+            Order::Purge(Purge { contents: None, done }) => {
+                let gateway = self.clone();
+                task::spawn(async move {
+                    let through = gateway.cache.forget_all().await;
+                    gateway.hub.next_epoch();
+                    let _ = done.send(through);
+                });
             }
         }
+    }
+
+    fn purge(&self, digest: &Digest) {
+        let Some(stat) = self.cache.stat(digest) else { return };
+        if stat.hosted {
+            tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
+            return;
+        }
+        self.cache.forget(digest);
+        self.metrics.purged.inc();
     }
 
     /// Demotes what was not used for too long, for as long as the shard lives.
