@@ -68,7 +68,7 @@ impl Node {
 
     fn look<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        look(&Known { cluster: CLUSTER, state: &known.0, history: &known.1 })
+        look(&Known { cluster: CLUSTER, state: &known.0, history: &known.1, time_ms: 0 })
     }
 }
 

@@ -50,13 +50,16 @@ impl State1 {
 impl Feed for State1 {
     fn sender(&self, hello: FromEdge, now_ms: u64) -> Result<Sender, SenderError> {
         let known = self.known.read().unwrap();
-        let source = Known { cluster: CLUSTER, state: &known.0, history: &known.1 };
+        let source = Known { cluster: CLUSTER, state: &known.0, history: &known.1, time_ms: 0 };
         Sender::from_hello(hello, now_ms, &source)
     }
 
     fn poll(&self, sender: &mut Sender, now_ms: u64) -> Result<Option<ToEdge>, SenderError> {
         let known = self.known.read().unwrap();
-        sender.poll(now_ms, &Known { cluster: CLUSTER, state: &known.0, history: &known.1 })
+        sender.poll(
+            now_ms,
+            &Known { cluster: CLUSTER, state: &known.0, history: &known.1, time_ms: 0 },
+        )
     }
 
     type New = u64;

@@ -99,6 +99,11 @@ impl Orders {
         Arc::new(Self { seats: (0..shards).map(seat).collect() })
     }
 
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.seats.len()
+    }
+
     /// Tells every shard. Blocks while the queue of one is full.
     pub fn tell(&self, order: &Order) {
         for (shard, seat) in self.seats.iter().enumerate() {
@@ -192,15 +197,17 @@ impl<N: Names> Gateway<N> {
                 }
             }
             Order::Purge(Purge { contents: Some(contents), done }) => {
-                for digest in &*contents {
-                    self.purge(digest);
-                }
+                let forgotten = contents.iter().filter(|digest| self.purge(digest)).count();
                 // What other shards keep of it is not answered any more either.
                 self.hub.next_epoch();
+                if forgotten == 0 {
+                    // Nobody listens any more when the edge ends.
+                    let _ = done.send(0);
+                    return;
+                }
                 let cache = self.cache.clone();
                 task::spawn(async move {
                     cache.flush().await;
-                    // Nobody listens any more when the edge ends.
                     let _ = done.send(0);
                 });
             }
@@ -215,14 +222,16 @@ impl<N: Names> Gateway<N> {
         }
     }
 
-    fn purge(&self, digest: &Digest) {
-        let Some(stat) = self.cache.stat(digest) else { return };
+    /// Whether there was something to be forgotten.
+    fn purge(&self, digest: &Digest) -> bool {
+        let Some(stat) = self.cache.stat(digest) else { return false };
         if stat.hosted {
             tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
-            return;
+            return false;
         }
         self.cache.forget(digest);
         self.metrics.purged.inc();
+        true
     }
 
     /// Demotes what was not used for too long, for as long as the shard lives.
