@@ -109,16 +109,27 @@ struct Counter {
 }
 
 impl Sink for Counter {
-    fn whole(&mut self, replica: &Replica, _: &[Consequence]) {
+    fn whole(
+        &mut self,
+        replica: &Replica,
+        _: &[Consequence],
+    ) -> Option<outrider_follower::Settling> {
         self.last = replica.position;
+        None
     }
 
-    fn update(&mut self, replica: &Replica, _: &[Item], _: &[Consequence]) {
+    fn update(
+        &mut self,
+        replica: &Replica,
+        _: &[Item],
+        _: &[Consequence],
+    ) -> Option<outrider_follower::Settling> {
         if replica.position != self.last + 1 {
             self.wrong.fetch_add(1, Ordering::Relaxed);
         }
         self.last = replica.position;
         self.updates.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 

@@ -64,10 +64,7 @@ impl Store {
         let mut builder = Builder::new();
         builder.set_cache_size(PAGE_CACHE_BYTES);
         let store = Self { database: builder.create(path).map_err(redb::Error::from)? };
-        let (replica, same) = match store.read(interest)? {
-            Some(read) => read,
-            None => (Replica::default(), false),
-        };
+        let (replica, same) = store.read(interest)?.unwrap_or_default();
         if !same {
             store.begin(interest, &replica)?;
         }
