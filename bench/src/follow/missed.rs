@@ -68,7 +68,7 @@ impl Node {
 
     fn look<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        look(&Known { cluster: CLUSTER, state: &known.0, history: &known.1 })
+        look(&Known { cluster: CLUSTER, state: &known.0, history: &known.1, time_ms: 0 })
     }
 }
 
@@ -109,16 +109,27 @@ struct Counter {
 }
 
 impl Sink for Counter {
-    fn whole(&mut self, replica: &Replica, _: &[Consequence]) {
+    fn whole(
+        &mut self,
+        replica: &Replica,
+        _: &[Consequence],
+    ) -> Option<outrider_follower::Settling> {
         self.last = replica.position;
+        None
     }
 
-    fn update(&mut self, replica: &Replica, _: &[Item], _: &[Consequence]) {
+    fn update(
+        &mut self,
+        replica: &Replica,
+        _: &[Item],
+        _: &[Consequence],
+    ) -> Option<outrider_follower::Settling> {
         if replica.position != self.last + 1 {
             self.wrong.fetch_add(1, Ordering::Relaxed);
         }
         self.last = replica.position;
         self.updates.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/                0700
-//!   edge.json         number and region in the cluster, and the nodes that it was told of
+//!   edge.json         number and region in the cluster, and the nodes of its membership
 //!   tls/ca.pem        the cluster's authority
 //!   tls/edge.pem      this edge's certificate, edge-key.pem its key
 //!   replica.redb      what it knows of the state
@@ -147,14 +147,25 @@ impl EdgeFolder {
         let tls = self.tls();
         tls.write(CA, given.authority_pem, 0o644)?;
         tls.write(CERTIFICATE, given.certificate_pem, 0o644)?;
-        let edge = EdgeFile {
+        self.write_edge(&EdgeFile {
             format: FORMAT,
             number: given.number,
             region: given.region.clone(),
             nodes: given.nodes.clone(),
-        };
+        })
+    }
+
+    /// Keeps the nodes of the membership, so that a start finds them whatever becomes of the replica.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn keep_nodes(&self, nodes: Vec<String>) -> Result<(), FolderError> {
+        self.write_edge(&EdgeFile { nodes, ..self.edge()? })
+    }
+
+    fn write_edge(&self, edge: &EdgeFile) -> Result<(), FolderError> {
         let path = self.path.join(EDGE);
-        let text = serde_json::to_string_pretty(&edge).map_err(|e| unreadable(&path, e))?;
+        let text = serde_json::to_string_pretty(edge).map_err(|e| unreadable(&path, e))?;
         Ok(write_whole(&path, text.as_bytes(), 0o600).map_err(FileError::of("write", &path))?)
     }
 
@@ -251,6 +262,9 @@ mod tests {
         let edge = folder.edge().unwrap();
         assert_eq!((edge.number, edge.region.as_str(), edge.nodes), (7, "eu", nodes));
         assert!(matches!(folder.take_over(&given), Err(FolderError::Taken(_))));
+        folder.keep_nodes(vec!["c2:9191".to_owned()]).unwrap();
+        let edge = folder.edge().unwrap();
+        assert_eq!((edge.number, edge.nodes), (7, vec!["c2:9191".to_owned()]));
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(folder.path().to_owned()), 0o700);
         assert_eq!(mode(folder.tls().file(KEY)), 0o600);

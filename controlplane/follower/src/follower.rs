@@ -17,9 +17,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::asks::{self, AskCounts, AskError, Asker, Asks};
 use crate::folder::{EdgeFolder, FolderError};
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Settling};
+use crate::nodes::Nodes;
 use crate::renewal::Renewal;
 use crate::store::{Batch, Store, StoreError};
+use crate::view::View;
 
 /// Before the next attempt, at first; doubles up to the other.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -36,10 +38,18 @@ const ANNOUNCE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is done with what the edge comes to know, in order, on the follower's thread. It must not block.
 pub trait Sink: Send + 'static {
-    /// All of it: at the start, and each time that it was replaced as a whole.
-    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]);
-    /// One update, which was taken in.
-    fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]);
+    /// All of it: at the start, and each time that it was replaced as a whole. What is returned has to be durable before
+    /// the replica's position is.
+    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) -> Option<Settling>;
+    /// One update, which was taken in. What is returned as above.
+    fn update(
+        &mut self,
+        replica: &Replica,
+        items: &[Item],
+        consequences: &[Consequence],
+    ) -> Option<Settling>;
+    /// The log's time, in milliseconds, as the node says it.
+    fn time(&mut self, _log_ms: u64) {}
     /// What need not arrive.
     fn soft(&mut self, _message: SoftToEdge) {}
 }
@@ -50,7 +60,7 @@ pub struct Settings {
     pub folder: EdgeFolder,
     /// What it shows; changed when the certificate is renewed.
     pub identity: Identity,
-    /// `HOST:PORT` of nodes; none for those that the folder names.
+    /// `HOST:PORT` of nodes; none for those of the membership, as it is known.
     pub nodes: Vec<String>,
     /// What the edge uses.
     pub interest: Interest,
@@ -142,6 +152,7 @@ impl Status {
 pub struct Monitor {
     status: Arc<Mutex<Status>>,
     collector: Collector,
+    view: View,
 }
 
 impl Monitor {
@@ -149,6 +160,11 @@ impl Monitor {
     pub fn status(&self) -> Status {
         let events = self.collector.status();
         Status { events, ..self.lock().clone() }
+    }
+
+    /// The fragments that it knows.
+    pub fn view(&self) -> &View {
+        &self.view
     }
 
     pub(crate) fn set_certificate(&self, validity: Validity, failure: Option<String>) {
@@ -179,17 +195,18 @@ impl Follower {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let Settings { folder, identity, nodes, interest, address, mut sink, asks } = settings;
         let edge = folder.edge()?;
-        let nodes = if nodes.is_empty() { edge.nodes } else { nodes };
-        if nodes.is_empty() {
-            return Err(StartError::NoNodes);
-        }
+        let mut nodes = Nodes::new(nodes, edge.nodes, edge.number).ok_or(StartError::NoNodes)?;
         let shown = Arc::clone(&identity.shown);
         let config = tls::client(identity)?;
         let (store, replica) = open(&folder.replica(), &interest)?;
+        let known = nodes.learn(&replica).map(<[String]>::to_vec);
+        let (known, learnt) = watch::channel(known);
+        // What was taken in before has its consequences already.
         sink.whole(&replica, &[]);
         let keeper = Keeper::start(store, replica.position)?;
         let (events, collector) = Outgoing::new();
-        let monitor = Monitor { status: Arc::default(), collector };
+        let view = View::new(interest.clone(), &replica);
+        let monitor = Monitor { status: Arc::default(), collector, view };
         {
             let mut status = monitor.lock();
             status.edge = edge.number;
@@ -199,15 +216,14 @@ impl Follower {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
-        // Edges begin at different nodes.
-        let first = usize::try_from(edge.number % nodes.len() as u64).unwrap_or(0);
         let (wishes, asked) = mpsc::channel(WISHES_WAITING_MAX);
+        let own = folder.clone();
         let renewal = Renewal { folder, shown, link: wishes.clone(), monitor: monitor.clone() };
         renewal.note(None);
         let (position, positions) = watch::channel(replica.position);
         let following = Following {
             nodes,
-            next: first,
+            known,
             config,
             interest,
             replica,
@@ -226,6 +242,7 @@ impl Follower {
                 tokio::spawn(asks::run(asks, wishes, positions, count));
                 tokio::spawn(announce(asker, address));
                 tokio::spawn(renewal.run());
+                tokio::spawn(keep_nodes(own, learnt));
                 following.run(stopped).await
             });
             keeper.stop();
@@ -295,9 +312,28 @@ async fn announce(asker: Asker, address: String) {
     }
 }
 
+/// Keeps the nodes of the membership each time that they are others. A failure costs nothing while the replica is there.
+async fn keep_nodes(folder: EdgeFolder, mut learnt: watch::Receiver<Option<Vec<String>>>) {
+    loop {
+        let nodes = learnt.borrow_and_update().clone();
+        if let Some(nodes) = nodes {
+            tracing::info!(?nodes, "the nodes of the control plane are known");
+            let folder = folder.clone();
+            let kept = tokio::task::spawn_blocking(move || folder.keep_nodes(nodes)).await;
+            if let Ok(Err(error)) = kept {
+                tracing::warn!(%error, "the nodes of the control plane cannot be kept");
+            }
+        }
+        if learnt.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 struct Following {
-    nodes: Vec<String>,
-    next: usize,
+    nodes: Nodes,
+    /// Those of the membership, when they are others.
+    known: watch::Sender<Option<Vec<String>>>,
     config: ClientConfig,
     interest: Interest,
     replica: Replica,
@@ -314,8 +350,7 @@ impl Following {
     async fn run(mut self, mut stopped: watch::Receiver<bool>) -> Keeper {
         let mut pause = PAUSE_MIN;
         loop {
-            let node = self.nodes[self.next].clone();
-            self.next = (self.next + 1) % self.nodes.len();
+            let node = self.nodes.next();
             let before = self.monitor.lock().connections;
             let failure = tokio::select! {
                 failure = self.follow(&node) => failure,
@@ -369,11 +404,24 @@ impl Following {
         let position_of = &self.position;
         let mut last = self.replica.position;
         let mut first = true;
+        let (nodes, known) = (&mut self.nodes, &self.known);
         let taken = |replica: &Replica, taken: Taken| {
-            if taken.whole {
-                lock(sink).whole(replica, &taken.consequences);
-            } else if !taken.items.is_empty() {
-                lock(sink).update(replica, &taken.items, &taken.consequences);
+            let settling = if taken.whole {
+                monitor.view.replace(replica);
+                lock(sink).whole(replica, &taken.consequences)
+            } else {
+                monitor.view.update(replica, &taken.items);
+                match taken.items.as_slice() {
+                    [] => None,
+                    items => lock(sink).update(replica, items, &taken.consequences),
+                }
+            };
+            lock(sink).time(taken.time_ms);
+            let members = |items: &[Item]| items.iter().any(|i| matches!(i, Item::Member { .. }));
+            if (taken.whole || members(&taken.items))
+                && let Some(nodes) = nodes.learn(replica)
+            {
+                known.send_replace(Some(nodes.to_vec()));
             }
             if replica.position != *position_of.borrow() {
                 position_of.send_replace(replica.position);
@@ -400,8 +448,9 @@ impl Following {
             first = false;
             if taken.whole || replica.position != last {
                 last = replica.position;
-                let (whole, cluster, position) = (taken.whole, replica.cluster, replica.position);
-                keeper.add(Batch { whole, cluster, position, items });
+                let Replica { cluster, position, invalidated, .. } = *replica;
+                let batch = Batch { whole: taken.whole, cluster, position, invalidated, items };
+                keeper.add(batch, settling);
             }
         };
         let interest = self.interest.clone();

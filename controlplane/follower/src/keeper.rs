@@ -14,6 +14,24 @@ use crate::store::{Batch, Store};
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Between two transactions.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks whether the edge ends, while something else must be durable first.
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+/// How long that is waited for when the edge ends.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Whether something is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is.
+    Yes,
+    /// Not yet.
+    NotYet,
+    /// It will not be.
+    Never,
+}
+
+/// Waits for so long until something else is durable. Then the position behind which it must not be missing is written.
+pub type Settling = Box<dyn FnMut(Duration) -> Settled + Send>;
 
 /// The thread that writes.
 #[derive(Debug)]
@@ -22,19 +40,27 @@ pub struct Keeper {
     thread: JoinHandle<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     waiting: Option<Batch>,
+    /// What has to be durable before it.
+    settling: Vec<Settling>,
     bytes: usize,
     stop: bool,
     stored: u64,
     failure: Option<String>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -57,9 +83,9 @@ impl Keeper {
         Ok(Self { shared, thread })
     }
 
-    /// Gives it what is to be written. Waits only when the disk is far behind. After an error of the disk nothing
+    /// Gives it what is to be written, once what is `settling` is durable. Waits only when the disk is far behind. After an error of the disk nothing
     /// is written any more, since a transaction would be missing.
-    pub fn add(&self, batch: Batch) {
+    pub fn add(&self, batch: Batch, settling: Option<Settling>) {
         let full = |state: &mut State| state.bytes > WAITING_BYTES_MAX && state.failure.is_none();
         let state = self.shared.changed.wait_while(self.shared.lock(), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
@@ -67,6 +93,7 @@ impl Keeper {
             let bytes: usize = batch.items.iter().map(Item::bytes).sum();
             state.bytes = if batch.whole { bytes } else { state.bytes + bytes };
             merge(&mut state.waiting, batch);
+            state.settling.extend(settling);
             self.shared.changed.notify_all();
         }
     }
@@ -91,6 +118,7 @@ fn merge(waiting: &mut Option<Batch>, batch: Batch) {
     match waiting {
         Some(before) if !batch.whole => {
             before.position = batch.position;
+            before.invalidated = batch.invalidated;
             before.items.extend(batch.items);
         }
         _ => *waiting = Some(batch),
@@ -104,8 +132,16 @@ fn run(store: &Store, shared: &Shared) {
         state = shared.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         let Some(batch) = state.waiting.take() else { return };
         state.bytes = 0;
+        let settling = std::mem::take(&mut state.settling);
         drop(state);
         shared.changed.notify_all();
+        if !settling.into_iter().all(|settling| settle(shared, settling)) {
+            state = shared.lock();
+            state.failure = Some("what is invalidated was not forgotten for good".to_owned());
+            state.waiting = None;
+            shared.changed.notify_all();
+            return;
+        }
         let written = store.write(&batch);
         state = shared.lock();
         match written {
@@ -123,6 +159,20 @@ fn run(store: &Store, shared: &Shared) {
     }
 }
 
+/// Waits until it is durable; false when it will not be.
+fn settle(shared: &Shared, mut settling: Settling) -> bool {
+    let mut left = SETTLE_TIME_MAX;
+    loop {
+        match settling(SETTLE_PAUSE) {
+            Settled::Yes => return true,
+            Settled::Never => return false,
+            Settled::NotYet if left.is_zero() => return false,
+            Settled::NotYet if shared.lock().stop => left = left.saturating_sub(SETTLE_PAUSE),
+            Settled::NotYet => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use outrider_push::Replica;
@@ -131,7 +181,8 @@ mod tests {
 
     fn put(version: u64) -> Batch {
         let item = Item::Fragment { key: "k".to_owned(), version, value: Some(vec![1]) };
-        Batch { whole: false, cluster: [1; 16], position: version, items: vec![item] }
+        let (cluster, position, invalidated) = ([1; 16], version, version);
+        Batch { whole: false, cluster, position, invalidated, items: vec![item] }
     }
 
     #[test]
@@ -140,17 +191,52 @@ mod tests {
         let path = dir.path().join("replica.redb");
         let (store, replica) = Store::open(&path, b"").unwrap();
         let keeper = Keeper::start(store, replica.position).unwrap();
-        (1..=200).for_each(|version| keeper.add(put(version)));
+        (1..=200).for_each(|version| keeper.add(put(version), None));
         keeper.stop();
         let (store, replica) = Store::open(&path, b"").unwrap();
         assert_eq!(replica, Replica::of([1; 16], 200, put(200).items));
         let keeper = Keeper::start(store, replica.position).unwrap();
         assert_eq!(keeper.stored(), (200, None));
-        keeper.add(put(201));
-        keeper.add(Batch { whole: true, cluster: [2; 16], position: 7, items: Vec::new() });
-        keeper.add(Batch { cluster: [2; 16], ..put(8) });
+        keeper.add(put(201), None);
+        let whole = Batch { whole: true, cluster: [2; 16], items: Vec::new(), ..put(7) };
+        keeper.add(whole, None);
+        keeper.add(Batch { cluster: [2; 16], ..put(8) }, None);
         keeper.stop();
         let (_, replica) = Store::open(&path, b"").unwrap();
         assert_eq!(replica, Replica::of([2; 16], 8, put(8).items));
+    }
+
+    #[test]
+    fn a_position_is_not_written_before_what_must_be_durable_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("replica.redb");
+        let (store, _) = Store::open(&path, b"").unwrap();
+        let keeper = Keeper::start(store, 0).unwrap();
+        keeper.add(put(1), None);
+        while keeper.stored().0 < 1 {
+            thread::yield_now();
+        }
+        let (sender, asked) = std::sync::mpsc::channel();
+        let (answers, answer) = std::sync::mpsc::channel();
+        let settling: Settling = Box::new(move |_| {
+            sender.send(()).unwrap();
+            answer.recv().unwrap()
+        });
+        keeper.add(put(2), Some(settling));
+        keeper.add(put(3), None);
+        for _ in 0..3 {
+            asked.recv().unwrap();
+            assert_eq!(keeper.stored(), (1, None));
+            answers.send(Settled::NotYet).unwrap();
+        }
+        asked.recv().unwrap();
+        answers.send(Settled::Yes).unwrap();
+        while keeper.stored().0 < 3 {
+            thread::yield_now();
+        }
+        // What never is durable is asked for again by the next start.
+        keeper.add(put(4), Some(Box::new(|_| Settled::Never)));
+        keeper.stop();
+        assert_eq!(Store::open(&path, b"").unwrap().1.position, 3);
     }
 }

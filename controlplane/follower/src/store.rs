@@ -12,7 +12,7 @@ const FORMAT: u64 = 1;
 /// Memory for the database's pages.
 const PAGE_CACHE_BYTES: usize = 8 << 20;
 
-/// `format`, `position`; `cluster`, `interest` as bytes.
+/// `format`, `position`, `invalidated`; `cluster`, `interest` as bytes.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const BYTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bytes");
 /// What an item is about: a part of a snapshot with that item alone.
@@ -41,6 +41,8 @@ pub struct Batch {
     pub cluster: [u8; 16],
     /// The position after it.
     pub position: u64,
+    /// See [`Replica::invalidated`].
+    pub invalidated: u64,
     /// What changed, in order.
     pub items: Vec<Item>,
 }
@@ -53,7 +55,8 @@ pub struct Store {
 
 impl Store {
     /// Opens the file, or makes it; gives the replica in it. One that was made for another interest is of no
-    /// use: what was not of interest then is not in it. `interest` is compared byte by byte.
+    /// use, but for what is known of invalidated digests: what was not of interest then is not in it. `interest` is
+    /// compared byte by byte.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -61,17 +64,15 @@ impl Store {
         let mut builder = Builder::new();
         builder.set_cache_size(PAGE_CACHE_BYTES);
         let store = Self { database: builder.create(path).map_err(redb::Error::from)? };
-        let replica = match store.read(interest)? {
-            Some(replica) => replica,
-            None => {
-                store.begin(interest)?;
-                Replica::default()
-            }
-        };
+        let (replica, same) = store.read(interest)?.unwrap_or_default();
+        if !same {
+            store.begin(interest, &replica)?;
+        }
         Ok((store, replica))
     }
 
-    fn read(&self, interest: &[u8]) -> Result<Option<Replica>, StoreError> {
+    /// What is in it, and whether it was made for this interest.
+    fn read(&self, interest: &[u8]) -> Result<Option<(Replica, bool)>, StoreError> {
         let read = self.database.begin_read().map_err(redb::Error::from)?;
         let numbers = match read.open_table(NUMBERS) {
             Ok(numbers) => numbers,
@@ -86,13 +87,15 @@ impl Store {
         }
         let bytes = read.open_table(BYTES).map_err(redb::Error::from)?;
         let same = bytes.get("interest").map_err(redb::Error::from)?;
-        if same.is_none_or(|stored| stored.value() != interest) {
-            return Ok(None);
-        }
+        let same = same.is_some_and(|stored| stored.value() == interest);
         let cluster = bytes.get("cluster").map_err(redb::Error::from)?;
         let cluster = cluster.map_or(Ok([0; 16]), |value| value.value().try_into());
         let cluster = cluster.map_err(|_| StoreError::Format)?;
         let position = number("position")?.unwrap_or(0);
+        let invalidated = number("invalidated")?.unwrap_or(position);
+        if !same {
+            return Ok(Some((Replica { cluster, invalidated, ..Replica::default() }, false)));
+        }
         let table = read.open_table(ITEMS).map_err(redb::Error::from)?;
         let mut items = Vec::new();
         for row in table.iter().map_err(redb::Error::from)? {
@@ -102,11 +105,13 @@ impl Store {
                 _ => return Err(StoreError::Format),
             }
         }
-        Ok(Some(Replica::of(cluster, position, items)))
+        let replica = Replica::of(cluster, position, items);
+        Ok(Some((Replica { invalidated, ..replica }, true)))
     }
 
-    fn begin(&self, interest: &[u8]) -> Result<(), StoreError> {
-        self.write(&Batch { whole: true, ..Batch::default() })?;
+    fn begin(&self, interest: &[u8], replica: &Replica) -> Result<(), StoreError> {
+        let Replica { cluster, position, invalidated, .. } = *replica;
+        self.write(&Batch { whole: true, cluster, position, invalidated, items: Vec::new() })?;
         let begin = || -> Result<(), redb::Error> {
             let write = self.database.begin_write()?;
             write.open_table(NUMBERS)?.insert("format", FORMAT)?;
@@ -145,6 +150,7 @@ impl Store {
                     }
                 }
                 write.open_table(NUMBERS)?.insert("position", batch.position)?;
+                write.open_table(NUMBERS)?.insert("invalidated", batch.invalidated)?;
                 write.open_table(BYTES)?.insert("cluster", batch.cluster.as_slice())?;
             }
             write.commit()?;
@@ -169,7 +175,7 @@ fn key_of(item: &Item) -> Option<(Vec<u8>, bool)> {
         Item::Customer { name, customer } => (key(b'c', &[name]), customer.is_some()),
         Item::Weights(_) => (key(b'w', &[]), true),
         Item::Member { number, .. } => ([&b"m"[..], &number.to_be_bytes()].concat(), true),
-        Item::Invalidated(_) => return None,
+        Item::Invalidated { .. } => return None,
     })
 }
 
@@ -189,24 +195,27 @@ mod tests {
         assert_eq!(replica, Replica::default());
         let cluster = [7; 16];
         let items = vec![fragment("a", 1, Some(b"1")), fragment("b", 2, Some(b"2"))];
-        store.write(&Batch { whole: true, cluster, position: 2, items }).unwrap();
+        store.write(&Batch { whole: true, cluster, position: 2, invalidated: 2, items }).unwrap();
         let items = vec![fragment("a", 3, None), fragment("c", 4, Some(b"3"))];
-        store.write(&Batch { whole: false, cluster, position: 5, items }).unwrap();
+        store.write(&Batch { whole: false, cluster, position: 5, invalidated: 5, items }).unwrap();
         drop(store);
         let (store, replica) = Store::open(&path, b"a").unwrap();
         let wanted = [fragment("b", 2, Some(b"2")), fragment("c", 4, Some(b"3"))];
         assert_eq!(replica, Replica::of(cluster, 5, wanted));
-        store.write(&Batch { whole: true, cluster, position: 9, items: Vec::new() }).unwrap();
+        let nothing =
+            Batch { whole: true, cluster, position: 9, invalidated: 9, items: Vec::new() };
+        store.write(&nothing).unwrap();
         drop(store);
         let (store, replica) = Store::open(&path, b"a").unwrap();
         assert_eq!(replica, Replica::of(cluster, 9, []));
         drop(store);
 
-        // Of another interest nothing is kept, not even the position.
+        // Of another interest nothing is kept but which digests were forgotten, not even the position.
+        let wanted = Replica { cluster, invalidated: 9, ..Replica::default() };
         let (store, replica) = Store::open(&path, b"b").unwrap();
-        assert_eq!(replica, Replica::default());
+        assert_eq!(replica, wanted);
         drop(store);
-        assert_eq!(Store::open(&path, b"b").unwrap().1, Replica::default());
+        assert_eq!(Store::open(&path, b"b").unwrap().1, wanted);
     }
 
     #[test]
@@ -226,7 +235,8 @@ mod tests {
         let (store, _) = Store::open(&path, b"").unwrap();
         let items = replica.items().collect();
         let (cluster, position) = (replica.cluster, replica.position);
-        store.write(&Batch { whole: true, cluster, position, items }).unwrap();
+        let invalidated = position;
+        store.write(&Batch { whole: true, cluster, position, invalidated, items }).unwrap();
         drop(store);
         assert_eq!(Store::open(&path, b"").unwrap().1, replica);
     }

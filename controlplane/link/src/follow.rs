@@ -66,6 +66,8 @@ pub struct Taken {
     pub consequences: Vec<Consequence>,
     /// The version of the node's state.
     pub latest: u64,
+    /// The log's time in milliseconds, as the node said last; 0 while it has not.
+    pub time_ms: u64,
 }
 
 /// A wish, and where its answer goes. Without an answer the sender is dropped: nobody knows what came of it.
@@ -163,8 +165,8 @@ async fn run(
                     let at = now_ms(Instant::now());
                     let consequences = receiver.receive(message, at, replica)?;
                     if !within {
-                        let latest = receiver.latest();
-                        taken(replica, Taken { items, whole, consequences, latest });
+                        let (latest, time_ms) = (receiver.latest(), receiver.time_ms());
+                        taken(replica, Taken { items, whole, consequences, latest, time_ms });
                     }
                 }
                 asked = asks.recv(), if may_ask && under_way.len() < ASKS_MAX as usize => {

@@ -50,13 +50,16 @@ impl State1 {
 impl Feed for State1 {
     fn sender(&self, hello: FromEdge, now_ms: u64) -> Result<Sender, SenderError> {
         let known = self.known.read().unwrap();
-        let source = Known { cluster: CLUSTER, state: &known.0, history: &known.1 };
+        let source = Known { cluster: CLUSTER, state: &known.0, history: &known.1, time_ms: 0 };
         Sender::from_hello(hello, now_ms, &source)
     }
 
     fn poll(&self, sender: &mut Sender, now_ms: u64) -> Result<Option<ToEdge>, SenderError> {
         let known = self.known.read().unwrap();
-        sender.poll(now_ms, &Known { cluster: CLUSTER, state: &known.0, history: &known.1 })
+        sender.poll(
+            now_ms,
+            &Known { cluster: CLUSTER, state: &known.0, history: &known.1, time_ms: 0 },
+        )
     }
 
     type New = u64;
@@ -219,7 +222,7 @@ fn an_edge_gets_what_it_uses_goes_on_where_it_stopped_and_says_how_far_it_is() {
         until_position(&mut seen, 202).await;
         leave.send_replace(true);
         let replica = task.await.unwrap();
-        assert_eq!(replica.fragments["k0"], (201, b"2".to_vec()));
+        assert_eq!(replica.fragments["k0"], (201, b"2".to_vec().into()));
     });
 }
 
@@ -240,7 +243,7 @@ fn a_large_snapshot_comes_whole_while_the_state_goes_on_changing() {
         leave.send_replace(true);
         let replica = task.await.unwrap();
         assert_eq!(replica.fragments.len(), 24);
-        assert_eq!(replica.fragments["k7"], (32, b"small".to_vec()));
+        assert_eq!(replica.fragments["k7"], (32, b"small".to_vec().into()));
         assert_eq!(replica.fragments["k8"].1, large);
     });
 }

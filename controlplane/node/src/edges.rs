@@ -144,8 +144,11 @@ impl Edges {
     }
 
     fn look<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
-        self.consensus.shared().look(|known| {
-            look(&Known { cluster: self.cluster, state: &known.state, history: &known.history })
+        let shared = self.consensus.shared();
+        let time_ms = shared.log_time_ms();
+        shared.look(|known| {
+            let (state, history) = (&known.state, &known.history);
+            look(&Known { cluster: self.cluster, state, history, time_ms })
         })
     }
 }

@@ -45,6 +45,8 @@ const THREADS_MAX: usize = 4;
 const ATTEMPTS_MAX: u32 = 16;
 /// Before a newcomer asks again to be taken in.
 const ENLIST_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked whether the state says where the nodes are.
+const ADDRESSES_PAUSE: Duration = Duration::from_secs(1);
 /// For telling edges that the node stops.
 const CLOSE_TIME_MAX: Duration = Duration::from_millis(500);
 /// How often it is looked whether consensus still runs.
@@ -261,10 +263,12 @@ impl Node {
         let reading = reading.abort_handle();
         let renewing = renew(Arc::clone(&admin), node.clone(), lifetime);
         let renewing = tokio::spawn(renewing).abort_handle();
+        let telling = tokio::spawn(tell_addresses(Arc::clone(&consensus))).abort_handle();
         let enlisting = tokio::spawn(enlist(consensus, node.clone(), own)).abort_handle();
         let watching = auth.map(|auth| tokio::spawn(auth.watch()).abort_handle());
-        let tasks =
-            [members, push_stream, reading, renewing, enlisting].into_iter().chain(watching);
+        let tasks = [members, push_stream, reading, renewing, telling, enlisting]
+            .into_iter()
+            .chain(watching);
         Ok(Self {
             number: node.number,
             peers_at,
@@ -437,6 +441,34 @@ async fn enlist(consensus: Arc<Consensus>, node: NodeFile, own: Peer) {
             tracing::info!(reason, "this node is not a voter yet");
         }
         tokio::time::sleep(ENLIST_PAUSE).await;
+    }
+}
+
+/// While this node leads: keeps in the state where each node of the membership is reached, for edges that follow.
+async fn tell_addresses(consensus: Arc<Consensus>) {
+    loop {
+        tokio::time::sleep(ADDRESSES_PAUSE).await;
+        let status = consensus.status();
+        if status.leader != Some(status.id) {
+            continue;
+        }
+        let voter = |number: u64| status.nodes.get(&number).filter(|(_, votes)| *votes);
+        let wrong = consensus.shared().look(|known| {
+            let nodes =
+                known.state.members().iter().filter(|(_, member)| member.role == Role::Node);
+            let others = nodes.filter_map(|(number, member)| {
+                let address = voter(number).map_or("", |(peer, _)| peer.address.as_str());
+                (member.address != address).then(|| (number, address.to_owned()))
+            });
+            others.collect::<Vec<_>>()
+        });
+        for (member, address) in wrong {
+            let told = consensus.operate(Operation::Announce { member, address }).await;
+            if let Err(error) = told {
+                tracing::debug!(%error, "it is not told yet where the nodes are");
+                break;
+            }
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub enum FromEdge {
         cluster: [u8; 16],
         /// It has everything up to this version.
         position: u64,
+        /// Of that cluster, digests that were invalidated up to this version are forgotten. At least the position.
+        invalidated: u64,
         /// What it uses.
         interest: Interest,
     },
@@ -48,6 +50,8 @@ pub enum ToEdge {
         version: u64,
         /// The version of the node's state, so that the edge knows how far it lags.
         latest: u64,
+        /// The log's time now, in milliseconds.
+        time_ms: u64,
         /// All of it together, at least one.
         items: Vec<Item>,
     },
@@ -57,6 +61,8 @@ pub enum ToEdge {
         version: u64,
         /// The version of the node's state.
         latest: u64,
+        /// The log's time now, in milliseconds.
+        time_ms: u64,
     },
     /// The edge is too far behind, or of another cluster: all that it uses follows.
     SnapshotBegin {
@@ -64,6 +70,8 @@ pub enum ToEdge {
         cluster: [u8; 16],
         /// The version of which everything is.
         version: u64,
+        /// Digests that were invalidated up to this version may be missing from it.
+        forgotten: u64,
     },
     /// A part of it.
     SnapshotPart {
@@ -99,11 +107,18 @@ pub enum Item {
         version: u64,
         /// What it stands for.
         record: Option<TagRecord>,
+        /// Log time at which that was written.
+        confirmed_ms: u64,
         /// Digest of what it stood for, if that was something else.
         replaced: Option<String>,
     },
     /// Something is no longer true everywhere.
-    Invalidated(Invalidation),
+    Invalidated {
+        /// The version that said so.
+        version: u64,
+        /// What.
+        what: Invalidation,
+    },
     /// A customer, or that there is none.
     Customer {
         /// Who.
@@ -146,14 +161,15 @@ impl Item {
                 version,
                 value: value.as_ref().map(|value| value.to_vec()),
             },
-            Change::Tag { repository, tag, record, replaced } => Self::Tag {
+            Change::Tag { repository, tag, record, confirmed_ms, replaced } => Self::Tag {
                 repository: repository.clone(),
                 tag: tag.clone(),
                 version,
                 record: record.clone(),
+                confirmed_ms: *confirmed_ms,
                 replaced: replaced.clone(),
             },
-            Change::Invalidated(what) => Self::Invalidated(what.clone()),
+            Change::Invalidated(what) => Self::Invalidated { version, what: what.clone() },
             Change::Customer { name, customer } => {
                 Self::Customer { name: name.clone(), customer: customer.clone() }
             }

@@ -2,7 +2,7 @@
 //! and the next one begins where the replica stands.
 
 use crate::interest::Interest;
-use crate::message::{FromEdge, Item, ToEdge};
+use crate::message::{FromEdge, ToEdge};
 use crate::replica::{Consequence, Replica};
 
 /// At most so long after an update was applied the node hears of it.
@@ -47,25 +47,36 @@ pub enum ReceiverError {
 /// The end at an edge, for one connection.
 #[derive(Debug)]
 pub struct Receiver {
-    /// A snapshot under way: it, and its items so far.
-    next: Option<(Replica, u64)>,
+    next: Option<Next>,
     acknowledged: u64,
     acknowledged_at_ms: u64,
     heard_at_ms: u64,
     latest: u64,
+    time_ms: u64,
+}
+
+/// A snapshot under way.
+#[derive(Debug)]
+struct Next {
+    replica: Replica,
+    /// Items so far.
+    items: u64,
+    /// What was invalidated since this edge heard last.
+    invalidated: Vec<Consequence>,
 }
 
 impl Receiver {
     /// Begins a connection for this replica; the hello is to be sent first.
     pub fn new(replica: &Replica, interest: Interest, now_ms: u64) -> (Self, FromEdge) {
-        let hello =
-            FromEdge::Hello { cluster: replica.cluster, position: replica.position, interest };
+        let Replica { cluster, position, invalidated, .. } = *replica;
+        let hello = FromEdge::Hello { cluster, position, invalidated, interest };
         let receiver = Self {
             next: None,
             acknowledged: replica.position,
             acknowledged_at_ms: now_ms,
             heard_at_ms: now_ms,
             latest: replica.position,
+            time_ms: 0,
         };
         (receiver, hello)
     }
@@ -78,6 +89,11 @@ impl Receiver {
     /// The version of the node's state, as it said last.
     pub fn latest(&self) -> u64 {
         self.latest
+    }
+
+    /// The log's time in milliseconds, as the node said last; 0 while it has not.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
     }
 
     /// Takes a message. The replica is changed as a whole or not at all; what the caches have to do about it
@@ -95,41 +111,54 @@ impl Receiver {
         let position = replica.position;
         let mut consequences = Vec::new();
         match (message, &mut self.next) {
-            (ToEdge::Update { after, version, latest, items }, None) => {
+            (ToEdge::Update { after, version, latest, time_ms, items }, None) => {
                 if after != position || version <= after || items.is_empty() {
                     return Err(ReceiverError::Gap { after, version, position });
                 }
                 items.into_iter().for_each(|item| replica.take(item, &mut consequences));
-                replica.position = version;
-                self.latest = latest.max(version);
+                self.reach(replica, (version, latest), time_ms);
             }
-            (ToEdge::Through { version, latest }, None) => {
+            (ToEdge::Through { version, latest, time_ms }, None) => {
                 if version < position {
                     return Err(ReceiverError::Back { version, position });
                 }
-                replica.position = version;
-                self.latest = latest.max(version);
+                self.reach(replica, (version, latest), time_ms);
             }
-            (ToEdge::SnapshotBegin { cluster, version }, None) => {
-                if cluster == replica.cluster && version < position {
+            (ToEdge::SnapshotBegin { cluster, version, forgotten }, None) => {
+                let same = cluster == replica.cluster;
+                if same && version < position {
                     return Err(ReceiverError::Back { version, position });
                 }
-                self.next = Some((Replica { cluster, position: version, ..Replica::default() }, 0));
+                // What another cluster has invalidated is another matter.
+                let invalidated = if same { replica.invalidated } else { 0 };
+                let missed = invalidated < forgotten;
+                let next =
+                    Replica { cluster, position: version, invalidated, ..Replica::default() };
+                self.next = Some(Next {
+                    replica: next,
+                    items: 0,
+                    invalidated: missed.then_some(Consequence::Forgotten).into_iter().collect(),
+                });
             }
-            (ToEdge::SnapshotPart { items }, Some((next, count))) => {
-                *count += items.len() as u64;
-                if *count > SNAPSHOT_ITEMS_MAX {
-                    let (announced, found) = (SNAPSHOT_ITEMS_MAX, *count);
+            (ToEdge::SnapshotPart { items }, Some(next)) => {
+                next.items += items.len() as u64;
+                if next.items > SNAPSHOT_ITEMS_MAX {
+                    let (announced, found) = (SNAPSHOT_ITEMS_MAX, next.items);
                     return Err(ReceiverError::Count { announced, found });
                 }
-                items.into_iter().for_each(|item: Item| next.take(item, &mut Vec::new()));
-            }
-            (ToEdge::SnapshotEnd { items: announced }, Some((_, found))) => {
-                if announced != *found {
-                    return Err(ReceiverError::Count { announced, found: *found });
+                for item in items {
+                    next.replica.take(item, &mut next.invalidated);
                 }
-                if let Some((next, _)) = self.next.take() {
+            }
+            (ToEdge::SnapshotEnd { items: announced }, Some(next)) => {
+                if announced != next.items {
+                    let found = next.items;
+                    return Err(ReceiverError::Count { announced, found });
+                }
+                if let Some(Next { replica: mut next, invalidated, .. }) = self.next.take() {
+                    next.invalidated = next.invalidated.max(next.position);
                     consequences = replica.consequences_of(&next);
+                    consequences.extend(invalidated);
                     self.acknowledged = self.acknowledged.min(next.position);
                     self.latest = next.position;
                     *replica = next;
@@ -138,6 +167,13 @@ impl Receiver {
             _ => return Err(ReceiverError::Order),
         }
         Ok(consequences)
+    }
+
+    fn reach(&mut self, replica: &mut Replica, (version, latest): (u64, u64), time_ms: u64) {
+        replica.position = version;
+        replica.invalidated = replica.invalidated.max(version);
+        self.latest = latest.max(version);
+        self.time_ms = self.time_ms.max(time_ms);
     }
 
     /// When to ask again at the latest, if nothing else happens before; nothing when all is acknowledged.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use outrider_state::request::{Customer, Invalidation, TagRecord, Weights};
 
 use crate::message::{Item, MemberRole};
@@ -13,16 +14,30 @@ pub struct Replica {
     pub cluster: [u8; 16],
     /// Everything up to this version is in it.
     pub position: u64,
+    /// Of that cluster, digests that were invalidated up to this version are forgotten. Never below the position; above
+    /// it when the rest of a replica was of no use any more.
+    pub invalidated: u64,
     /// Fragments: version and value.
-    pub fragments: BTreeMap<String, (u64, Vec<u8>)>,
-    /// Repository and tag: version and what it stands for.
-    pub tags: BTreeMap<(String, String), (u64, TagRecord)>,
+    pub fragments: BTreeMap<String, (u64, Bytes)>,
+    /// Repository and tag: what it stands for.
+    pub tags: BTreeMap<(String, String), Tag>,
     /// Customers.
     pub customers: BTreeMap<String, Customer>,
     /// The weights of the importance score.
     pub weights: Weights,
     /// Members, by number.
     pub members: BTreeMap<u64, Member>,
+}
+
+/// What an edge knows of a tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Its version.
+    pub version: u64,
+    /// What it stands for.
+    pub record: TagRecord,
+    /// Log time at which that was written, in milliseconds.
+    pub confirmed_ms: u64,
 }
 
 /// What an edge knows of a member.
@@ -52,16 +67,23 @@ pub enum Consequence {
     },
     /// Something is no longer true.
     Invalidated(Invalidation),
-    /// Invalidations may have been missed: what upstreams said has to be asked again.
+    /// Invalidations of tags may have been missed: what upstreams said has to be asked again.
     Missed,
+    /// Digests were invalidated that nobody remembers: no cached copy of before is to be trusted.
+    Forgotten,
 }
 
 impl Replica {
     /// One that was stored as its items.
     pub fn of(cluster: [u8; 16], position: u64, items: impl IntoIterator<Item = Item>) -> Self {
-        let mut replica = Self { cluster, position, ..Self::default() };
+        let mut replica = Self { cluster, position, invalidated: position, ..Self::default() };
         items.into_iter().for_each(|item| replica.take(item, &mut Vec::new()));
         replica
+    }
+
+    /// One that has nothing but to know which digests were forgotten, for an edge that uses something else from now on.
+    pub fn emptied(&self) -> Self {
+        Self { cluster: self.cluster, invalidated: self.invalidated, ..Self::default() }
     }
 
     /// Everything that it has, to be stored. Copies.
@@ -69,13 +91,14 @@ impl Replica {
         let fragments = self.fragments.iter().map(|(key, (version, value))| Item::Fragment {
             key: key.clone(),
             version: *version,
-            value: Some(value.clone()),
+            value: Some(value.to_vec()),
         });
-        let tags = self.tags.iter().map(|((repository, tag), (version, record))| Item::Tag {
+        let tags = self.tags.iter().map(|((repository, tag), known)| Item::Tag {
             repository: repository.clone(),
             tag: tag.clone(),
-            version: *version,
-            record: Some(record.clone()),
+            version: known.version,
+            record: Some(known.record.clone()),
+            confirmed_ms: known.confirmed_ms,
             replaced: None,
         });
         let customers = self.customers.iter().map(|(name, customer)| Item::Customer {
@@ -97,20 +120,26 @@ impl Replica {
     pub(crate) fn take(&mut self, item: Item, consequences: &mut Vec<Consequence>) {
         match item {
             Item::Fragment { key, version, value: Some(value) } => {
-                self.fragments.insert(key, (version, value));
+                self.fragments.insert(key, (version, value.into()));
             }
             Item::Fragment { key, value: None, .. } => drop(self.fragments.remove(&key)),
-            Item::Tag { repository, tag, version, record, replaced } => {
+            Item::Tag { repository, tag, version, record, confirmed_ms, replaced } => {
                 if let Some(digest) = replaced {
                     let (repository, tag) = (repository.clone(), tag.clone());
                     consequences.push(Consequence::Replaced { repository, tag, digest });
                 }
                 match record {
-                    Some(record) => drop(self.tags.insert((repository, tag), (version, record))),
+                    Some(record) => {
+                        let known = Tag { version, record, confirmed_ms };
+                        self.tags.insert((repository, tag), known);
+                    }
                     None => drop(self.tags.remove(&(repository, tag))),
                 }
             }
-            Item::Invalidated(what) => consequences.push(Consequence::Invalidated(what)),
+            // Each of them once, also when its version comes a second time.
+            Item::Invalidated { version, what: Invalidation::Digest(_) }
+                if version <= self.invalidated => {}
+            Item::Invalidated { what, .. } => consequences.push(Consequence::Invalidated(what)),
             Item::Customer { name, customer: Some(customer) } => {
                 self.customers.insert(name, customer);
             }
@@ -125,9 +154,9 @@ impl Replica {
     /// What changes when this one is replaced by another: tags that stood for something else, and what may
     /// have been missed in between.
     pub(crate) fn consequences_of(&self, next: &Self) -> Vec<Consequence> {
-        let gone = self.tags.iter().filter_map(|((repository, tag), (_, record))| {
+        let gone = self.tags.iter().filter_map(|((repository, tag), Tag { record, .. })| {
             let now = next.tags.get(&(repository.clone(), tag.clone()));
-            let same = now.is_some_and(|(_, now)| now.digest == record.digest);
+            let same = now.is_some_and(|now| now.record.digest == record.digest);
             (!same).then(|| Consequence::Replaced {
                 repository: repository.clone(),
                 tag: tag.clone(),

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use outrider_state::change::TooFarBehind;
+use outrider_state::request::Invalidation;
 use outrider_state::{History, State, Update};
 
 use crate::interest::Interest;
@@ -72,8 +73,21 @@ pub trait Source {
         updates_max: usize,
         takes: impl Fn(&Update) -> bool,
     ) -> Result<(u64, Option<Arc<Update>>), TooFarBehind>;
-    /// Everything that is of interest, and its version.
-    fn snapshot(&self, interest: &Interest) -> (u64, Vec<Item>);
+    /// The log's time now, in milliseconds.
+    fn time_ms(&self) -> u64;
+    /// Everything that is of interest, with the digests that were invalidated above this version.
+    fn snapshot(&self, interest: &Interest, invalidated: u64) -> Whole;
+}
+
+/// What a snapshot says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    /// The version of which it is.
+    pub version: u64,
+    /// Digests that were invalidated up to this version may be missing.
+    pub forgotten: u64,
+    /// Everything.
+    pub items: Vec<Item>,
 }
 
 /// A state with its history, as a node has them.
@@ -85,6 +99,8 @@ pub struct Known<'a> {
     pub state: &'a State,
     /// What changed recently.
     pub history: &'a History,
+    /// The log's time now, in milliseconds: at least that of the state.
+    pub time_ms: u64,
 }
 
 impl Source for Known<'_> {
@@ -112,11 +128,23 @@ impl Source for Known<'_> {
         Ok((looked, None))
     }
 
-    fn snapshot(&self, interest: &Interest) -> (u64, Vec<Item>) {
+    fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    fn snapshot(&self, interest: &Interest, invalidated: u64) -> Whole {
         let all = self.state.versioned_changes();
         let items = all.filter(|(_, change)| interest.takes(change));
-        let items = items.map(|(version, change)| Item::of(&change, version)).collect();
-        (self.state.version(), items)
+        let items = items.map(|(version, change)| Item::of(&change, version));
+        let gone = self.state.invalidated().since(invalidated).map(|(version, digest)| {
+            let what = Invalidation::Digest(digest.to_string());
+            Item::Invalidated { version, what }
+        });
+        Whole {
+            version: self.state.version(),
+            forgotten: self.state.invalidated().forgotten(),
+            items: items.chain(gone).collect(),
+        }
     }
 }
 
@@ -128,6 +156,7 @@ enum Phase {
     Snapshot {
         begun: bool,
         version: u64,
+        forgotten: u64,
         items: std::vec::IntoIter<Item>,
         sent: u64,
     },
@@ -138,6 +167,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Sender {
     interest: Interest,
+    /// Of this cluster, the edge has forgotten the digests that were invalidated up to this version, as it said at first.
+    invalidated: u64,
     phase: Phase,
     /// Everything up to here was looked through.
     scanned: u64,
@@ -152,15 +183,16 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Begins with an edge's hello: its cluster, position and interest.
+    /// Begins with an edge's hello: its cluster, position, up to where it knows what was invalidated, and interest.
     pub fn new(
-        (cluster, position): ([u8; 16], u64),
+        (cluster, position, invalidated): ([u8; 16], u64, u64),
         interest: Interest,
         now_ms: u64,
         source: &impl Source,
     ) -> Self {
         let mut sender = Self {
             interest,
+            invalidated,
             phase: Phase::Updates,
             scanned: position,
             sent: position,
@@ -170,8 +202,9 @@ impl Sender {
             said_at_ms: now_ms,
         };
         if cluster != source.cluster() {
-            sender.begin_snapshot(source);
             (sender.scanned, sender.sent, sender.applied) = (0, 0, 0);
+            sender.invalidated = 0;
+            sender.begin_snapshot(source);
         } else if position > source.version() {
             sender.phase = Phase::Ahead(now_ms);
         }
@@ -188,16 +221,19 @@ impl Sender {
         source: &impl Source,
     ) -> Result<Self, SenderError> {
         match hello {
-            FromEdge::Hello { cluster, position, interest } => {
-                Ok(Self::new((cluster, position), interest, now_ms, source))
+            FromEdge::Hello { cluster, position, invalidated, interest } => {
+                Ok(Self::new((cluster, position, invalidated), interest, now_ms, source))
             }
             FromEdge::Applied { .. } => Err(SenderError::NoHello),
         }
     }
 
     fn begin_snapshot(&mut self, source: &impl Source) {
-        let (version, items) = source.snapshot(&self.interest);
-        self.phase = Phase::Snapshot { begun: false, version, items: items.into_iter(), sent: 0 };
+        // What it has been told of since it was connected it knows too.
+        let invalidated = self.invalidated.max(self.applied);
+        let Whole { version, forgotten, items } = source.snapshot(&self.interest, invalidated);
+        let items = items.into_iter();
+        self.phase = Phase::Snapshot { begun: false, version, forgotten, items, sent: 0 };
     }
 
     /// The edge has applied everything up to here, as it says.
@@ -261,12 +297,13 @@ impl Sender {
     }
 
     fn next_part(&mut self, source: &impl Source) -> ToEdge {
-        let Phase::Snapshot { begun, version, items, sent } = &mut self.phase else {
+        let Phase::Snapshot { begun, version, forgotten, items, sent } = &mut self.phase else {
             unreachable!("it is asked for in that phase only")
         };
         if !*begun {
             *begun = true;
-            return ToEdge::SnapshotBegin { cluster: source.cluster(), version: *version };
+            let (cluster, version, forgotten) = (source.cluster(), *version, *forgotten);
+            return ToEdge::SnapshotBegin { cluster, version, forgotten };
         }
         let (mut part, mut bytes) = (Vec::new(), 0);
         while bytes < PART_BYTES
@@ -302,13 +339,14 @@ impl Sender {
                 self.open_bytes += bytes;
                 let (after, version) = (self.sent, update.version);
                 self.sent = version;
-                let latest = source.version();
-                return Some(ToEdge::Update { after, version, latest, items });
+                let (latest, time_ms) = (source.version(), source.time_ms());
+                return Some(ToEdge::Update { after, version, latest, time_ms, items });
             }
         }
         (now_ms >= self.deadline_ms()).then(|| {
             self.sent = self.scanned;
-            ToEdge::Through { version: self.scanned, latest: source.version() }
+            let (latest, time_ms) = (source.version(), source.time_ms());
+            ToEdge::Through { version: self.scanned, latest, time_ms }
         })
     }
 }

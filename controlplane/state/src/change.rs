@@ -27,6 +27,8 @@ pub enum Change {
         tag: String,
         /// What it stands for.
         record: Option<TagRecord>,
+        /// Log time at which that was written.
+        confirmed_ms: u64,
         /// Digest of what it stood for, if that was something else.
         replaced: Option<String>,
     },

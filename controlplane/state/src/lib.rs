@@ -9,6 +9,7 @@
 //! - [`members`]: join tokens, and the nodes and edges that used one.
 //! - [`change`]: what a request changed, in order, and the recent past for those who follow.
 //! - [`events`]: events of edges on their way to the queues of all nodes.
+//! - [`invalidated`]: the digests that were invalidated last.
 //! - [`record`]: batches and snapshots as bytes.
 //! - [`snapshot`]: all of a state as bytes, and back.
 //! - [`workload`]: seeded random requests for simulations.
@@ -18,6 +19,7 @@
 pub mod applied;
 pub mod change;
 pub mod events;
+pub mod invalidated;
 pub mod members;
 pub mod outcome;
 pub mod record;

@@ -46,7 +46,8 @@ pub struct Member {
     pub joined_ms: u64,
     /// It is not let in any more.
     pub revoked: bool,
-    /// Where an edge is reached by others, `HOST:PORT`; empty when it has not said.
+    /// Where it is reached, `HOST:PORT`: an edge by other edges, a node by nodes and edges. Empty while that is not known,
+    /// and for a node that is out of the membership.
     pub address: String,
 }
 
@@ -130,10 +131,10 @@ impl Members {
         Outcome::Joined { member, role, region }
     }
 
-    /// Notes where an edge is reached. Whether that is something else than before; nothing when there is no
-    /// such edge.
+    /// Notes where a member is reached. Whether that is something else than before; nothing when there is no such
+    /// member.
     pub(crate) fn announce(&mut self, member: u64, address: String) -> Option<bool> {
-        let member = self.members.get_mut(&member).filter(|member| member.role == Role::Edge)?;
+        let member = self.members.get_mut(&member)?;
         let is_new = member.address != address;
         member.address = address;
         Some(is_new)

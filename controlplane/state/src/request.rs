@@ -283,9 +283,9 @@ pub enum Operation {
         /// The member.
         member: u64,
     },
-    /// Notes where an edge is reached by others.
+    /// Notes where a member is reached.
     Announce {
-        /// The edge.
+        /// The member.
         member: u64,
         /// `HOST:PORT`, or empty for nowhere.
         address: String,

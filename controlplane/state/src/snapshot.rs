@@ -1,10 +1,13 @@
 //! All of a state as one record, and back. Two equal states give equal bytes: everything is written in the
 //! order of its keys, or of the log.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::applied::{Applied, KeyEntry, Session};
+use crate::invalidated::Invalidated;
 use crate::members::{Member, Members, Token};
 use crate::record::{Kind, RecordError, decode, encode};
 use crate::request::{Customer, TagRecord, Weights};
@@ -26,6 +29,8 @@ struct Stored {
     events_count: u64,
     events: Vec<Vec<u8>>,
     event_marks: Vec<(u64, (u64, u64))>,
+    forgotten: u64,
+    invalidated: Vec<(u64, String)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -41,6 +46,7 @@ struct StoredTag {
     tag: String,
     version: u64,
     record: TagRecord,
+    confirmed_ms: u64,
 }
 
 impl State {
@@ -54,15 +60,17 @@ impl State {
             version: fragment.version,
             value: fragment.value.to_vec(),
         });
-        let tags = self.tags.iter().map(|((repository, tag), state)| StoredTag {
+        let tags = self.tags().map(|((repository, tag), state)| StoredTag {
             repository: repository.clone(),
             tag: tag.clone(),
             version: state.version,
             record: state.record.clone(),
+            confirmed_ms: state.confirmed_ms,
         });
         let tokens = self.members.tokens.iter().map(|(hash, token)| (*hash, token.clone()));
         let members = self.members.members.iter().map(|(number, m)| (*number, m.clone()));
         let sessions = self.applied.session_entries();
+        let invalidated = self.invalidated.since(0);
         let stored = Stored {
             version: self.version,
             time_ms: self.time_ms,
@@ -78,6 +86,8 @@ impl State {
             events_count: self.events.count,
             events: self.events.kept.iter().map(|record| record.to_vec()).collect(),
             event_marks: self.events.marks.iter().map(|(edge, mark)| (*edge, *mark)).collect(),
+            forgotten: self.invalidated.forgotten(),
+            invalidated: invalidated.map(|(v, digest)| (v, digest.to_string())).collect(),
         };
         encode(Kind::Snapshot, &stored)
     }
@@ -118,13 +128,27 @@ impl State {
                 ));
             }
         }
-        for StoredTag { repository, tag, version, record } in stored.tags {
+        for StoredTag { repository, tag, version, record, confirmed_ms } in stored.tags {
             newest = newest.max(version);
-            let tag = state.tags.insert((repository, tag), TagState { version, record });
+            let key = Arc::new((repository, tag));
+            if record.upstream.is_some() {
+                state.mirrored.insert((confirmed_ms, Arc::clone(&key)));
+            }
+            let tag = state.tags.insert(key, TagState { version, record, confirmed_ms });
             if version == 0 || tag.is_some() {
                 return Err(RecordError::Contradiction("a tag is there twice, or has no version"));
             }
         }
+        let mut invalidated = Vec::with_capacity(stored.invalidated.len());
+        for (version, digest) in stored.invalidated {
+            newest = newest.max(version);
+            let digest = digest.parse();
+            let wrong = |_| RecordError::Contradiction("an invalidated digest is none");
+            invalidated.push((version, digest.map_err(wrong)?));
+        }
+        let invalidated = Invalidated::restore(stored.forgotten, invalidated);
+        state.invalidated = invalidated
+            .ok_or(RecordError::Contradiction("invalidated digests are out of their order"))?;
         if newest > state.version {
             return Err(RecordError::Contradiction("a part is newer than the whole"));
         }

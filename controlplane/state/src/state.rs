@@ -4,8 +4,7 @@
 //! **Versions** count the requests that changed something, in log order. They are not the log's own indices:
 //! an entry carries many requests, and two writes of one key must never have the same version.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use bytes::Bytes;
 use crate::applied::{Applied, fingerprint};
 use crate::change::{Change, Update};
 use crate::events::Events;
+use crate::invalidated::Invalidated;
 use crate::members::Members;
 use crate::outcome::Outcome;
 use crate::request::{
@@ -28,6 +28,14 @@ pub const FRAGMENTS_MAX: usize = 4_000_000;
 pub const TAGS_MAX: usize = 1_000_000;
 /// The most customers.
 pub const CUSTOMERS_MAX: usize = 100_000;
+/// How long a tag of an upstream is kept that no edge confirms, in milliseconds of log time: thirty days. What nobody asked
+/// for in a month is asked of the upstream again when somebody does, which costs one request.
+pub const TAG_TIME_MS: u64 = 30 * 24 * 3_600 * 1_000;
+/// An edge confirms a tag of an upstream when nobody has for so long, in milliseconds of log time: a day. So a tag that
+/// is in use is written once a day, and has thirty days for that.
+pub const TAG_CONFIRM_MS: u64 = 24 * 3_600 * 1_000;
+/// The most tags that one log entry takes out because of their time.
+pub const TAGS_EXPIRED_MAX: usize = 64;
 
 /// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +53,8 @@ pub struct TagState {
     pub version: u64,
     /// What it stands for.
     pub record: TagRecord,
+    /// Log time at which it was written: of a tag of an upstream, when an edge said so last.
+    pub confirmed_ms: u64,
 }
 
 /// A repository and a tag in it.
@@ -57,7 +67,10 @@ pub struct State {
     pub(crate) time_ms: u64,
     pub(crate) fragments: BTreeMap<String, Fragment>,
     pub(crate) fragment_bytes: u64,
-    pub(crate) tags: BTreeMap<TagKey, TagState>,
+    pub(crate) tags: BTreeMap<Arc<TagKey>, TagState>,
+    /// Tags of upstreams by the time at which they were confirmed.
+    pub(crate) mirrored: BTreeSet<(u64, Arc<TagKey>)>,
+    pub(crate) invalidated: Invalidated,
     pub(crate) customers: BTreeMap<String, Customer>,
     pub(crate) weights: Weights,
     pub(crate) members: Members,
@@ -122,7 +135,7 @@ impl State {
 
     /// All tags, in order.
     pub fn tags(&self) -> impl Iterator<Item = (&TagKey, &TagState)> {
-        self.tags.iter()
+        self.tags.iter().map(|(key, tag)| (&**key, tag))
     }
 
     /// Tags of this and all later repositories, in order, beginning behind `after` where that is later.
@@ -136,7 +149,18 @@ impl State {
             Some(after) if *after >= first => Bound::Excluded(after.clone()),
             _ => Bound::Included(first),
         };
-        self.tags.range((from, Bound::Unbounded))
+        self.tags.range::<TagKey, _>((from, Bound::Unbounded)).map(|(key, tag)| (&**key, tag))
+    }
+
+    /// The digests that were invalidated last.
+    pub fn invalidated(&self) -> &Invalidated {
+        &self.invalidated
+    }
+
+    /// Keeps fewer invalidated digests than [`crate::invalidated::INVALIDATED_MAX`]. For simulations: every node must do so.
+    #[doc(hidden)]
+    pub fn keep_invalidated(&mut self, max: usize) {
+        self.invalidated.set_max(max);
     }
 
     /// A customer.
@@ -176,11 +200,31 @@ impl State {
     }
 
     /// Applies one log entry. Gives an outcome for each request, and adds an update for each that changed
-    /// something.
+    /// something. Before the first one, tags of upstreams whose time is over go, at most [`TAGS_EXPIRED_MAX`]: an update
+    /// of its own.
     pub fn apply(&mut self, batch: Batch, updates: &mut Vec<Arc<Update>>) -> Vec<Outcome> {
         self.time_ms = self.time_ms.max(batch.time_ms);
         self.applied.expire(self.time_ms);
+        self.expire_tags(updates);
         batch.requests.into_iter().map(|request| self.apply_one(request, updates)).collect()
+    }
+
+    fn expire_tags(&mut self, updates: &mut Vec<Arc<Update>>) {
+        let mut changes = Vec::new();
+        while changes.len() < TAGS_EXPIRED_MAX
+            && let Some((confirmed_ms, _)) = self.mirrored.first()
+            && confirmed_ms.saturating_add(TAG_TIME_MS) <= self.time_ms
+            && let Some((_, key)) = self.mirrored.pop_first()
+        {
+            let Some(old) = self.tags.remove(&*key) else { continue };
+            let (repository, tag) = (*key).clone();
+            let replaced = Some(old.record.digest);
+            changes.push(Change::Tag { repository, tag, record: None, confirmed_ms: 0, replaced });
+        }
+        if !changes.is_empty() {
+            self.version += 1;
+            updates.push(Arc::new(Update { version: self.version, changes }));
+        }
     }
 
     fn apply_one(&mut self, request: Request, updates: &mut Vec<Arc<Update>>) -> Outcome {
@@ -214,6 +258,12 @@ impl State {
                 self.set_tag((repository, tag), expect, record, changes)
             }
             Operation::Invalidate(what) => {
+                // Every digest was checked when its request was read.
+                if let Invalidation::Digest(digest) = &what
+                    && let Ok(digest) = digest.parse()
+                {
+                    self.invalidated.note(self.version + 1, digest);
+                }
                 changes.push(Change::Invalidated(what));
                 DONE
             }
@@ -331,21 +381,33 @@ impl State {
             return Outcome::Full;
         }
         let (repository, tag) = key.clone();
-        let version = self.version + 1;
-        let old = match (self.tags.entry(key), record.clone()) {
-            (btree_map::Entry::Occupied(mut place), Some(record)) => {
-                Some(place.insert(TagState { version, record }))
+        let (version, confirmed_ms) = (self.version + 1, self.time_ms);
+        // The key is shared with the order of their times.
+        let key =
+            self.tags.get_key_value(&key).map_or_else(|| Arc::new(key), |(key, _)| key.clone());
+        let old = match &record {
+            Some(record) => {
+                if record.upstream.is_some() {
+                    self.mirrored.insert((confirmed_ms, Arc::clone(&key)));
+                }
+                let state = TagState { version, record: record.clone(), confirmed_ms };
+                self.tags.insert(Arc::clone(&key), state)
             }
-            (btree_map::Entry::Occupied(place), None) => Some(place.remove()),
-            (btree_map::Entry::Vacant(place), Some(record)) => {
-                place.insert(TagState { version, record });
-                None
-            }
-            (btree_map::Entry::Vacant(_), None) => return Outcome::Done { version: 0 },
+            None => match self.tags.remove(&*key) {
+                None => return Outcome::Done { version: 0 },
+                old => old,
+            },
         };
+        if let Some(old) = &old
+            && old.record.upstream.is_some()
+            && (old.confirmed_ms != confirmed_ms
+                || record.as_ref().is_none_or(|record| record.upstream.is_none()))
+        {
+            self.mirrored.remove(&(old.confirmed_ms, key));
+        }
         let digest = record.as_ref().map(|record| &record.digest);
         let replaced = old.map(|old| old.record.digest).filter(|old| Some(old) != digest);
-        changes.push(Change::Tag { repository, tag, record, replaced });
+        changes.push(Change::Tag { repository, tag, record, confirmed_ms, replaced });
         Outcome::Done { version: 0 }
     }
 
@@ -372,17 +434,19 @@ impl State {
     }
 
     /// Every change that makes this state out of an empty one, with the version of what it is about (0 where it
-    /// has none), in a fixed order. What was invalidated in the past is not among them.
+    /// has none), in a fixed order. What was invalidated in the past is not among them:
+    /// see [`State::invalidated`].
     pub fn versioned_changes(&self) -> impl Iterator<Item = (u64, Change)> + '_ {
         let fragments = self.fragments.iter().map(|(key, fragment)| {
             let value = Some(fragment.value.clone());
             (fragment.version, Change::Fragment { key: key.clone(), value })
         });
-        let tags = self.tags.iter().map(|((repository, tag), state)| {
+        let tags = self.tags().map(|((repository, tag), state)| {
             let change = Change::Tag {
                 repository: repository.clone(),
                 tag: tag.clone(),
                 record: Some(state.record.clone()),
+                confirmed_ms: state.confirmed_ms,
                 replaced: None,
             };
             (state.version, change)

@@ -27,6 +27,10 @@ impl Workload {
     /// The next log entry, of 0 to 6 requests.
     pub fn batch(&mut self) -> Batch {
         self.time_ms += self.random.u64(0..5_000);
+        if self.random.u8(0..30) == 0 {
+            // Tags of upstreams that nobody confirms go after thirty days.
+            self.time_ms += self.random.u64(0..40 * 24 * 3_600 * 1_000);
+        }
         let requests = (0..self.random.usize(0..7)).map(|_| self.request()).collect();
         Batch { time_ms: self.time_ms, requests }
     }
@@ -71,7 +75,10 @@ impl Workload {
                 let (edge, epoch) = (self.random.u64(1..4), self.random.u64(1..3));
                 Operation::Events(vec![EventRecord { edge, epoch, through, record }])
             }
-            0 => Operation::Invalidate(Invalidation::Repository(self.repository())),
+            0 => Operation::Invalidate(match self.random.u8(0..4) {
+                0 => Invalidation::Repository(self.repository()),
+                _ => Invalidation::Digest(self.digest()),
+            }),
             1 => Operation::Customer {
                 name: format!("c{}", self.random.u8(0..4)),
                 customer: self.random.bool().then(|| Customer {
@@ -145,10 +152,13 @@ impl Workload {
         format!("library/r{}", self.random.u8(0..3))
     }
 
+    fn digest(&mut self) -> String {
+        outrider_artifact::Digest::sha256(&[self.random.u8(0..6)]).to_string()
+    }
+
     fn tag_record(&mut self) -> TagRecord {
-        let digest = outrider_artifact::Digest::sha256(&[self.random.u8(0..6)]);
         TagRecord {
-            digest: digest.to_string(),
+            digest: self.digest(),
             size_bytes: 7,
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             holders: vec![self.random.u64(1..9)],

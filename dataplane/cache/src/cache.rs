@@ -429,6 +429,14 @@ impl Cache {
         self.shared.with(|engine| engine.forget(digest));
     }
 
+    /// Forgets everything that is cached; what is pushed stays. To be done in the turns that follow, a slice in each: what
+    /// comes in meanwhile may be forgotten too. A restart brings it back, but for one with
+    /// [`crate::SsdConfig::void_through`] not below what this gives.
+    pub async fn forget_all(&self) -> u64 {
+        let waiter = self.shared.with(Engine::forget_all);
+        waiter.wait().await
+    }
+
     /// Resolves when every tombstone and seal that was asked for so far is durable.
     pub async fn flush(&self) {
         if let Some(waiter) = self.shared.with(Engine::flush) {

@@ -66,6 +66,8 @@ pub struct SsdConfig {
     pub stripe_errors_max: u32,
     /// Register the arena with the kernel (falls back when that is refused). Default true.
     pub register_buffers: bool,
+    /// Cached content on the stripes up to this is not believed: what [`crate::Cache::forget_all`] gave. Default 0.
+    pub void_through: u64,
 }
 
 impl SsdConfig {
@@ -79,6 +81,7 @@ impl SsdConfig {
             queue_depth: 64,
             stripe_errors_max: 16,
             register_buffers: true,
+            void_through: 0,
         }
     }
 }

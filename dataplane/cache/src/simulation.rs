@@ -79,6 +79,9 @@ struct Names {
     purged: BTreeSet<usize>,
     /// How often each content was begun.
     begun: BTreeMap<usize, u64>,
+    /// What was given when everything was forgotten last, and how often that was.
+    void_through: u64,
+    voided: u64,
     reads: u64,
     hits: u64,
     pins: Vec<(Bytes, Vec<u8>)>,
@@ -146,6 +149,7 @@ impl World {
         // An upload takes the stripe with the most room: little enough that both are full at times.
         ssd.upload_share = 0.4;
         ssd.stripe_errors_max = 40;
+        ssd.void_through = self.names.borrow().void_through;
         let mut config = CacheConfig::with_ssd(320 << 10, ssd.clone());
         config.geometry = GEOMETRY;
         config.seed = self.seed;
@@ -216,6 +220,7 @@ impl World {
                 })
             }
             90..94 => Box::pin(purge(cache, contents, names, which)),
+            94 if self.random.u32(..4) == 0 => Box::pin(purge_all(cache, contents, names)),
             _ => Box::pin(async move {
                 // A delete: committed first, then the space is given back.
                 let removed = names.borrow_mut().hosted.remove(&which);
@@ -536,6 +541,22 @@ async fn purge(cache: Cache, contents: Rc<Vec<Content>>, names: Rc<RefCell<Names
     }
 }
 
+async fn purge_all(cache: Cache, contents: Rc<Vec<Content>>, names: Rc<RefCell<Names>>) {
+    let before = names.borrow().begun.clone();
+    let through = cache.forget_all().await;
+    let mut names = names.borrow_mut();
+    names.void_through = names.void_through.max(through);
+    names.voided += 1;
+    for (which, content) in contents.iter().enumerate() {
+        let hosted = names.hosted.contains_key(&which)
+            || cache.stat(&content.digest).is_some_and(|stat| stat.hosted);
+        if !hosted && names.begun.get(&which) == before.get(&which) {
+            assert!(cache.stat(&content.digest).is_none(), "{which} was not forgotten");
+            names.purged.insert(which);
+        }
+    }
+}
+
 /// What the engine waits for, to understand a run that hangs.
 fn state(cache: &Cache) -> String {
     let engine = cache.engine();
@@ -586,9 +607,11 @@ fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
 #[test]
 fn nothing_is_wrong_and_nothing_hosted_is_lost_over_power_cuts_and_kills() {
     let mut happened = [0; 8];
+    let mut voided = 0;
     for seed in seeds(0, 120) {
         let mut world = World::new(seed, HEALTHY);
         world.run(400, 4);
+        voided += world.names.borrow().voided;
         let metrics = &world.metrics;
         let counters = [
             &metrics.hits_ram,
@@ -606,6 +629,7 @@ fn nothing_is_wrong_and_nothing_hosted_is_lost_over_power_cuts_and_kills() {
         assert_eq!(metrics.lost_tombstones.get(), 0, "seed {seed}");
     }
     assert!(happened.iter().all(|sum| *sum > 100), "{happened:?}");
+    assert!(voided > 100, "everything was forgotten {voided} times");
 }
 
 #[test]

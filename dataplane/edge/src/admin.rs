@@ -4,7 +4,8 @@
 //! but the trait [`Panel`]. It must never make a shard wait: a panel asks a shard by a message and stops
 //! waiting for the answer after a while.
 //!
-//! There is no authentication, and nothing here changes anything: only GET and HEAD are answered.
+//! There is no authentication, and nothing here changes anything: only GET and HEAD are answered. State fragments are
+//! read from what the edge has been told (`fragments`).
 
 use std::convert::Infallible;
 use std::io;
@@ -19,8 +20,11 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrider_follower::Monitor;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+
+use crate::fragments;
 
 /// Connections at a time; more wait in the listener's backlog.
 pub const CONNECTIONS_MAX: usize = 32;
@@ -38,7 +42,7 @@ const OPENAPI: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../d
 
 const TEXT_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// What the admin server shows.
 pub trait Panel: Send + Sync + 'static {
@@ -50,6 +54,8 @@ pub trait Panel: Send + Sync + 'static {
     fn readiness(&self) -> impl Future<Output = Vec<String>> + Send;
     /// What is worth to be known beside that, and no reason against it.
     fn remarks(&self) -> Vec<String>;
+    /// How it stands to the control plane, if it follows one.
+    fn control(&self) -> Option<&Monitor>;
     /// Everything that an operator would ask first.
     fn status(&self) -> impl Future<Output = Value> + Send;
 }
@@ -100,6 +106,9 @@ async fn accept<P: Panel>(listener: tokio::net::TcpListener, panel: Arc<P>) -> I
 }
 
 async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<Bytes>> {
+    if fragments::is_there(request.uri().path()) {
+        return fragments::answer(request, panel.control());
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response =
             respond(StatusCode::METHOD_NOT_ALLOWED, TEXT_PLAIN, "only GET and HEAD\n");
@@ -115,7 +124,7 @@ async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<B
         _ => respond(
             StatusCode::NOT_FOUND,
             TEXT_PLAIN,
-            "there is /metrics, /healthz, /readyz, /status and /v1/openapi.json\n",
+            "there is /metrics, /healthz, /readyz, /status, /v1/state and /v1/openapi.json\n",
         ),
     }
 }
@@ -133,11 +142,11 @@ fn verdict(
     respond(status, JSON, pretty(&body))
 }
 
-fn pretty(value: &Value) -> String {
+pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-fn respond(
+pub(crate) fn respond(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
@@ -174,6 +183,10 @@ mod tests {
         }
         fn remarks(&self) -> Vec<String> {
             Vec::new()
+        }
+
+        fn control(&self) -> Option<&Monitor> {
+            None
         }
 
         async fn status(&self) -> Value {

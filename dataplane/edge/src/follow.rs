@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrider_follower::{
-    AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
-    Status, asks,
+    AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Settling, Sink,
+    StartError, Status, asks,
 };
 use outrider_gateway::Orders;
 use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
@@ -16,6 +16,7 @@ use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use outrider_state::Expect;
 use outrider_state::request::TagRecord;
+use outrider_state::state::TAG_CONFIRM_MS;
 use outrider_transport::tls::MemberCertificate;
 use outrider_uplink::{PeerBook, PeerOptions};
 use prometheus_client::collector::Collector;
@@ -28,6 +29,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::hints::ToShards;
 use crate::orders::ToCaches;
+use crate::voided::Voided;
 
 /// What there is once the edge follows.
 pub(crate) struct Followed {
@@ -43,7 +45,7 @@ pub(crate) struct Followed {
 }
 
 /// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
-/// it listens; `orders` go to its shards.
+/// it listens; `orders` go to its shards; `voided` keeps what a start must not believe.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
@@ -52,6 +54,7 @@ pub(crate) fn start(
     nodes: Vec<String>,
     https: Option<SocketAddr>,
     orders: &Arc<Orders>,
+    voided: Voided,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
     if !folder.has_joined()? && !config.control.is_wanted() {
@@ -87,6 +90,7 @@ pub(crate) fn start(
                 fleet: Arc::clone(&fleet),
                 orders: Arc::clone(orders),
                 configured: config.cache.importance.weights(),
+                voided,
             },
             shards: Arc::clone(&to_shards),
         }),
@@ -149,13 +153,14 @@ struct ToFleet {
     shards: Arc<ToShards>,
 }
 
-fn fleet_record(record: &TagRecord) -> FleetRecord {
+fn fleet_record(record: &TagRecord, confirmed_ms: u64) -> FleetRecord {
     FleetRecord {
         digest: record.digest.clone(),
         size_bytes: record.size_bytes,
         media_type: record.media_type.clone(),
         holders: record.holders.clone(),
         upstream: record.upstream.clone(),
+        confirmed_ms,
     }
 }
 
@@ -166,27 +171,37 @@ fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
 }
 
 impl Sink for ToFleet {
-    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) {
-        let tags = replica.tags.iter().map(|((repository, tag), (version, record))| {
-            (repository.clone(), tag.clone(), *version, fleet_record(record))
+    fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) -> Option<Settling> {
+        let tags = replica.tags.iter().map(|((repository, tag), known)| {
+            let record = fleet_record(&known.record, known.confirmed_ms);
+            (repository.clone(), tag.clone(), known.version, record)
         });
         let addresses = replica.members.iter().filter_map(|(number, member)| {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
         self.caches.fleet.replace(tags, addresses);
-        self.caches.whole(replica, consequences);
+        self.caches.whole(replica, consequences)
     }
 
     fn soft(&mut self, message: SoftToEdge) {
         self.shards.tell(message);
     }
 
-    fn update(&mut self, replica: &Replica, items: &[Item], consequences: &[Consequence]) {
+    fn time(&mut self, log_ms: u64) {
+        self.caches.fleet.set_confirm_before(log_ms.saturating_sub(TAG_CONFIRM_MS));
+    }
+
+    fn update(
+        &mut self,
+        replica: &Replica,
+        items: &[Item],
+        consequences: &[Consequence],
+    ) -> Option<Settling> {
         let fleet = &self.caches.fleet;
         for item in items {
             match item {
-                Item::Tag { repository, tag, version, record, .. } => {
-                    let record = record.as_ref().map(fleet_record);
+                Item::Tag { repository, tag, version, record, confirmed_ms, .. } => {
+                    let record = record.as_ref().map(|r| fleet_record(r, *confirmed_ms));
                     fleet.set_tag(repository, tag, *version, record);
                 }
                 Item::Member { number, role, revoked, address, .. } => {
@@ -195,7 +210,7 @@ impl Sink for ToFleet {
                 _ => {}
             }
         }
-        self.caches.update(replica, items, consequences);
+        self.caches.update(replica, items, consequences)
     }
 }
 

@@ -23,12 +23,14 @@ pub mod sockets;
 
 mod crossing;
 mod follow;
+mod fragments;
 mod hints;
 mod metrics;
 mod orders;
 mod prefetch;
 mod process;
 mod state;
+mod voided;
 
 pub use outrider_settings::{logging, units};
 

@@ -1,15 +1,18 @@
 //! What the control plane says of customers, weights and what is no longer true, as orders to the shards' caches.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use outrider_artifact::Digest;
 use outrider_cache::ImportanceWeights;
+use outrider_follower::{Settled, Settling};
 use outrider_gateway::names::{AskAgain, Fleet};
-use outrider_gateway::{Order, Orders, Rate, Replaced, Standing};
+use outrider_gateway::{Order, Orders, Purge, Rate, Replaced, Standing};
 use outrider_push::replica::Consequence;
 use outrider_push::{Item, Replica};
 use outrider_state::request::{Customer, Invalidation, Weights};
+
+use crate::voided::Voided;
 
 /// The way of what is said to the shards.
 pub(crate) struct ToCaches {
@@ -17,22 +20,37 @@ pub(crate) struct ToCaches {
     pub(crate) orders: Arc<Orders>,
     /// The weights of the configuration: they hold while nobody has set others for the fleet.
     pub(crate) configured: ImportanceWeights,
+    /// Where it is kept that nothing of before is to be believed.
+    pub(crate) voided: Voided,
 }
+
+/// Digests of one order.
+const PURGED_MAX: usize = 1_024;
 
 impl ToCaches {
     /// All of it is as the replica says; nothing may be missed. After a start it is not known what was done before it.
-    pub(crate) fn whole(&self, replica: &Replica, consequences: &[Consequence]) {
+    pub(crate) fn whole(
+        &self,
+        replica: &Replica,
+        consequences: &[Consequence],
+    ) -> Option<Settling> {
         let customers = replica.customers.iter();
         let customers =
             customers.map(|(name, customer)| (name.as_str().into(), standing(customer)));
         self.orders.tell(&Order::Customers(Arc::new(customers.collect())));
         self.weigh(&replica.weights);
-        self.follow(replica, consequences);
+        let settling = self.follow(replica, consequences);
         self.fleet.ask_again(AskAgain::All);
+        settling
     }
 
     /// What is different, and what follows from that, in the order of the log.
-    pub(crate) fn update(&self, replica: &Replica, items: &[Item], consequences: &[Consequence]) {
+    pub(crate) fn update(
+        &self,
+        replica: &Replica,
+        items: &[Item],
+        consequences: &[Consequence],
+    ) -> Option<Settling> {
         for item in items {
             match item {
                 Item::Customer { name, customer } => {
@@ -43,7 +61,7 @@ impl ToCaches {
                 _ => {}
             }
         }
-        self.follow(replica, consequences);
+        self.follow(replica, consequences)
     }
 
     fn weigh(&self, weights: &Weights) {
@@ -53,14 +71,17 @@ impl ToCaches {
         self.orders.tell(&Order::Weights(if set { theirs } else { self.configured }));
     }
 
-    fn follow(&self, replica: &Replica, consequences: &[Consequence]) {
+    fn follow(&self, replica: &Replica, consequences: &[Consequence]) -> Option<Settling> {
+        // All that is cached goes: nothing has to go one by one.
+        let all = consequences.contains(&Consequence::Forgotten);
+        let mut purged = Vec::new();
         for consequence in consequences {
             match consequence {
                 Consequence::Replaced { repository, tag, digest } => {
                     // The state has checked every digest.
                     let Ok(before) = digest.parse::<Digest>() else { continue };
                     let record = replica.tags.get(&(repository.clone(), tag.clone()));
-                    let record = record.map(|(_, record)| record);
+                    let record = record.map(|known| &known.record);
                     self.orders.tell(&Order::Replaced(Replaced {
                         repository: repository.as_str().into(),
                         before,
@@ -69,8 +90,8 @@ impl ToCaches {
                     }));
                 }
                 Consequence::Invalidated(Invalidation::Digest(digest)) => {
-                    if let Ok(digest) = digest.parse() {
-                        self.orders.tell(&Order::Purge(digest));
+                    if !all {
+                        purged.extend(digest.parse::<Digest>());
                     }
                 }
                 Consequence::Invalidated(Invalidation::Repository(repository)) => {
@@ -80,8 +101,52 @@ impl ToCaches {
                     self.fleet.ask_again(AskAgain::Tag(repository, tag));
                 }
                 Consequence::Missed => self.fleet.ask_again(AskAgain::All),
+                Consequence::Forgotten => {}
             }
         }
+        (all || !purged.is_empty()).then(|| self.purge((!all).then_some(purged)))
+    }
+
+    /// Has these contents forgotten, or all that are cached.
+    fn purge(&self, contents: Option<Vec<Digest>>) -> Settling {
+        let (done, answers) = mpsc::channel();
+        let mut orders = 0;
+        match contents {
+            Some(contents) => {
+                for some in contents.chunks(PURGED_MAX) {
+                    let contents = Some(some.into());
+                    self.orders.tell(&Order::Purge(Purge { contents, done: done.clone() }));
+                    orders += 1;
+                }
+            }
+            None => {
+                tracing::warn!(
+                    "digests were invalidated that nobody remembers: all that is cached is forgotten"
+                );
+                self.orders.tell(&Order::Purge(Purge { contents: None, done: done.clone() }));
+                orders += 1;
+            }
+        }
+        let (mut left, mut through) = (orders * self.orders.shards(), 0);
+        let voided = self.voided.clone();
+        Box::new(move |time| {
+            while left > 0 {
+                match answers.recv_timeout(time) {
+                    Ok(shard) => through = through.max(shard),
+                    Err(mpsc::RecvTimeoutError::Timeout) => return Settled::NotYet,
+                    // A shard has ended before it was done.
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return Settled::Never,
+                }
+                left -= 1;
+            }
+            match voided.keep(through) {
+                Ok(()) => Settled::Yes,
+                Err(error) => {
+                    tracing::error!(%error, "it cannot be kept that what was cached is void");
+                    Settled::Never
+                }
+            }
+        })
     }
 }
 

@@ -38,6 +38,7 @@ use crate::sizes::{self, Sizes, SizesError};
 use crate::sockets::{BindError, Sockets};
 use crate::state::{Edge, Message, Pages, Seat, Stage};
 use crate::units::Size;
+use crate::voided::Voided;
 
 /// How much longer than `drain.time` the shards may take to end: to flush, and to notice.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -124,6 +125,9 @@ pub enum RunError {
     /// The control plane cannot be followed.
     #[error("the control plane cannot be followed: {0}")]
     Control(#[from] outrider_follower::StartError),
+    /// What is on the stripes may be void, and nobody can say.
+    #[error("it cannot be read what of the cache is void: {0}")]
+    Voided(io::Error),
     /// What else runs in this process.
     #[error("{0}")]
     Companion(String),
@@ -289,7 +293,9 @@ impl Running {
             None => Vec::new(),
         };
         let orders = Orders::new(count);
-        let followed = follow::start(config, nodes, sockets.addresses.https, &orders)?;
+        let voided = Voided::new(dir.path());
+        let void_through = voided.read().map_err(RunError::Voided)?;
+        let followed = follow::start(config, nodes, sockets.addresses.https, &orders, voided)?;
         let (follower, to_shards, fleet, peers, certificate) = match followed {
             Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
                 (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))
@@ -351,7 +357,7 @@ impl Running {
         if let Some(auth) = auth {
             uplink.runtime().spawn(auth.watch());
         }
-        let caches = cache_configs(config, sizes, &dir, count)?;
+        let caches = cache_configs(config, sizes, (&dir, void_through), count)?;
         let hub = Arc::new(Hub::new(placement(sizes, count)));
         let together = Rendezvous::default();
         let members: Vec<_> = edge.seats.iter().map(|_| together.join()).collect();
@@ -648,10 +654,10 @@ fn stripes_u16(sizes: Sizes) -> u16 {
 fn cache_configs(
     config: &Config,
     sizes: Sizes,
-    dir: &DataDir,
+    (dir, void_through): (&DataDir, u64),
     shards: usize,
 ) -> Result<Vec<ShardCache>, RunError> {
-    let all = cache_config(config, sizes, dir, shards);
+    let all = cache_config(config, sizes, (dir, void_through), shards);
     let count = u16::try_from(shards).expect("SHARDS_MAX is far below 2^16");
     let mut stripes: Vec<Option<Stripes>> = match &all.ssd {
         None => (0..count).map(|_| None).collect(),
@@ -672,13 +678,19 @@ fn cache_configs(
     Ok(stripes.iter_mut().enumerate().map(cache).collect())
 }
 
-fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shards: usize) -> CacheConfig {
+fn cache_config(
+    config: &Config,
+    sizes: Sizes,
+    (dir, void_through): (&DataDir, u64),
+    shards: usize,
+) -> CacheConfig {
     let cache = &config.cache;
     let ssd = (sizes.ssd != Size(0)).then(|| SsdConfig {
         upload_share: cache.upload_share,
         // Of all shards together.
         queue_depth: cache.queue_depth.div_ceil(u32::try_from(shards).unwrap_or(1)),
         stripe_errors_max: cache.stripe_errors_max,
+        void_through,
         ..SsdConfig::new(dir.ssd(), sizes.ssd.0, stripes_u16(sizes))
     });
     CacheConfig {

@@ -256,6 +256,10 @@ impl Panel for Pages {
         self.0.remarks()
     }
 
+    fn control(&self) -> Option<&Monitor> {
+        self.0.control()
+    }
+
     async fn status(&self) -> Value {
         self.0.status().await
     }
@@ -305,6 +309,10 @@ impl Panel for Edge {
 
     fn remarks(&self) -> Vec<String> {
         self.control.iter().flat_map(|control| follow::remarks(&control.status())).collect()
+    }
+
+    fn control(&self) -> Option<&Monitor> {
+        self.control.as_ref()
     }
 
     async fn status(&self) -> Value {

@@ -52,7 +52,7 @@ pub use customers::{Rate, Standing};
 pub use gateway::{Gateway, GatewayParts, GatewaySettings};
 pub use mesh::{Hub, Inbox, Unanswered};
 pub use metrics::GatewayMetrics;
-pub use orders::{Order, Orders, Replaced};
+pub use orders::{Order, Orders, Purge, Replaced};
 pub use prefetch::Prefetched;
 pub use recover::Recovered;
 pub use upstreams::Upstream;

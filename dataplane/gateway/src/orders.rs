@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use outrider_artifact::manifest::{DescriptorKind, Manifest};
@@ -50,8 +50,18 @@ pub enum Order {
     Weights(ImportanceWeights),
     /// A tag stands for something else.
     Replaced(Replaced),
-    /// Cached copies of this are forgotten. What was pushed here stays.
-    Purge(Digest),
+    /// Cached copies are forgotten. What was pushed here stays.
+    Purge(Purge),
+}
+
+/// What is not to be believed any more.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// These contents; nothing for all that are cached.
+    pub contents: Option<Arc<[Digest]>>,
+    /// Told by each shard once a restart does not bring them back: of all contents, only when what is told is given as
+    /// [`outrider_cache::SsdConfig::void_through`]. Else it is 0.
+    pub done: mpsc::Sender<u64>,
 }
 
 /// What a tag stood for, and what it stands for now.
@@ -90,6 +100,11 @@ impl Orders {
     pub fn new(shards: usize) -> Arc<Self> {
         let seat = |_| Mutex::new(Seat::Early(VecDeque::new()));
         Arc::new(Self { seats: (0..shards).map(seat).collect() })
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.seats.len()
     }
 
     /// Tells every shard. Blocks while the queue of one is full.
@@ -184,22 +199,42 @@ impl<N: Names> Gateway<N> {
                     task::spawn(compare(self.clone(), fleet.clone(), waiting.clone()));
                 }
             }
-            Order::Purge(digest) => {
-                let stat = self.cache.stat(&digest);
-                // Also where it is unknown, on the shard that would have it: a stripe that is out of use may.
-                if stat.is_none() && self.hub.placement().home(&digest) != self.shard {
-                    return;
-                }
-                if stat.as_ref().is_some_and(|stat| stat.hosted) {
-                    tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
-                    return;
-                }
-                self.cache.forget(&digest);
-                self.metrics.purged.inc_by(u64::from(stat.is_some()));
+            Order::Purge(Purge { contents: Some(contents), done }) => {
+                let forgotten = contents.iter().filter(|digest| self.purge(digest)).count();
                 // What other shards keep of it is not answered any more either.
                 self.hub.next_epoch();
+                if forgotten == 0 {
+                    // Nobody listens any more when the edge ends.
+                    let _ = done.send(0);
+                    return;
+                }
+                let cache = self.cache.clone();
+                task::spawn(async move {
+                    cache.flush().await;
+                    let _ = done.send(0);
+                });
+            }
+            Order::Purge(Purge { contents: None, done }) => {
+                let gateway = self.clone();
+                task::spawn(async move {
+                    let through = gateway.cache.forget_all().await;
+                    gateway.hub.next_epoch();
+                    let _ = done.send(through);
+                });
             }
         }
+    }
+
+    /// Whether there was something to be forgotten.
+    fn purge(&self, digest: &Digest) -> bool {
+        let Some(stat) = self.cache.stat(digest) else { return false };
+        if stat.hosted {
+            tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
+            return false;
+        }
+        self.cache.forget(digest);
+        self.metrics.purged.inc();
+        true
     }
 
     /// Demotes what was not used for too long, for as long as the shard lives.

@@ -259,6 +259,15 @@ fn who_is_too_far_behind_is_told_so() {
 fn the_api_is_as_it_is_described() {
     let control = Control::start(1, "");
     let scratch = Scratch::new();
+    // An edge that follows answers what it has a copy of.
+    control.state(0, "PUT", "app/config").body(b"x").send().expect(204);
+    let fragments = "[control]\nfragments = [\"app/\"]";
+    let edge = Outrider::joined(&control, Options::default().config(fragments));
+    let known = || edge.admin().get("/v1/state/app/config").status == 200;
+    until("the edge knows the fragment", known);
+    let mut check = outrider_e2e::tools::python("check_openapi.py", scratch.path());
+    check.arg(format!("http://127.0.0.1:{}", edge.admin_port())).arg("copy");
+    assert!(run(check).ok().contains("get /v1/state/{key} 200"));
     let mut check = outrider_e2e::tools::python("check_openapi.py", scratch.path());
     check.arg(control.admin_url(0));
     let done = run(check).ok();

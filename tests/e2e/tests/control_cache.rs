@@ -218,6 +218,55 @@ fn a_flood_of_an_unclassed_customer_leaves_the_guaranteed_share() {
 }
 
 #[test]
+fn a_digest_that_is_invalidated_while_an_edge_is_away_for_long_is_forgotten_once() {
+    let control = Control::start(1, "[history]\nupdates = 10");
+    let upstream = FakeUpstream::start();
+    let mut a = edge(&control, &upstream);
+    let blobs = [1, 2].map(|seed| upstream.blob(&bytes(seed, MIB)));
+    let pull = |edge: &Outrider, blob: &str| {
+        // Often enough to be worth a place on the SSD.
+        for _ in 0..3 {
+            edge.client().get(&blob_path("lib/app", blob)).expect(200);
+        }
+    };
+    blobs.iter().for_each(|blob| pull(&a, blob));
+    let stored = |edge: &Outrider| {
+        edge.admin().get("/status").expect(200).json()["control"]["stored"].as_u64()
+    };
+    let until_stored = |edge: &Outrider| {
+        until_known(&control, &[edge]);
+        let known = version(edge);
+        until("it is on the disk", || stored(edge) >= Some(known));
+    };
+    until_stored(&a);
+    let purged = |edge: &Outrider| edge.metrics().sum("outrider_purged_total", &[]);
+    a.terminate();
+    ask(&control, "POST", "/v1/invalidations", &json!({ "digest": blobs[0] }));
+    for n in 0..30 {
+        control.state(0, "PUT", &format!("k{n}")).body(b"v").send().expect(204);
+    }
+    a.resume();
+    until_stored(&a);
+    assert_eq!(a.admin().get("/status").json()["control"]["snapshots"], 1);
+    assert!(!has(&a, "lib/app", &blobs[0]) && has(&a, "lib/app", &blobs[1]));
+    assert!((purged(&a) - 1.0).abs() < 0.1);
+    // A crash brings it not back; what is fetched anew stays, also when it is told everything again.
+    a.crash_and_restart();
+    until_known(&control, &[&a]);
+    assert!(!has(&a, "lib/app", &blobs[0]));
+    pull(&a, &blobs[0]);
+    a.terminate();
+    for n in 0..30 {
+        control.state(0, "PUT", &format!("k{n}")).body(b"w").send().expect(204);
+    }
+    a.resume();
+    until_known(&control, &[&a]);
+    assert_eq!(a.admin().get("/status").json()["control"]["snapshots"], 1);
+    assert!(blobs.iter().all(|blob| has(&a, "lib/app", blob)));
+    assert!(purged(&a) < 0.1);
+}
+
+#[test]
 fn an_invalidated_tag_is_asked_again_at_once_and_a_customer_is_told_that_it_asks_too_fast() {
     let control = Control::start(1, "");
     let upstream = FakeUpstream::start();

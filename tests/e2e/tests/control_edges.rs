@@ -80,6 +80,20 @@ fn edges_follow_whichever_node_or_edge_dies_and_lose_nothing() {
     control.resume(node);
     control.wait_ready(node);
 
+    // What it keeps of the state it answers itself; the rest is not here, and nothing is written here.
+    let admin = a.admin();
+    let found = admin.get("/v1/state/app/new").expect(200);
+    assert_eq!(
+        (found.text().as_str(), found.header("outrider-connected")),
+        ("app/new", Some("true"))
+    );
+    admin.get("/v1/state/app/none").expect(404);
+    let elsewhere = admin.get("/v1/state/other").expect(404).text();
+    assert!(elsewhere.contains("control.fragments"), "{elsewhere}");
+    admin.get("/v1/state?prefix=").expect(404);
+    let refused = admin.request("PUT", "/v1/state/app/new").body(b"x").send().expect(405);
+    assert!(refused.text().contains("write at the admin address of a node"), "{}", refused.text());
+
     // An edge dies, and misses something: it begins with what is on its disk, and is told the rest.
     until("it is all on the disk", || follows(&a)["stored"].as_u64() >= Some(version));
     a.kill9();
@@ -103,6 +117,45 @@ fn edges_follow_whichever_node_or_edge_dies_and_lose_nothing() {
     let version = put(&control, 0, "app/secret");
     until_version(&a, version);
     assert_eq!(follows(&b)["version"], before);
+}
+
+/// The nodes that an edge would try at its next start, by what it keeps.
+fn kept_nodes(edge: &Outrider) -> Vec<Value> {
+    let file = std::fs::read(edge.data_dir().join("control/edge.json")).unwrap();
+    serde_json::from_slice::<Value>(&file).unwrap()["nodes"].as_array().unwrap().clone()
+}
+
+#[test]
+fn an_edge_finds_nodes_that_came_later_when_those_of_before_are_gone() {
+    let mut control = Control::start(1, QUICK);
+    let mut a = edge(&control);
+    assert_eq!(kept_nodes(&a).len(), 1);
+    for _ in 0..2 {
+        let place = control.add();
+        control.enter(place);
+    }
+    until("the edge keeps all three", || kept_nodes(&a).len() == 3);
+    let first = kept_nodes(&a)[0].clone();
+    a.kill9();
+    control.kill9(0);
+    control.cluster(1, &["remove", "1"]).ok();
+    let version = put(&control, 2, "app/after");
+    a.resume();
+    let status = until_version(&a, version);
+    assert_eq!((&status["fragments"], &status["snapshots"]), (&1.into(), &0.into()), "{status}");
+    until("the first one is tried no more", || {
+        let nodes = kept_nodes(&a);
+        nodes.len() == 2 && !nodes.contains(&first)
+    });
+
+    // Also without what it has of the state, and when the next one leaves in order.
+    control.cluster(1, &["leave"]).ok();
+    until("only the last one is left", || kept_nodes(&a).len() == 1);
+    a.kill9();
+    std::fs::remove_file(a.data_dir().join("control/replica.redb")).unwrap();
+    let version = put(&control, 2, "app/last");
+    a.resume();
+    assert_eq!(until_version(&a, version)["fragments"], 2);
 }
 
 #[test]
@@ -131,6 +184,21 @@ fn with_no_node_at_all_edges_serve_and_remember() {
     );
     assert!(status["version"].as_u64().unwrap() >= version);
     assert!(remarks(&a)[0].as_str().unwrap().contains("the control plane is not followed"));
+    // What it knows it answers, and says that it may be old.
+    let found = a.admin().get("/v1/state/app/last").expect(200);
+    assert_eq!(
+        (found.text().as_str(), found.header("outrider-connected")),
+        ("app/last", Some("false"))
+    );
+    let tag = found.header("etag").unwrap().to_owned();
+    assert_eq!(tag, format!("\"{version}\""));
+    a.admin().request("GET", "/v1/state/app/last").header("if-none-match", &tag).send().expect(304);
+    let listed = a.admin().get("/v1/state?prefix=app/1&limit=3").expect(200);
+    assert!(listed.header("outrider-applied-version").unwrap().parse::<u64>().unwrap() >= version);
+    let listed = listed.json();
+    let rows = listed["fragments"].as_array().unwrap();
+    let keys: Vec<&str> = rows.iter().map(|row| row["key"].as_str().unwrap()).collect();
+    assert_eq!((keys, &listed["more"]), (vec!["app/1", "app/10", "app/11"], &true.into()));
 
     for place in 0..3 {
         control.resume(place);

@@ -2,6 +2,7 @@
 
     check_openapi.py URL          every operation is asked for, with the description's own examples
     check_openapi.py URL pages    only those of any process: metrics, health, readiness, status
+    check_openapi.py URL copy     those, and what an edge reads from its copy of the state
 
 The description must be valid OpenAPI 3.1. Each answer must have a status that is described, and a body that fits
 the described schema. Prints the operations, one a line, with the status of each.
@@ -15,7 +16,7 @@ import urllib.request
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-url, pages = sys.argv[1], sys.argv[2:] == ["pages"]
+url, only = sys.argv[1], sys.argv[2] if sys.argv[2:] else ""
 METHODS = ["put", "post", "get", "delete"]
 # These end what the others need, so that they come last.
 LAST = ["/v1/cluster/remove", "/v1/cluster/leave"]
@@ -88,6 +89,11 @@ def check(path, method, operation, shared):
     return status
 
 
+def asked(path, method, operation):
+    copied = only == "copy" and method == "get" and path.startswith("/v1/state")
+    return not only or copied or operation["tags"] == ["process"]
+
+
 status, kind, data = ask("get", "/v1/openapi.json")
 assert (status, kind) == (200, "application/json"), (status, kind)
 document = json.loads(data)
@@ -96,7 +102,7 @@ operations = [
     (path, method, item[method], item.get("parameters", []))
     for path, item in document["paths"].items()
     for method in METHODS
-    if method in item and (not pages or item[method]["tags"] == ["process"])
+    if method in item and asked(path, method, item[method])
 ]
 operations.sort(key=lambda found: (METHODS.index(found[1]), found[0] in LAST and 1 + LAST.index(found[0])))
 # What removes is asked for behind everything that reads; the last ones behind all.

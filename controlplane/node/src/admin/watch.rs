@@ -86,7 +86,7 @@ fn change_json(change: &Change) -> Value {
         Change::Fragment { key, value } => {
             json!({ "key": key, "value": value.as_ref().map(|value| STANDARD.encode(value)) })
         }
-        Change::Tag { repository, tag, record, replaced } => json!({
+        Change::Tag { repository, tag, record, replaced, .. } => json!({
             "repository": repository,
             "tag": tag,
             "record": record.as_ref().map(tags::record_json),

@@ -179,7 +179,7 @@ fn a_token_lets_in_one_key_and_only_in_its_time() {
 }
 
 #[test]
-fn an_edge_says_where_it_is_and_is_told_of_once() {
+fn a_member_says_where_it_is_and_is_told_of_once() {
     let mut state = State::new();
     let issue = |n, role| Operation::IssueToken {
         secret_sha256: [n; 32],
@@ -198,8 +198,106 @@ fn an_edge_says_where_it_is_and_is_told_of_once() {
     assert_eq!(once(&mut state, announce(1)), Outcome::Done { version: before + 1 });
     assert_eq!(state.members().get(1).unwrap().address, "a:1");
     assert_eq!(once(&mut state, announce(1)), Outcome::Done { version: 0 });
-    assert_eq!(once(&mut state, announce(2)), Outcome::NoMember);
+    assert_eq!(once(&mut state, announce(2)), Outcome::Done { version: before + 2 });
     assert_eq!(once(&mut state, announce(3)), Outcome::NoMember);
+}
+
+/// What an upstream said of tags, plainly: what was not said again for thirty days is gone.
+#[derive(Default)]
+struct Tags {
+    known: BTreeMap<String, (u64, bool)>,
+    time_ms: u64,
+}
+
+impl Tags {
+    fn entry(&mut self, time_ms: u64) {
+        self.time_ms = self.time_ms.max(time_ms);
+        let (mut all, mut gone) = (self.known.iter().collect::<Vec<_>>(), Vec::new());
+        all.sort_by_key(|(tag, (at, _))| (*at, *tag));
+        for (tag, (at, mirrored)) in all {
+            if *mirrored && at + TAG_TIME_MS <= self.time_ms && gone.len() < TAGS_EXPIRED_MAX {
+                gone.push(tag.clone());
+            }
+        }
+        self.known.retain(|tag, _| !gone.contains(tag));
+    }
+}
+
+#[test]
+fn tags_of_upstreams_go_when_nobody_confirms_them_and_pushed_ones_stay() {
+    const DAY_MS: u64 = 24 * 3_600 * 1_000;
+    let mut gone_in_all = 0;
+    for seed in 0..100 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut state, mut model) = (State::new(), Tags::default());
+        let mut history = History::new(0, HistoryLimits::default());
+        let mut time_ms = 0;
+        for step in 0..400 {
+            let jump = if random.u8(0..40) == 0 { 20 * DAY_MS } else { DAY_MS / 20 };
+            time_ms += random.u64(0..jump);
+            // Also times that go back: the log's does not.
+            let said_ms = time_ms - random.u64(0..=DAY_MS.min(time_ms));
+            let tag = format!("t{}", random.u16(0..300));
+            let record = match random.u8(0..8) {
+                0 => None,
+                kind => Some(TagRecord {
+                    digest: outrider_artifact::Digest::sha256(&[random.u8(0..3)]).to_string(),
+                    size_bytes: 1,
+                    media_type: String::new(),
+                    holders: vec![1],
+                    upstream: (kind > 1).then(|| "ghcr.io".to_owned()),
+                }),
+            };
+            model.entry(said_ms);
+            match &record {
+                Some(record) => {
+                    let entry = (model.time_ms, record.upstream.is_some());
+                    model.known.insert(tag.clone(), entry);
+                }
+                None => {
+                    model.known.remove(&tag);
+                }
+            }
+            let (repository, expect) = ("library/r".to_owned(), Expect::Any);
+            let operation = Operation::Tag { repository, tag, expect, record };
+            let request = Request { id: RequestId::None, operation };
+            let mut updates = Vec::new();
+            state.apply(Batch { time_ms: said_ms, requests: vec![request] }, &mut updates);
+            if updates.len() == 2 {
+                let gone = &updates[0].changes;
+                assert!(gone.len() <= TAGS_EXPIRED_MAX);
+                let is_removal = |change: &Change| {
+                    matches!(change, Change::Tag { record: None, replaced: Some(_), .. })
+                };
+                assert!(gone.iter().all(is_removal), "{gone:?}");
+                gone_in_all += gone.len();
+            }
+            updates.into_iter().for_each(|update| history.push(update));
+            let found: BTreeMap<String, (u64, bool)> = state
+                .tags()
+                .map(|((_, tag), s)| (tag.clone(), (s.confirmed_ms, s.record.upstream.is_some())))
+                .collect();
+            assert_eq!(found, model.known, "seed {seed} step {step}");
+            if step % 50 == 49 {
+                state = State::from_snapshot(&state.to_snapshot().unwrap()).unwrap();
+            }
+        }
+    }
+    assert!(gone_in_all > 5_000, "{gone_in_all} tags went");
+}
+
+#[test]
+fn what_was_invalidated_is_kept_in_snapshots() {
+    let mut state = State::new();
+    for n in 0..9_u8 {
+        let digest = outrider_artifact::Digest::sha256(&[n % 5]).to_string();
+        once(&mut state, Operation::Invalidate(Invalidation::Digest(digest)));
+    }
+    let again = State::from_snapshot(&state.to_snapshot().unwrap()).unwrap();
+    for state in [&state, &again] {
+        let versions: Vec<u64> = state.invalidated().since(5).map(|(version, _)| version).collect();
+        assert_eq!((versions, state.invalidated().len()), (vec![6, 7, 8, 9], 5));
+    }
 }
 
 #[test]
@@ -277,7 +375,7 @@ fn a_record_of_another_version_or_kind_or_with_a_wrong_bit_is_refused() {
         changed[at] = to;
         Batch::from_record(&changed).unwrap_err()
     };
-    assert_eq!(with(4, 9), RecordError::Version { found: 9, wanted: 3 });
+    assert_eq!(with(4, 9), RecordError::Version { found: 9, wanted: 4 });
     assert_eq!(with(6, 2), RecordError::Kind { found: 2, wanted: 1 });
     assert_eq!(with(0, 0), RecordError::Magic);
     assert!(matches!(with(8, record[8] ^ 1), RecordError::Length { .. }));

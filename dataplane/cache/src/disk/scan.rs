@@ -4,6 +4,7 @@
 //! or never came: the blocks behind are searched, since records behind it may have been finished
 //! (and an upload among them may have been answered for). Nothing is written.
 //!
+//! Of cached content, what is not newer than [`crate::SsdConfig::void_through`] counts for nothing.
 //! Of a digest, only the newest life counts, only what is newer than its tombstone, and a chunk is
 //! verified only under a newer seal of the same life. Cached records of digests that are at home on a
 //! stripe of another shard are garbage; uploads lie where they lie.
@@ -88,7 +89,8 @@ pub(crate) fn scan(engine: &mut Engine, made: &[bool]) -> Summary {
         .map(|found| found.record.sequence)
         .chain(segments.map(|segment| segment.sequence))
         .max();
-    engine.raise_sequence(newest.unwrap_or(0));
+    let void_through = engine.config.ssd.as_ref().map_or(0, |ssd| ssd.void_through);
+    engine.raise_sequence(newest.unwrap_or(0).max(void_through));
     rebuild(engine, found, &mut summary);
     summary
 }
@@ -299,8 +301,10 @@ fn rebuild(engine: &mut Engine, mut found: Vec<Found>, summary: &mut Summary) {
     let mut objects: Vec<(Digest, OfDigest)> = Vec::new();
     let mut ids: HashMap<UploadId, usize> = HashMap::new();
     let mut uploads: Vec<(UploadId, Vec<Found>)> = Vec::new();
+    let void_through = engine.config.ssd.as_ref().map_or(0, |ssd| ssd.void_through);
     for found in found {
         match found.record.owner {
+            Owner::Object(_) if found.record.sequence <= void_through => {}
             Owner::Object(digest) => {
                 let place = *digests.entry(digest).or_insert_with(|| {
                     objects.push((digest, OfDigest::default()));

@@ -113,6 +113,9 @@ pub(crate) struct Engine {
     walk: Option<scoring::Walk>,
     /// Weights that came while a walk was under way.
     weights_next: Option<ImportanceWeights>,
+    /// Who waits until everything is forgotten: for a walk that has not begun, and for the one under way.
+    forget_waiters: Vec<Rc<Waiter<u64>>>,
+    forgetting: Vec<Rc<Waiter<u64>>>,
 }
 
 impl Engine {
@@ -153,6 +156,8 @@ impl Engine {
             weighed: false,
             walk: None,
             weights_next: None,
+            forget_waiters: Vec::new(),
+            forgetting: Vec::new(),
         }
     }
 
@@ -186,6 +191,7 @@ impl Engine {
     pub(crate) fn in_flight(&self) -> bool {
         !self.slot_waiters.is_empty()
             || self.walk.is_some()
+            || !self.forget_waiters.is_empty()
             || !self.ready.is_empty()
             || self.store.as_ref().is_some_and(Store::busy)
     }

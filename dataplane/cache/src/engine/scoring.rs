@@ -1,5 +1,7 @@
 //! What an access, a measured cost or the control plane does to an object's score.
 
+use std::rc::Rc;
+
 use outrider_artifact::Digest;
 
 use super::Engine;
@@ -9,6 +11,7 @@ use crate::config::ImportanceWeights;
 use crate::customers::{AccountId, Charged, Customer, NOBODY, Terms};
 use crate::index::{ObjectId, flag};
 use crate::policy::{ImportancePolicy, Policy};
+use crate::wait::Waiter;
 
 /// Chunks that one access may send to SSD, when it is the second one of its object.
 const PROMOTIONS_PER_TOUCH_MAX: u32 = 64;
@@ -28,6 +31,8 @@ enum WalkKind {
     Weigh { before: ImportanceWeights },
     /// What was not used for too long.
     Expire { time_s: u64 },
+    /// Everything that is cached.
+    Forget,
 }
 
 impl Engine {
@@ -119,16 +124,28 @@ impl Engine {
         }
     }
 
+    /// Forgets everything that is cached, a slice in each turn. Gives the sequence that is above that of all their
+    /// records.
+    pub(crate) fn forget_all(&mut self) -> Rc<Waiter<u64>> {
+        let waiter = Waiter::new();
+        self.forget_waiters.push(waiter.clone());
+        self.pump();
+        waiter
+    }
+
     /// One slice of a walk over the index.
     pub(super) fn walk(&mut self) -> bool {
         let Some(Walk { next, kind }) = self.walk else {
-            return match self.weights_next.take() {
-                None => false,
-                Some(weights) => {
-                    self.begin_weights(weights);
-                    true
-                }
-            };
+            if let Some(weights) = self.weights_next.take() {
+                self.begin_weights(weights);
+                return true;
+            }
+            if self.forget_waiters.is_empty() {
+                return false;
+            }
+            self.forgetting = std::mem::take(&mut self.forget_waiters);
+            self.walk = Some(Walk { next: 0, kind: WalkKind::Forget });
+            return true;
         };
         let end = (next + WALK_OBJECTS_PER_TURN).min(self.index.slots());
         for object in next..end {
@@ -138,10 +155,23 @@ impl Engine {
             match kind {
                 WalkKind::Weigh { before } => self.weigh_anew(object, before),
                 WalkKind::Expire { time_s } => self.expire_object(object, time_s),
+                WalkKind::Forget => {
+                    if !self.index.has(object, flag::HOSTED | flag::UPLOAD) {
+                        self.metrics.evicted_forgotten.inc();
+                        self.drop_object(object);
+                    }
+                }
             }
         }
         let done = end == self.index.slots();
         self.walk = (!done).then_some(Walk { next: end, kind });
+        if done && matches!(kind, WalkKind::Forget) {
+            // Also what an object of before has written since the walk began is not newer.
+            let through = self.next_sequence();
+            for waiter in std::mem::take(&mut self.forgetting) {
+                waiter.complete(through, &mut self.wakers);
+            }
+        }
         true
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use outrider_uplink::PeerBook;
@@ -27,6 +27,8 @@ pub struct FleetRecord {
     pub holders: Vec<u64>,
     /// The name of the upstream that says so; nothing for a tag that was pushed.
     pub upstream: Option<String>,
+    /// The fleet's time at which it was written, in milliseconds; means nothing in a proposal.
+    pub confirmed_ms: u64,
 }
 
 /// What is proposed: that a tag stands for something else, if nobody was faster.
@@ -70,6 +72,9 @@ pub(super) struct Entry {
     pub(super) holders: Arc<[u64]>,
     /// The upstream was asked here since the fleet knows this version.
     checked: Arc<AtomicBool>,
+    confirmed_ms: u64,
+    /// This edge has proposed to write it again.
+    confirming: Arc<AtomicBool>,
 }
 
 impl Entry {
@@ -94,6 +99,8 @@ impl Entry {
             record: Arc::new(tag),
             holders: record.holders.into(),
             checked: Arc::default(),
+            confirmed_ms: record.confirmed_ms,
+            confirming: Arc::default(),
         })
     }
 
@@ -178,6 +185,8 @@ pub struct Fleet {
     proposer: Box<dyn Proposer>,
     view: RwLock<View>,
     checked: RwLock<Checked>,
+    /// What an upstream said of tags that were written before this time of the fleet is to be confirmed.
+    confirm_before_ms: AtomicU64,
     pub(super) generations: Generations,
 }
 
@@ -196,6 +205,7 @@ impl Fleet {
             proposer,
             view: RwLock::default(),
             checked: RwLock::default(),
+            confirm_before_ms: AtomicU64::new(0),
             generations,
         })
     }
@@ -293,6 +303,46 @@ impl Fleet {
             }
         }
         (digests, None)
+    }
+
+    /// Tags of upstreams that were written before this time of the fleet are confirmed when their upstream says the same
+    /// again: else the fleet forgets them after a while.
+    pub fn set_confirm_before(&self, fleet_ms: u64) {
+        self.confirm_before_ms.store(fleet_ms, Ordering::Relaxed);
+    }
+
+    /// The upstream of a tag says what the fleet knows already: that is proposed again where it is due, once for each
+    /// version that the fleet has of it.
+    pub(super) fn confirm(&self, repository: &str, tag: &str, entry: &Entry) {
+        let before_ms = self.confirm_before_ms.load(Ordering::Relaxed);
+        let TagOrigin::Mirrored { upstream, .. } = &entry.record.origin else { return };
+        if entry.confirmed_ms >= before_ms || entry.confirming.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let record = FleetRecord {
+            digest: entry.record.digest.to_string(),
+            size_bytes: entry.record.size_bytes,
+            media_type: entry.record.media_type.to_string(),
+            holders: vec![self.own],
+            upstream: Some(upstream.to_string()),
+            confirmed_ms: 0,
+        };
+        let proposal = Proposal {
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+            expected: entry.version,
+            record: Some(record),
+        };
+        let confirming = entry.confirming.clone();
+        self.propose(
+            proposal,
+            Box::new(move |result| {
+                // Somebody else was faster, or it is done: there is another version now. Else it is tried again.
+                if let Err(ProposalError::Unavailable(_)) = result {
+                    confirming.store(false, Ordering::Relaxed);
+                }
+            }),
+        );
     }
 
     pub(super) fn propose(&self, proposal: Proposal, done: Proposed) {

@@ -177,6 +177,7 @@ impl FleetNames {
                     media_type: record.media_type.to_string(),
                     holders: vec![fleet.own()],
                     upstream: None,
+                    confirmed_ms: 0,
                 };
                 let proposal = Proposal {
                     repository: repository.to_string(),
@@ -375,6 +376,7 @@ impl Names for FleetNames {
             media_type: tag.media_type.clone(),
             holders: vec![shared.fleet.own()],
             upstream: Some(tag.upstream.clone()),
+            confirmed_ms: 0,
         };
         let (repository, name) = (tag.repository.to_string(), tag.tag.to_string());
         let digest = tag.digest;
@@ -383,10 +385,15 @@ impl Names for FleetNames {
         if let Some(entry) = &entry {
             entry.set_checked();
         }
-        if entry.as_ref().is_none_or(|entry| entry.record.digest != digest) {
-            let expected = entry.map_or(0, |entry| entry.version);
-            let record = Some(record);
-            self.tell(&shared.fleet, Proposal { repository, tag: name, expected, record });
+        match entry {
+            Some(entry) if entry.record.digest == digest => {
+                shared.fleet.confirm(&repository, &name, &entry);
+            }
+            entry => {
+                let expected = entry.map_or(0, |entry| entry.version);
+                let record = Some(record);
+                self.tell(&shared.fleet, Proposal { repository, tag: name, expected, record });
+            }
         }
         Ok(())
     }
@@ -406,6 +413,9 @@ impl Names for FleetNames {
         }
         if let Some(entry) = entry.filter(|_| touched) {
             entry.set_checked();
+            if let Some(shared) = self.fleet.as_ref().filter(|_| entry.record.digest == *digest) {
+                shared.fleet.confirm(repository, tag, &entry);
+            }
         }
         Ok(touched)
     }
@@ -481,6 +491,7 @@ impl Names for FleetNames {
             media_type: tags.media_type,
             holders: vec![shared.fleet.own()],
             upstream: None,
+            confirmed_ms: 0,
         };
         for tag in &tags.tags {
             self.set(&shared.fleet, &tags.repository, tag, Some(&record)).await?;

@@ -68,6 +68,7 @@ fn record(content: &str, holder: u64) -> FleetRecord {
         media_type: "m".into(),
         holders: vec![holder],
         upstream: None,
+        confirmed_ms: 0,
     }
 }
 
@@ -255,6 +256,50 @@ fn what_an_upstream_says_is_told_to_the_others_who_ask_it_themselves() {
     a.push("own", &["v1"], "one").unwrap();
     let refused = block_on(b.names.remember_mirrored_tag(mirrored("own", "v1", "two", 5)));
     assert!(matches!(refused.unwrap_err(), NamesError::Hosted { .. }));
+}
+
+#[test]
+fn what_an_upstream_says_again_is_confirmed_when_it_is_due_and_once() {
+    let plane = Arc::new(Plane::default());
+    let (a, b) = (edge(&plane, 1), edge(&plane, 2));
+    a.see("up", "v1", "one");
+    b.see("up", "v1", "one");
+    let version = || plane.version.load(Ordering::Relaxed);
+    let touch = |edge: &Edge| {
+        let (up, v1, one) = (repository("up"), tag("v1"), digest("one"));
+        assert!(block_on(edge.names.touch_mirrored_tag(&up, &v1, &one, 9)).unwrap());
+    };
+    // It was written at the fleet's time 0, and nobody knows what time it is.
+    touch(&a);
+    assert_eq!(version(), 1);
+    [&a, &b].iter().for_each(|edge| edge.fleet.set_confirm_before(1));
+    plane.gone.store(1, Ordering::Relaxed);
+    touch(&a);
+    plane.gone.store(0, Ordering::Relaxed);
+    assert_eq!(version(), 1, "nobody was there");
+    let at = |confirmed_ms| {
+        let upstream = Some("u".to_owned());
+        plane.set("up", "v1", Some(FleetRecord { confirmed_ms, upstream, ..record("one", 1) }));
+    };
+    touch(&a);
+    assert_eq!(version(), 2, "it is tried again");
+    assert_eq!(plane.record("up", "v1").unwrap().holders, [1]);
+    at(5);
+    touch(&a);
+    touch(&b);
+    a.see("up", "v1", "one");
+    assert_eq!(version(), 3, "it was written a short while ago");
+    b.fleet.set_confirm_before(6);
+    a.fleet.set_confirm_before(6);
+    b.see("up", "v1", "one");
+    assert_eq!(version(), 4);
+    // Of what was pushed nothing has to be said again, nor of what the upstream does not say any more.
+    at(5);
+    plane.set("up", "v1", Some(record("one", 1)));
+    touch(&a);
+    plane.set("up", "v1", Some(FleetRecord { upstream: Some("u".into()), ..record("two", 1) }));
+    touch(&a);
+    assert_eq!(version(), 7);
 }
 
 #[test]
