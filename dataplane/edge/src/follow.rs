@@ -10,7 +10,9 @@ use outrider_follower::{
     Status, asks,
 };
 use outrider_gateway::Orders;
-use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+use outrider_gateway::names::{
+    Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer, StoredBytes,
+};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
@@ -43,7 +45,7 @@ pub(crate) struct Followed {
 }
 
 /// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
-/// it listens; `orders` go to its shards.
+/// it listens; `orders` go to its shards, limits to `stored`.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
@@ -52,6 +54,7 @@ pub(crate) fn start(
     nodes: Vec<String>,
     https: Option<SocketAddr>,
     orders: &Arc<Orders>,
+    stored: &Arc<StoredBytes>,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
     if !folder.has_joined()? && !config.control.is_wanted() {
@@ -87,6 +90,7 @@ pub(crate) fn start(
                 fleet: Arc::clone(&fleet),
                 orders: Arc::clone(orders),
                 configured: config.cache.importance.weights(),
+                stored: Arc::clone(stored),
             },
             shards: Arc::clone(&to_shards),
         }),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrider_artifact::Digest;
 use outrider_cache::ImportanceWeights;
-use outrider_gateway::names::{AskAgain, Fleet};
+use outrider_gateway::names::{AskAgain, Fleet, StoredBytes};
 use outrider_gateway::{Order, Orders, Rate, Replaced, Standing};
 use outrider_push::replica::Consequence;
 use outrider_push::{Item, Replica};
@@ -17,14 +17,17 @@ pub(crate) struct ToCaches {
     pub(crate) orders: Arc<Orders>,
     /// The weights of the configuration: they hold while nobody has set others for the fleet.
     pub(crate) configured: ImportanceWeights,
+    /// What customers have stored, and may.
+    pub(crate) stored: Arc<StoredBytes>,
 }
 
 impl ToCaches {
     /// All of it is as the replica says; nothing may be missed. After a start it is not known what was done before it.
     pub(crate) fn whole(&self, replica: &Replica, consequences: &[Consequence]) {
+        self.stored.keep_limits(|name| replica.customers.contains_key(name));
         let customers = replica.customers.iter();
         let customers =
-            customers.map(|(name, customer)| (name.as_str().into(), standing(customer)));
+            customers.map(|(name, customer)| (name.as_str().into(), self.standing(name, customer)));
         self.orders.tell(&Order::Customers(Arc::new(customers.collect())));
         self.weigh(&replica.weights);
         self.follow(replica, consequences);
@@ -36,7 +39,11 @@ impl ToCaches {
         for item in items {
             match item {
                 Item::Customer { name, customer } => {
-                    let standing = customer.as_ref().map(standing);
+                    if customer.is_none() {
+                        self.stored.limit(name, 0);
+                    }
+                    let standing =
+                        customer.as_ref().map(|customer| self.standing(name, customer));
                     self.orders.tell(&Order::Customer(name.as_str().into(), standing));
                 }
                 Item::Weights(weights) => self.weigh(weights),
@@ -44,6 +51,17 @@ impl ToCaches {
             }
         }
         self.follow(replica, consequences);
+    }
+
+    fn standing(&self, name: &str, customer: &Customer) -> Standing {
+        let ttl = u64::from(customer.content_ttl_s);
+        Standing {
+            class: customer.class,
+            guaranteed_bytes: customer.guaranteed_bytes,
+            content_ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
+            rate: Rate::new(customer.requests_per_second_max).map(Arc::new),
+            stored: self.stored.limit(name, customer.stored_bytes_max),
+        }
     }
 
     fn weigh(&self, weights: &Weights) {
@@ -82,16 +100,6 @@ impl ToCaches {
                 Consequence::Missed => self.fleet.ask_again(AskAgain::All, unix_ms()),
             }
         }
-    }
-}
-
-fn standing(customer: &Customer) -> Standing {
-    let ttl = u64::from(customer.content_ttl_s);
-    Standing {
-        class: customer.class,
-        guaranteed_bytes: customer.guaranteed_bytes,
-        content_ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
-        rate: Rate::new(customer.requests_per_second_max).map(Arc::new),
     }
 }
 

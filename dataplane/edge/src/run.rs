@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use outrider_cache::{CacheConfig, CacheError, Placement, SsdConfig, Stripes};
 use outrider_follower::Follower;
-use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
+use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread, StoredBytes};
 use outrider_gateway::{GatewaySettings, Hub, Orders, Upstream};
 use outrider_settings::notify::{State, notify};
 use outrider_shard::channel::Rendezvous;
@@ -286,7 +286,8 @@ impl Running {
             None => Vec::new(),
         };
         let orders = Orders::new(count);
-        let followed = follow::start(config, nodes, sockets.addresses.https, &orders)?;
+        let stored = Arc::<StoredBytes>::default();
+        let followed = follow::start(config, nodes, sockets.addresses.https, &orders, &stored)?;
         let (follower, to_shards, fleet, peers, certificate) = match followed {
             Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
                 (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))
@@ -309,13 +310,13 @@ impl Running {
 
         let control = follower.as_ref().map(Follower::monitor);
         let collector = follower.as_ref().map(Follower::collector);
-        let (metrics, registry) = Metrics::new(control.clone());
+        let (metrics, registry) = Metrics::new(control.clone(), &stored);
         let access = match &mut auth {
             Some(auth) => Some(auth.share(metrics.gateway.audit_dropped.clone())?),
             None => None,
         };
-        let (names, names_client) =
-            names::open(dir.path(), names_limits(config), metrics.names.clone())?;
+        let names_limits = NamesLimits { stored: Arc::clone(&stored), ..names_limits(config) };
+        let (names, names_client) = names::open(dir.path(), names_limits, metrics.names.clone())?;
         let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
         let options =
             UplinkOptions { metrics: metrics.uplink.clone(), peers, ..UplinkOptions::default() };
@@ -330,6 +331,7 @@ impl Running {
             seats: seats(config, count, &cpus),
             uplink: uplink.monitor(),
             control,
+            stored,
             registry,
             shard_gauges: metrics.shard_gauges.clone(),
         });
