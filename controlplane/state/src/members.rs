@@ -48,6 +48,8 @@ pub struct Member {
     pub revoked: bool,
     /// Where an edge is reached by others, `HOST:PORT`; empty when it has not said.
     pub address: String,
+    /// The public key (Ed25519) of the tokens that an edge gives, where it gives any.
+    pub token_key: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -125,17 +127,23 @@ impl Members {
             joined_ms: now_ms,
             revoked: false,
             address: String::new(),
+            token_key: None,
         };
         self.members.insert(member, entry);
         Outcome::Joined { member, role, region }
     }
 
-    /// Notes where an edge is reached. Whether that is something else than before; nothing when there is no
-    /// such edge.
-    pub(crate) fn announce(&mut self, member: u64, address: String) -> Option<bool> {
+    /// Notes where an edge is reached, and whose tokens are its own. Whether that is something else than before;
+    /// nothing when there is no such edge.
+    pub(crate) fn announce(
+        &mut self,
+        member: u64,
+        address: String,
+        token_key: Option<[u8; 32]>,
+    ) -> Option<bool> {
         let member = self.members.get_mut(&member).filter(|member| member.role == Role::Edge)?;
-        let is_new = member.address != address;
-        member.address = address;
+        let is_new = member.address != address || member.token_key != token_key;
+        (member.address, member.token_key) = (address, token_key);
         Some(is_new)
     }
 

@@ -283,12 +283,14 @@ pub enum Operation {
         /// The member.
         member: u64,
     },
-    /// Notes where an edge is reached by others.
+    /// Notes where an edge is reached by others, and by what its tokens are known.
     Announce {
         /// The edge.
         member: u64,
         /// `HOST:PORT`, or empty for nowhere.
         address: String,
+        /// The public key (Ed25519) of its tokens.
+        token_key: Option<[u8; 32]>,
     },
 }
 

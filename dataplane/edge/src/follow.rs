@@ -27,6 +27,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
+use crate::auth::{Auth, FleetKeys};
 use crate::config::Config;
 use crate::hints::ToShards;
 use crate::orders::ToCaches;
@@ -45,7 +46,7 @@ pub(crate) struct Followed {
 }
 
 /// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
-/// it listens; `orders` go to its shards, limits to `stored`.
+/// it listens; `orders` go to its shards, limits to `stored`, and the keys of the fleet's tokens to `auth`.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
@@ -53,8 +54,8 @@ pub(crate) fn start(
     config: &Config,
     nodes: Vec<String>,
     https: Option<SocketAddr>,
-    orders: &Arc<Orders>,
-    stored: &Arc<StoredBytes>,
+    (orders, stored): (&Arc<Orders>, &Arc<StoredBytes>),
+    auth: Option<&Auth>,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
     if !folder.has_joined()? && !config.control.is_wanted() {
@@ -85,6 +86,7 @@ pub(crate) fn start(
         nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
+        token_key: auth.and_then(Auth::token_key),
         sink: Box::new(ToFleet {
             caches: ToCaches {
                 fleet: Arc::clone(&fleet),
@@ -93,6 +95,7 @@ pub(crate) fn start(
                 stored: Arc::clone(stored),
             },
             shards: Arc::clone(&to_shards),
+            keys: auth.map(Auth::fleet),
         }),
         asks: (asker, wanted),
     })?;
@@ -151,6 +154,8 @@ impl Proposer for ToNodes {
 struct ToFleet {
     caches: ToCaches,
     shards: Arc<ToShards>,
+    /// Where somebody is asked who they are.
+    keys: Option<Arc<FleetKeys>>,
 }
 
 fn fleet_record(record: &TagRecord) -> FleetRecord {
@@ -169,6 +174,11 @@ fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
     there.then(|| address.to_owned())
 }
 
+/// What the tokens of an edge that is let in are verified with.
+fn signs(role: MemberRole, revoked: bool, key: Option<[u8; 32]>) -> Option<[u8; 32]> {
+    key.filter(|_| role == MemberRole::Edge && !revoked)
+}
+
 impl Sink for ToFleet {
     fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) {
         let tags = replica.tags.iter().map(|((repository, tag), (version, record))| {
@@ -178,6 +188,11 @@ impl Sink for ToFleet {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
         self.caches.fleet.replace(tags, addresses);
+        if let Some(keys) = &self.keys {
+            keys.replace(replica.members.iter().filter_map(|(number, member)| {
+                Some((*number, signs(member.role, member.revoked, member.token_key)?))
+            }));
+        }
         self.caches.whole(replica, consequences);
     }
 
@@ -193,8 +208,11 @@ impl Sink for ToFleet {
                     let record = record.as_ref().map(fleet_record);
                     fleet.set_tag(repository, tag, *version, record);
                 }
-                Item::Member { number, role, revoked, address, .. } => {
+                Item::Member { number, role, revoked, address, token_key, .. } => {
                     fleet.set_address(*number, reached(*role, *revoked, address));
+                    if let Some(keys) = &self.keys {
+                        keys.set(*number, signs(*role, *revoked, *token_key));
+                    }
                 }
                 _ => {}
             }

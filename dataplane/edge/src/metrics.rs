@@ -192,10 +192,7 @@ impl ShardGauges {
 
 impl Metrics {
     /// Makes the registry with everything in it.
-    pub(crate) fn new(
-        control: Option<Monitor>,
-        stored: &Arc<StoredBytes>,
-    ) -> (Metrics, Registry) {
+    pub(crate) fn new(control: Option<Monitor>, stored: &Arc<StoredBytes>) -> (Metrics, Registry) {
         let mut registry = Registry::default();
         let metrics = Metrics {
             cache: CacheMetrics::register(registry.sub_registry_with_prefix(PREFIX)),

@@ -42,8 +42,7 @@ impl ToCaches {
                     if customer.is_none() {
                         self.stored.limit(name, 0);
                     }
-                    let standing =
-                        customer.as_ref().map(|customer| self.standing(name, customer));
+                    let standing = customer.as_ref().map(|customer| self.standing(name, customer));
                     self.orders.tell(&Order::Customer(name.as_str().into(), standing));
                 }
                 Item::Weights(weights) => self.weigh(weights),

@@ -287,7 +287,13 @@ impl Running {
         };
         let orders = Orders::new(count);
         let stored = Arc::<StoredBytes>::default();
-        let followed = follow::start(config, nodes, sockets.addresses.https, &orders, &stored)?;
+        let followed = follow::start(
+            config,
+            nodes,
+            sockets.addresses.https,
+            (&orders, &stored),
+            auth.as_ref(),
+        )?;
         let (follower, to_shards, fleet, peers, certificate) = match followed {
             Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
                 (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))

@@ -162,7 +162,10 @@ impl Tables<'_> {
             return Ok(());
         }
         let over = |error| Fault::Refused(NamesError::OverLimit(error));
-        self.changes.stored.charge(&self.limits.stored, customer, given.size_bytes).map_err(over)?;
+        self.changes
+            .stored
+            .charge(&self.limits.stored, customer, given.size_bytes)
+            .map_err(over)?;
         self.charged.insert(key.as_bytes(), (given.size_bytes, customer))?;
         Ok(())
     }

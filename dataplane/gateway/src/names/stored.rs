@@ -245,7 +245,9 @@ impl StoredChanges {
             // So that there are not more of them than of what is stored and limited.
             let mut accounts = all.lock();
             drop(account);
-            if accounts.get(&customer).is_some_and(|one| Arc::strong_count(one) == 1 && is_empty(one))
+            if accounts
+                .get(&customer)
+                .is_some_and(|one| Arc::strong_count(one) == 1 && is_empty(one))
             {
                 accounts.remove(&customer);
             }

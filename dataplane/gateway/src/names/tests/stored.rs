@@ -63,7 +63,10 @@ fn a_push_beyond_the_limit_changes_nothing_and_others_go_on() {
     assert_eq!((stored.used("acme"), stored.used("zeta")), (10, 5));
     let shares = stored.limited(10);
     assert_eq!(shares.len(), 1);
-    assert_eq!((&*shares[0].customer, shares[0].used_bytes, shares[0].limit_bytes), ("acme", 10, 10));
+    assert_eq!(
+        (&*shares[0].customer, shares[0].used_bytes, shares[0].limit_bytes),
+        ("acme", 10, 10)
+    );
     // A lower limit takes nothing away.
     stored.limit("acme", 1);
     one.put_blob(of("acme", "a", "x", 6)).unwrap_err();
