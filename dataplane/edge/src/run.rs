@@ -16,6 +16,7 @@ use outrider_cache::{CacheConfig, CacheError, Placement, SsdConfig, Stripes};
 use outrider_follower::Follower;
 use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread, StoredBytes};
 use outrider_gateway::{GatewaySettings, Hub, Orders, Upstream};
+use outrider_operators::Operators;
 use outrider_settings::notify::{State, notify};
 use outrider_shard::channel::Rendezvous;
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
@@ -24,7 +25,7 @@ use outrider_transport::{Limits, PinBudget, TransportError, tls};
 use outrider_uplink::{Uplink, UplinkError, UplinkOptions, UpstreamId};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin;
+use crate::admin::{self, Door};
 use crate::auth::{Auth, AuthError};
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
@@ -119,6 +120,12 @@ pub enum RunError {
     /// Nobody can be asked who they are.
     #[error("auth: {0}")]
     Auth(#[from] AuthError),
+    /// Operators' tokens.
+    #[error(transparent)]
+    Operators(#[from] outrider_operators::AuthError),
+    /// TLS of the admin pages.
+    #[error(transparent)]
+    AdminTls(#[from] outrider_operators::TlsError),
     /// The control plane cannot be followed.
     #[error("the control plane cannot be followed: {0}")]
     Control(#[from] outrider_follower::StartError),
@@ -352,6 +359,10 @@ impl Running {
         {
             admin = None;
         }
+        let admin = match admin {
+            Some(listener) => Some((listener, door(config, edge.addresses.admin, &tls, &uplink)?)),
+            None => None,
+        };
         start_on_runtime(&uplink, &edge, admin, &events)?;
         if let Some(auth) = auth {
             uplink.runtime().spawn(auth.watch());
@@ -524,7 +535,7 @@ const fn events_max(shards: usize) -> usize {
 fn start_on_runtime(
     uplink: &Uplink,
     edge: &Arc<Edge>,
-    admin: Option<TcpListener>,
+    admin: Option<(TcpListener, Door)>,
     events: &SyncSender<Event>,
 ) -> Result<(), RunError> {
     let runtime = uplink.runtime();
@@ -543,11 +554,28 @@ fn start_on_runtime(
             let _ = events.try_send(Event::Stop(name));
         }
     });
-    if let Some(listener) = admin {
-        let server = admin::serve(listener, Arc::clone(edge)).map_err(RunError::Admin)?;
+    if let Some((listener, door)) = admin {
+        let server = admin::serve(listener, Arc::clone(edge), door).map_err(RunError::Admin)?;
         runtime.spawn(server);
     }
     Ok(())
+}
+
+/// Who is let in to the admin pages of an edge without a node.
+fn door(
+    config: &Config,
+    at: Option<SocketAddr>,
+    tls: &rustls::ServerConfig,
+    uplink: &Uplink,
+) -> Result<Door, RunError> {
+    let operators = config.admin.auth.as_ref().map(Operators::open).transpose()?.map(Arc::new);
+    if let Some(operators) = &operators {
+        uplink.runtime().spawn(Arc::clone(operators).watch());
+    }
+    let is_loopback = at.is_none_or(|at| at.ip().is_loopback());
+    let own = Arc::clone(&tls.cert_resolver);
+    let acceptor = outrider_operators::acceptor(config.admin.tls.as_ref(), is_loopback, own)?;
+    Ok(Door { operators, acceptor })
 }
 
 fn ready(config: &Config, dir: &DataDir, edge: &Edge, sizes: Sizes, ca_pem: PathBuf) -> Ready {

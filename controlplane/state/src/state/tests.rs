@@ -286,7 +286,7 @@ fn a_record_of_another_version_or_kind_or_with_a_wrong_bit_is_refused() {
         changed[at] = to;
         Batch::from_record(&changed).unwrap_err()
     };
-    assert_eq!(with(4, 9), RecordError::Version { found: 9, wanted: 3 });
+    assert_eq!(with(4, 9), RecordError::Version { found: 9, wanted: 4 });
     assert_eq!(with(6, 2), RecordError::Kind { found: 2, wanted: 1 });
     assert_eq!(with(0, 0), RecordError::Magic);
     assert!(matches!(with(8, record[8] ^ 1), RecordError::Length { .. }));

@@ -301,7 +301,11 @@ mod tests {
                 }
             }
         };
-        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(take))));
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| {
+                scope.spawn(take);
+            })
+        });
         assert_eq!(account.incoming.load(Ordering::Acquire), 0);
     }
 
