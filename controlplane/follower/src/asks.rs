@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     fn wish() -> Wish {
-        Wish::Announce { address: "e:1".to_owned() }
+        Wish::Announce { address: "e:1".to_owned(), token_key: None }
     }
 
     fn run_with<T>(test: impl Future<Output = T>) -> T {

@@ -66,6 +66,8 @@ pub struct Settings {
     pub interest: Interest,
     /// Where other edges reach this one, `HOST:PORT`; empty for nowhere.
     pub address: String,
+    /// The public key (Ed25519) of the tokens that this one gives.
+    pub token_key: Option<[u8; 32]>,
     /// Takes what it comes to know.
     pub sink: Box<dyn Sink>,
     /// The end of [`asks`](crate::asks::asks) that is listened to, and the other one.
@@ -193,7 +195,8 @@ impl Follower {
     /// # Errors
     /// [`StartError`]
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { folder, identity, nodes, interest, address, mut sink, asks } = settings;
+        let Settings { folder, identity, nodes, interest, address, token_key, mut sink, asks } =
+            settings;
         let edge = folder.edge()?;
         let mut nodes = Nodes::new(nodes, edge.nodes, edge.number).ok_or(StartError::NoNodes)?;
         let shown = Arc::clone(&identity.shown);
@@ -240,7 +243,7 @@ impl Follower {
         let thread = thread::Builder::new().name("follower".to_owned()).spawn(move || {
             let keeper = runtime.block_on(async {
                 tokio::spawn(asks::run(asks, wishes, positions, count));
-                tokio::spawn(announce(asker, address));
+                tokio::spawn(announce(asker, address, token_key));
                 tokio::spawn(renewal.run());
                 tokio::spawn(keep_nodes(own, learnt));
                 following.run(stopped).await
@@ -293,11 +296,11 @@ fn open(path: &Path, interest: &Interest) -> Result<(Store, Replica), StartError
     }
 }
 
-/// Says where the edge is until somebody took note of it.
-async fn announce(asker: Asker, address: String) {
+/// Says where the edge is, and what its tokens are known by, until somebody took note of it.
+async fn announce(asker: Asker, address: String, token_key: Option<[u8; 32]>) {
     loop {
         let (sender, outcome) = tokio::sync::oneshot::channel();
-        let wish = Wish::Announce { address: address.clone() };
+        let wish = Wish::Announce { address: address.clone(), token_key };
         asker.ask(wish, |result| drop(sender.send(result)));
         match outcome.await {
             Ok(Ok(_)) | Err(_) => return,

@@ -3,14 +3,13 @@
 //! Everything has a default, so that the empty file is a valid configuration, of a cluster that is all on
 //! this machine.
 
-mod admin;
 mod events;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use admin::{AdminSection, AuthSection, TlsSection};
 pub use events::{EventsSection, KafkaSection, QueueKind, RabbitmqSection};
+pub use outrider_operators::{AdminSection, AuthSection, TlsSection};
 use outrider_settings::units::{Size, Span};
 use outrider_settings::{ConfigError, Invalid, Log, bounded, is_host_and_port};
 use serde::{Deserialize, Serialize};
@@ -291,15 +290,7 @@ impl Config {
             return Err(Invalid::new("data.dir", "", "it is empty", "name the node's own folder"));
         }
         let Listeners { peers, admin } = self.listen;
-        self.admin.check()?;
-        if !admin.ip().is_loopback() && self.admin.auth.is_none() {
-            return Err(Invalid::new(
-                "listen.admin",
-                admin,
-                "without admin.auth everybody may use the API, and this is not a loopback address",
-                format!("write \"127.0.0.1:{}\", or say who may in [admin.auth]", admin.port()),
-            ));
-        }
+        self.admin.check(Some(admin))?;
         if peers == admin && peers.port() != 0 {
             return Err(Invalid::new(
                 "listen.admin",

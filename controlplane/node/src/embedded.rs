@@ -15,7 +15,7 @@ use outrider_state::{Operation, Outcome};
 use tokio::runtime::Runtime;
 
 use crate::admin::Beside;
-use crate::config::Config;
+use crate::config::{AdminSection, Config};
 use crate::folder::{Folder, FolderError};
 use crate::join::{JoinError, join_edge};
 use crate::run::{Node, RunError, runtime};
@@ -52,9 +52,11 @@ pub struct Embedded {
 }
 
 /// The configuration of a node that has this folder and no other node. Small, since it stands beside an edge.
-fn config(dir: &Path) -> Config {
+fn config(dir: &Path, admin: &AdminSection, admin_at: Option<SocketAddr>) -> Config {
     let mut config = Config::default();
     config.data.dir = dir.to_owned();
+    config.admin = admin.clone();
+    config.listen.admin = admin_at.unwrap_or(config.listen.admin);
     config.listen.peers = SocketAddr::from(([127, 0, 0, 1], 0));
     // Nobody listens to its signs of life.
     config.consensus.heartbeat = Span::s(1);
@@ -77,7 +79,8 @@ pub fn is_there(dir: &Path) -> std::io::Result<bool> {
 
 impl Embedded {
     /// Starts the node of this folder, and makes it and its cluster when there is none. Lets the edge of `edge` in if
-    /// it is in no cluster. `admin_at` is where its API will be.
+    /// it is in no cluster. `admin_at` is where its API will be,
+    /// and `admin` who may use it.
     ///
     /// # Errors
     /// [`EmbeddedError`]
@@ -85,10 +88,10 @@ impl Embedded {
         dir: &Path,
         edge: &EdgeFolder,
         region: &str,
-        admin_at: Option<SocketAddr>,
+        (admin_at, admin): (Option<SocketAddr>, &AdminSection),
     ) -> Result<Self, EmbeddedError> {
         let failed = |source| EmbeddedError::Node { dir: dir.display().to_string(), source };
-        let config = config(dir);
+        let config = config(dir, admin, admin_at);
         let runtime = runtime(1).map_err(failed)?;
         let node = runtime.block_on(async {
             let folder = Folder::open(dir).map_err(RunError::from)?;
@@ -159,17 +162,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, edge) = (dir.path().join("node"), EdgeFolder::new(&dir.path().join("control")));
         assert!(!is_there(&path).unwrap());
-        let node = Embedded::start(&path, &edge, "eu", None).unwrap();
+        let node = Embedded::start(&path, &edge, "eu", (None, &AdminSection::default())).unwrap();
         let joined = edge.edge().unwrap();
         assert_eq!((joined.number, joined.region.as_str()), (2, "eu"));
         // Another process may not use the folder meanwhile.
-        let second = Embedded::start(&path, &edge, "eu", None);
+        let second = Embedded::start(&path, &edge, "eu", (None, &AdminSection::default()));
         assert!(second.is_err_and(|error| error.to_string().contains("does not start")));
         node.stop();
         assert!(is_there(&path).unwrap());
         // The thread of the log lets go of it in the background.
         let node = loop {
-            match Embedded::start(&path, &edge, "eu", None) {
+            match Embedded::start(&path, &edge, "eu", (None, &AdminSection::default())) {
                 Ok(node) => break node,
                 Err(error) => assert!(format!("{error:?}").contains("already open"), "{error:?}"),
             }

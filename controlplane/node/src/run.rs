@@ -2,33 +2,28 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use outrider_certificate::Shown;
 use outrider_link::{Boards, ServedBeside, tls as link};
+use outrider_operators::{AuthError, Operators};
 use outrider_raft::consensus::StartError;
 use outrider_raft::rpc::{Pool, Role, TlsContext, TlsError, serve};
 use outrider_raft::{Consensus, Peer, Settings};
 use outrider_settings::notify::{State, notify};
 use outrider_state::change::HistoryLimits;
 use outrider_state::{Operation, Outcome};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ResolvesServerCert;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
-use crate::admin::auth::{Auth, AuthError};
 use crate::admin::watch::WATCHERS_MAX;
 use crate::admin::{Admin, GRAPH_BODIES_MAX, LARGE_BODIES_MAX, server};
-use crate::config::{Config, TlsSection};
+use crate::config::Config;
 use crate::consumer;
 use crate::edges::{self, Edges};
 use crate::events::{self, Events, EventsError};
@@ -73,8 +68,8 @@ pub enum RunError {
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// TLS of the API.
-    #[error("the TLS of the admin API cannot be set up: {0}")]
-    AdminTls(String),
+    #[error(transparent)]
+    AdminTls(#[from] outrider_operators::TlsError),
     /// The queue of events.
     #[error(transparent)]
     Events(#[from] EventsError),
@@ -199,8 +194,10 @@ impl Node {
         let identity = link::Identity { shown: Arc::clone(&shown), authority: identity.authority };
         let graph = Arc::new(GraphService::new(&config.graph, &config.data.dir)?);
         let (peers, peers_at, push) = listen_for_members(&identity, config.listen.peers)?;
-        let auth = config.admin.auth.as_ref().map(Auth::open).transpose()?.map(Arc::new);
-        let acceptor = acceptor(config, &shown)?;
+        let auth = config.admin.auth.as_ref().map(Operators::open).transpose()?.map(Arc::new);
+        let is_loopback = config.listen.admin.ip().is_loopback();
+        let own = Arc::<Shown>::clone(&shown);
+        let acceptor = outrider_operators::acceptor(config.admin.tls.as_ref(), is_loopback, own)?;
         let queue = events::open(&config.events, &folder)?;
         let source = Some(peers_at.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
         let pool = Arc::new(Pool::new(tls.clone(), source));
@@ -323,32 +320,6 @@ impl Node {
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, self.push.wait_idle()).await;
         self.admin.consensus.stop().await;
     }
-}
-
-/// The API's TLS: with its own certificate, or with the node's where others than this machine may reach it.
-fn acceptor(config: &Config, shown: &Arc<Shown>) -> Result<Option<TlsAcceptor>, RunError> {
-    let resolver: Arc<dyn ResolvesServerCert> = match &config.admin.tls {
-        Some(TlsSection { certificate, key }) => {
-            let wrong = |path: &Path, error: &dyn std::fmt::Display| {
-                RunError::AdminTls(format!("{}: {error}", path.display()))
-            };
-            let chain = CertificateDer::pem_file_iter(certificate)
-                .and_then(Iterator::collect)
-                .map_err(|error| wrong(certificate, &error))?;
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-            Shown::new(chain, private).map_err(|error| wrong(certificate, &error))?
-        }
-        None if config.listen.admin.ip().is_loopback() => return Ok(None),
-        None => Arc::<Shown>::clone(shown),
-    };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| RunError::AdminTls(error.to_string()))?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
 }
 
 /// TCP for nodes and UDP for edges, on the same number also where the system chooses it.

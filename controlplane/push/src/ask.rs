@@ -26,10 +26,12 @@ pub enum Wish {
         /// What it stands for from then on. It names the edge that asks among its holders.
         record: Option<TagRecord>,
     },
-    /// That others know where it is reached.
+    /// That others know where it is reached, and its tokens.
     Announce {
         /// `HOST:PORT`, or empty for nowhere.
         address: String,
+        /// The public key (Ed25519) of its tokens.
+        token_key: Option<[u8; 32]>,
     },
     /// A new certificate of the key that it joined with. Nothing is written, and asking again gives another one.
     Renew {
@@ -85,7 +87,9 @@ impl Ask {
                 }
                 Operation::Tag { repository, tag, expect, record }
             }
-            Wish::Announce { address } => Operation::Announce { member: edge, address },
+            Wish::Announce { address, token_key } => {
+                Operation::Announce { member: edge, address, token_key }
+            }
             Wish::Renew { .. } => return Err("a certificate is not written".to_owned()),
         };
         // No edge speaks for another.
@@ -177,11 +181,12 @@ mod tests {
         assert!(tag(&[5]).into_request(4).unwrap_err().contains("holds"));
         let many: Vec<u64> = (1..=17).collect();
         assert!(tag(&many).into_request(4).unwrap_err().contains("holders"));
-        let wish = Wish::Announce { address: "x".repeat(260) };
+        let wish = Wish::Announce { address: "x".repeat(260), token_key: None };
         assert!(Ask { wish, ..tag(&[]) }.into_request(4).unwrap_err().contains("address"));
-        let wish = Wish::Announce { address: "e:1".to_owned() };
+        let (address, token_key) = ("e:1".to_owned(), Some([7; 32]));
+        let wish = Wish::Announce { address: address.clone(), token_key };
         let request = Ask { wish, ..tag(&[]) }.into_request(9).unwrap();
-        assert_eq!(request.operation, Operation::Announce { member: 9, address: "e:1".to_owned() });
+        assert_eq!(request.operation, Operation::Announce { member: 9, address, token_key });
     }
 
     #[test]

@@ -140,6 +140,8 @@ pub enum Item {
         revoked: bool,
         /// Where it is reached by edges, `HOST:PORT`, or empty.
         address: String,
+        /// The public key (Ed25519) of the tokens that it gives.
+        token_key: Option<[u8; 32]>,
     },
 }
 
@@ -183,6 +185,7 @@ impl Item {
                 region: member.region.clone(),
                 revoked: member.revoked,
                 address: member.address.clone(),
+                token_key: member.token_key,
             },
         }
     }

@@ -51,6 +51,8 @@ pub struct Member {
     pub revoked: bool,
     /// Where it is reached by edges, `HOST:PORT`, or empty.
     pub address: String,
+    /// The public key (Ed25519) of the tokens that it gives.
+    pub token_key: Option<[u8; 32]>,
 }
 
 /// What the caches have to do about an update.
@@ -111,6 +113,7 @@ impl Replica {
             region: member.region.clone(),
             revoked: member.revoked,
             address: member.address.clone(),
+            token_key: member.token_key,
         });
         let weights = std::iter::once(Item::Weights(self.weights));
         fragments.chain(tags).chain(customers).chain(members).chain(weights)
@@ -145,8 +148,9 @@ impl Replica {
             }
             Item::Customer { name, customer: None } => drop(self.customers.remove(&name)),
             Item::Weights(weights) => self.weights = weights,
-            Item::Member { number, role, region, revoked, address } => {
-                self.members.insert(number, Member { role, region, revoked, address });
+            Item::Member { number, role, region, revoked, address, token_key } => {
+                let member = Member { role, region, revoked, address, token_key };
+                self.members.insert(number, member);
             }
         }
     }

@@ -136,7 +136,16 @@ impl Reference {
             members: members
                 .map(|(n, m)| {
                     let (role, region, revoked) = (role(m.role), m.region.clone(), m.revoked);
-                    (n, Member { role, region, revoked, address: m.address.clone() })
+                    (
+                        n,
+                        Member {
+                            role,
+                            region,
+                            revoked,
+                            address: m.address.clone(),
+                            token_key: m.token_key,
+                        },
+                    )
                 })
                 .collect(),
         }

@@ -49,6 +49,8 @@ pub struct Member {
     /// Where it is reached, `HOST:PORT`: an edge by other edges, a node by nodes and edges. Empty while that is not known,
     /// and for a node that is out of the membership.
     pub address: String,
+    /// The public key (Ed25519) of the tokens that an edge gives, where it gives any.
+    pub token_key: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -126,17 +128,24 @@ impl Members {
             joined_ms: now_ms,
             revoked: false,
             address: String::new(),
+            token_key: None,
         };
         self.members.insert(member, entry);
         Outcome::Joined { member, role, region }
     }
 
-    /// Notes where a member is reached. Whether that is something else than before; nothing when there is no such
-    /// member.
-    pub(crate) fn announce(&mut self, member: u64, address: String) -> Option<bool> {
+    /// Notes where a member is reached, and whose tokens are its own, where it is an edge. Whether that is something
+    /// else than before; nothing when there is no such member.
+    pub(crate) fn announce(
+        &mut self,
+        member: u64,
+        address: String,
+        token_key: Option<[u8; 32]>,
+    ) -> Option<bool> {
         let member = self.members.get_mut(&member)?;
-        let is_new = member.address != address;
-        member.address = address;
+        let token_key = token_key.filter(|_| member.role == Role::Edge);
+        let is_new = member.address != address || member.token_key != token_key;
+        (member.address, member.token_key) = (address, token_key);
         Some(is_new)
     }
 

@@ -61,6 +61,7 @@ impl Kind {
         match self {
             Self::Batch | Self::Snapshot | Self::Requests | Self::ToEdge => 4,
             Self::FromEdge => 3,
+            Self::Ask => 3,
             _ => 2,
         }
     }

@@ -283,12 +283,14 @@ pub enum Operation {
         /// The member.
         member: u64,
     },
-    /// Notes where a member is reached.
+    /// Notes where a member is reached, and by what the tokens of an edge are known.
     Announce {
         /// The member.
         member: u64,
         /// `HOST:PORT`, or empty for nowhere.
         address: String,
+        /// The public key (Ed25519) of its tokens.
+        token_key: Option<[u8; 32]>,
     },
 }
 

@@ -297,15 +297,16 @@ impl State {
                 self.tell_member(member, changes);
                 DONE
             }
-            Operation::Announce { member, address } => match self.members.announce(member, address)
-            {
-                None => Outcome::NoMember,
-                Some(false) => DONE,
-                Some(true) => {
-                    self.tell_member(member, changes);
-                    DONE
+            Operation::Announce { member, address, token_key } => {
+                match self.members.announce(member, address, token_key) {
+                    None => Outcome::NoMember,
+                    Some(false) => DONE,
+                    Some(true) => {
+                        self.tell_member(member, changes);
+                        DONE
+                    }
                 }
-            },
+            }
         }
     }
 

@@ -104,6 +104,7 @@ impl Workload {
             5 if self.random.bool() => Operation::Announce {
                 member: self.random.u64(0..4),
                 address: format!("e{}:8443", self.random.u8(0..3)),
+                token_key: self.random.bool().then(|| [self.random.u8(0..3); 32]),
             },
             5 => Operation::Revoke { member: self.random.u64(0..4) },
             6..=8 => Operation::Tag {

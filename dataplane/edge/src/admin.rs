@@ -4,8 +4,8 @@
 //! but the trait [`Panel`]. It must never make a shard wait: a panel asks a shard by a message and stops
 //! waiting for the answer after a while.
 //!
-//! There is no authentication, and nothing here changes anything: only GET and HEAD are answered. State fragments are
-//! read from what the edge has been told (`fragments`).
+//! Nothing here changes anything: only GET and HEAD are answered. Who may read is said by `[admin.auth]`, as for nodes.
+//! State fragments are read from what the edge has been told (`fragments`).
 
 use std::convert::Infallible;
 use std::io;
@@ -14,15 +14,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrider_follower::Monitor;
+use outrider_operators::{Needs, Operators};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use crate::fragments;
 
@@ -60,6 +63,15 @@ pub trait Panel: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Value> + Send;
 }
 
+/// Who is let in to the pages, and how.
+#[derive(Clone, Default)]
+pub struct Door {
+    /// Whose tokens are wanted; nothing: everybody may read.
+    pub operators: Option<Arc<Operators>>,
+    /// TLS, where it is not plain.
+    pub acceptor: Option<TlsAcceptor>,
+}
+
 /// Serves until it is dropped. To be called, and polled, in a tokio runtime with I/O and time.
 ///
 /// # Errors
@@ -67,13 +79,18 @@ pub trait Panel: Send + Sync + 'static {
 pub fn serve<P: Panel>(
     listener: TcpListener,
     panel: Arc<P>,
+    door: Door,
 ) -> io::Result<impl Future<Output = Infallible> + Send> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(accept(listener, panel))
+    Ok(accept(listener, panel, door))
 }
 
-async fn accept<P: Panel>(listener: tokio::net::TcpListener, panel: Arc<P>) -> Infallible {
+async fn accept<P: Panel>(
+    listener: tokio::net::TcpListener,
+    panel: Arc<P>,
+    door: Door,
+) -> Infallible {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -87,25 +104,60 @@ async fn accept<P: Panel>(listener: tokio::net::TcpListener, panel: Arc<P>) -> I
                 continue;
             }
         };
-        let panel = Arc::clone(&panel);
+        let (panel, door) = (Arc::clone(&panel), door.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let panel = Arc::clone(&panel);
-                async move { Ok::<_, Infallible>(answer(&request, panel.as_ref()).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIME_MAX)
-                .max_buf_size(HEADER_BYTES_MAX)
-                .serve_connection(TokioIo::new(stream), service);
-            // How a client's connection ends is the client's business.
-            let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+            let operators = door.operators.as_deref();
+            let answering = async {
+                match door.acceptor {
+                    None => converse(stream, panel.as_ref(), operators).await,
+                    Some(acceptor) => match acceptor.accept(stream).await {
+                        Ok(stream) => converse(stream, panel.as_ref(), operators).await,
+                        Err(error) => {
+                            tracing::debug!(%error, "a handshake of the admin pages failed")
+                        }
+                    },
+                }
+            };
+            let _ = tokio::time::timeout(CONNECTION_TIME_MAX, answering).await;
             drop(place);
         });
     }
 }
 
-async fn answer<B, P: Panel>(request: &Request<B>, panel: &P) -> Response<Full<Bytes>> {
+/// Answers what comes over one connection.
+async fn converse<P: Panel>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    panel: &P,
+    operators: Option<&Operators>,
+) {
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(answer(&request, panel, operators).await)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // How a client's connection ends is the client's business.
+    let _ = connection.await;
+}
+
+async fn answer<B, P: Panel>(
+    request: &Request<B>,
+    panel: &P,
+    operators: Option<&Operators>,
+) -> Response<Full<Bytes>> {
+    // Supervisors ask without a token.
+    if let Some(operators) = operators
+        && !matches!(request.uri().path(), "/healthz" | "/readyz")
+        && let Err(refused) = operators.check(request.headers(), Needs::Read)
+    {
+        let body = pretty(&json!({ "error": refused.why }));
+        let mut response = respond(refused.status, JSON, body);
+        let challenge = HeaderValue::from_static(refused.challenge);
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        return response;
+    }
     if fragments::is_there(request.uri().path()) {
         return fragments::answer(request, panel.control());
     }
@@ -205,7 +257,7 @@ mod tests {
         let shown = Arc::new(Shown::default());
         {
             let _inside = runtime.enter();
-            runtime.spawn(serve(listener, Arc::clone(&shown)).unwrap());
+            runtime.spawn(serve(listener, Arc::clone(&shown), Door::default()).unwrap());
         }
         (runtime, address, shown)
     }

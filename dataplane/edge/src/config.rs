@@ -25,6 +25,7 @@ mod upstream;
 
 pub use auth::{AuthSection, CustomerSection, IssuerSection};
 pub use control::ControlSection;
+pub use outrider_operators::AdminSection;
 pub(crate) use outrider_settings::bounded;
 pub use outrider_settings::{CONFIG_BYTES_MAX, ConfigError, Invalid, Listen, Log, LogFormat};
 pub use quic::QuicSection;
@@ -75,6 +76,8 @@ pub struct Config {
     pub control: ControlSection,
     /// `[auth]`: who may do what.
     pub auth: AuthSection,
+    /// `[admin]`: who may use what is on `listen.admin`.
+    pub admin: AdminSection,
     /// `[drain]`: how the edge stops.
     pub drain: DrainSection,
     /// `[log]`: what is logged to stderr.
@@ -121,7 +124,8 @@ pub struct Listeners {
     /// Plain HTTP, for this machine only: an address that is not loopback is refused. Default
     /// `127.0.0.1:8080`; `off` for none.
     pub http: Listen,
-    /// Metrics, health and status, without any authentication. Default `127.0.0.1:9180`; `off` for none.
+    /// Metrics, health and status, and the API of a node in the process. An address that is not loopback needs
+    /// `[admin.auth]`, and is answered over TLS. Default `127.0.0.1:9180`; `off` for none.
     pub admin: Listen,
 }
 
@@ -510,6 +514,7 @@ impl Config {
                 "give one of them an address",
             ));
         }
+        self.admin.check(listen.admin.address())?;
         let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
         for (key, value) in [
             ("listen.https", listen.https),

@@ -10,7 +10,9 @@ use outrider_follower::{
     StartError, Status, asks,
 };
 use outrider_gateway::Orders;
-use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+use outrider_gateway::names::{
+    Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer, StoredBytes,
+};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
@@ -26,6 +28,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
+use crate::auth::{Auth, FleetKeys};
 use crate::config::Config;
 use crate::hints::ToShards;
 use crate::orders::ToCaches;
@@ -45,7 +48,8 @@ pub(crate) struct Followed {
 }
 
 /// Follows, if this edge has joined a cluster: these nodes, or else those of the configuration. `https` is where
-/// it listens; `orders` go to its shards; `voided` keeps what a start must not believe.
+/// it listens; `orders` go to its shards, limits to `stored`, and the keys of the fleet's tokens to `auth`; `voided` keeps
+/// what a start must not believe.
 ///
 /// # Errors
 /// [`StartError`], also when the configuration wants it and the edge has not joined.
@@ -53,7 +57,8 @@ pub(crate) fn start(
     config: &Config,
     nodes: Vec<String>,
     https: Option<SocketAddr>,
-    orders: &Arc<Orders>,
+    (orders, stored): (&Arc<Orders>, &Arc<StoredBytes>),
+    auth: Option<&Auth>,
     voided: Voided,
 ) -> Result<Option<Followed>, StartError> {
     let folder = EdgeFolder::new(&config.control_dir());
@@ -85,14 +90,17 @@ pub(crate) fn start(
         nodes: if nodes.is_empty() { config.control.nodes.clone() } else { nodes },
         interest: Interest { prefixes: config.control.fragments.clone() },
         address,
+        token_key: auth.and_then(Auth::token_key),
         sink: Box::new(ToFleet {
             caches: ToCaches {
                 fleet: Arc::clone(&fleet),
                 orders: Arc::clone(orders),
                 configured: config.cache.importance.weights(),
                 voided,
+                stored: Arc::clone(stored),
             },
             shards: Arc::clone(&to_shards),
+            keys: auth.map(Auth::fleet),
         }),
         asks: (asker, wanted),
     })?;
@@ -151,6 +159,8 @@ impl Proposer for ToNodes {
 struct ToFleet {
     caches: ToCaches,
     shards: Arc<ToShards>,
+    /// Where somebody is asked who they are.
+    keys: Option<Arc<FleetKeys>>,
 }
 
 fn fleet_record(record: &TagRecord, confirmed_ms: u64) -> FleetRecord {
@@ -170,6 +180,11 @@ fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
     there.then(|| address.to_owned())
 }
 
+/// What the tokens of an edge that is let in are verified with.
+fn signs(role: MemberRole, revoked: bool, key: Option<[u8; 32]>) -> Option<[u8; 32]> {
+    key.filter(|_| role == MemberRole::Edge && !revoked)
+}
+
 impl Sink for ToFleet {
     fn whole(&mut self, replica: &Replica, consequences: &[Consequence]) -> Option<Settling> {
         let tags = replica.tags.iter().map(|((repository, tag), known)| {
@@ -180,6 +195,11 @@ impl Sink for ToFleet {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
         self.caches.fleet.replace(tags, addresses);
+        if let Some(keys) = &self.keys {
+            keys.replace(replica.members.iter().filter_map(|(number, member)| {
+                Some((*number, signs(member.role, member.revoked, member.token_key)?))
+            }));
+        }
         self.caches.whole(replica, consequences)
     }
 
@@ -204,8 +224,11 @@ impl Sink for ToFleet {
                     let record = record.as_ref().map(|r| fleet_record(r, *confirmed_ms));
                     fleet.set_tag(repository, tag, *version, record);
                 }
-                Item::Member { number, role, revoked, address, .. } => {
+                Item::Member { number, role, revoked, address, token_key, .. } => {
                     fleet.set_address(*number, reached(*role, *revoked, address));
+                    if let Some(keys) = &self.keys {
+                        keys.set(*number, signs(*role, *revoked, *token_key));
+                    }
                 }
                 _ => {}
             }

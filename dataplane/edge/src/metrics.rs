@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use outrider_cache::CacheMetrics;
 use outrider_follower::Monitor;
 use outrider_gateway::GatewayMetrics;
-use outrider_gateway::names::NamesMetrics;
+use outrider_gateway::names::{NamesMetrics, StoredBytes, StoredShare};
 use outrider_shard::{ShardHandle, ShardStats};
 use outrider_transport::TransportMetrics;
 use outrider_uplink::UplinkMetrics;
@@ -15,7 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use crate::follow::ControlMetrics;
@@ -80,6 +80,37 @@ impl Collector for ShardMetrics {
             for shard in &shards {
                 let label = [("shard", shard.id().to_string())];
                 ConstCounter::new(read(shard.stats())).encode(family.encode_family(&label)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Customers of whom it is shown what they have stored: those with a limit, the first so many by name.
+const STORED_SHOWN_MAX: usize = 200;
+
+/// What customers have stored.
+#[derive(Debug)]
+struct StoredMetrics(Arc<StoredBytes>);
+
+/// A gauge of a customer: its name, its help, and how it is read.
+type StoredGauge = (&'static str, &'static str, fn(&StoredShare) -> u64);
+
+const STORED_GAUGES: [StoredGauge; 2] = [
+    ("used_bytes", "Bytes that the customer has pushed and that are here", |s| s.used_bytes),
+    ("limit_bytes", "Bytes that the customer may have here", |s| s.limit_bytes),
+];
+
+impl Collector for StoredMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let shares = self.0.limited(STORED_SHOWN_MAX);
+        for (name, help, read) in STORED_GAUGES {
+            let name = format!("{PREFIX}_customer_stored_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            for share in &shares {
+                let label = [("customer", &*share.customer)];
+                let value = i64::try_from(read(share)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(&label)?)?;
             }
         }
         Ok(())
@@ -161,7 +192,7 @@ impl ShardGauges {
 
 impl Metrics {
     /// Makes the registry with everything in it.
-    pub(crate) fn new(control: Option<Monitor>) -> (Metrics, Registry) {
+    pub(crate) fn new(control: Option<Monitor>, stored: &Arc<StoredBytes>) -> (Metrics, Registry) {
         let mut registry = Registry::default();
         let metrics = Metrics {
             cache: CacheMetrics::register(registry.sub_registry_with_prefix(PREFIX)),
@@ -181,6 +212,7 @@ impl Metrics {
         registry.register_collector(Box::new(metrics.shards.clone()));
         registry.register_collector(Box::new(ProcessMetrics::new()));
         registry.register_collector(Box::new(ControlMetrics(control)));
+        registry.register_collector(Box::new(StoredMetrics(Arc::clone(stored))));
         let ours = registry.sub_registry_with_prefix(PREFIX);
         metrics.transport.register(ours);
         metrics.uplink.register(ours);
@@ -218,7 +250,7 @@ mod tests {
 
     /// The names of all families that are shown before the first request, as their series have them.
     fn families() -> Vec<String> {
-        let (metrics, registry) = Metrics::new(None);
+        let (metrics, registry) = Metrics::new(None, &Arc::default());
         metrics.shard_gauges.set(0, Some(&report()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -254,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_shard_that_does_not_answer_shows_that_and_keeps_its_last_numbers() {
-        let (metrics, registry) = Metrics::new(None);
+        let (metrics, registry) = Metrics::new(None, &Arc::default());
         let mut report = report();
         report.flights = 7;
         metrics.shard_gauges.set(0, Some(&report));

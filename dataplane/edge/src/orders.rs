@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrider_artifact::Digest;
 use outrider_cache::ImportanceWeights;
 use outrider_follower::{Settled, Settling};
-use outrider_gateway::names::{AskAgain, Fleet};
+use outrider_gateway::names::{AskAgain, Fleet, StoredBytes};
 use outrider_gateway::{Order, Orders, Purge, Rate, Replaced, Standing};
 use outrider_push::replica::Consequence;
 use outrider_push::{Item, Replica};
@@ -22,6 +22,8 @@ pub(crate) struct ToCaches {
     pub(crate) configured: ImportanceWeights,
     /// Where it is kept that nothing of before is to be believed.
     pub(crate) voided: Voided,
+    /// What customers have stored, and may.
+    pub(crate) stored: Arc<StoredBytes>,
 }
 
 /// Digests of one order.
@@ -34,9 +36,10 @@ impl ToCaches {
         replica: &Replica,
         consequences: &[Consequence],
     ) -> Option<Settling> {
+        self.stored.keep_limits(|name| replica.customers.contains_key(name));
         let customers = replica.customers.iter();
         let customers =
-            customers.map(|(name, customer)| (name.as_str().into(), standing(customer)));
+            customers.map(|(name, customer)| (name.as_str().into(), self.standing(name, customer)));
         self.orders.tell(&Order::Customers(Arc::new(customers.collect())));
         self.weigh(&replica.weights);
         let settling = self.follow(replica, consequences);
@@ -54,7 +57,10 @@ impl ToCaches {
         for item in items {
             match item {
                 Item::Customer { name, customer } => {
-                    let standing = customer.as_ref().map(standing);
+                    if customer.is_none() {
+                        self.stored.limit(name, 0);
+                    }
+                    let standing = customer.as_ref().map(|customer| self.standing(name, customer));
                     self.orders.tell(&Order::Customer(name.as_str().into(), standing));
                 }
                 Item::Weights(weights) => self.weigh(weights),
@@ -62,6 +68,17 @@ impl ToCaches {
             }
         }
         self.follow(replica, consequences)
+    }
+
+    fn standing(&self, name: &str, customer: &Customer) -> Standing {
+        let ttl = u64::from(customer.content_ttl_s);
+        Standing {
+            class: customer.class,
+            guaranteed_bytes: customer.guaranteed_bytes,
+            content_ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
+            rate: Rate::new(customer.requests_per_second_max).map(Arc::new),
+            stored: self.stored.limit(name, customer.stored_bytes_max),
+        }
     }
 
     fn weigh(&self, weights: &Weights) {
@@ -147,15 +164,5 @@ impl ToCaches {
                 }
             }
         })
-    }
-}
-
-fn standing(customer: &Customer) -> Standing {
-    let ttl = u64::from(customer.content_ttl_s);
-    Standing {
-        class: customer.class,
-        guaranteed_bytes: customer.guaranteed_bytes,
-        content_ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
-        rate: Rate::new(customer.requests_per_second_max).map(Arc::new),
     }
 }

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use outrider_cache::{CacheConfig, CacheError, Placement, SsdConfig, Stripes};
 use outrider_follower::Follower;
-use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread};
+use outrider_gateway::names::{self, NamesError, NamesLimits, NamesThread, StoredBytes};
 use outrider_gateway::{GatewaySettings, Hub, Orders, Upstream};
+use outrider_operators::Operators;
 use outrider_settings::notify::{State, notify};
 use outrider_shard::channel::Rendezvous;
 use outrider_shard::{ShardConfig, ShardError, ShardThread};
@@ -24,7 +25,7 @@ use outrider_transport::{Limits, PinBudget, TransportError, tls};
 use outrider_uplink::{Uplink, UplinkError, UplinkOptions, UpstreamId};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin;
+use crate::admin::{self, Door};
 use crate::auth::{Auth, AuthError};
 use crate::config::{Config, Listen};
 use crate::crossing::Crossing;
@@ -122,6 +123,12 @@ pub enum RunError {
     /// Nobody can be asked who they are.
     #[error("auth: {0}")]
     Auth(#[from] AuthError),
+    /// Operators' tokens.
+    #[error(transparent)]
+    Operators(#[from] outrider_operators::AuthError),
+    /// TLS of the admin pages.
+    #[error(transparent)]
+    AdminTls(#[from] outrider_operators::TlsError),
     /// The control plane cannot be followed.
     #[error("the control plane cannot be followed: {0}")]
     Control(#[from] outrider_follower::StartError),
@@ -295,7 +302,15 @@ impl Running {
         let orders = Orders::new(count);
         let voided = Voided::new(dir.path());
         let void_through = voided.read().map_err(RunError::Voided)?;
-        let followed = follow::start(config, nodes, sockets.addresses.https, &orders, voided)?;
+        let stored = Arc::<StoredBytes>::default();
+        let followed = follow::start(
+            config,
+            nodes,
+            sockets.addresses.https,
+            (&orders, &stored),
+            auth.as_ref(),
+            voided,
+        )?;
         let (follower, to_shards, fleet, peers, certificate) = match followed {
             Some(Followed { follower, to_shards, fleet, peers, certificate }) => {
                 (Some(follower), Some(to_shards), Some(fleet), Some(peers), Some(certificate))
@@ -318,13 +333,13 @@ impl Running {
 
         let control = follower.as_ref().map(Follower::monitor);
         let collector = follower.as_ref().map(Follower::collector);
-        let (metrics, registry) = Metrics::new(control.clone());
+        let (metrics, registry) = Metrics::new(control.clone(), &stored);
         let access = match &mut auth {
             Some(auth) => Some(auth.share(metrics.gateway.audit_dropped.clone())?),
             None => None,
         };
-        let (names, names_client) =
-            names::open(dir.path(), names_limits(config), metrics.names.clone())?;
+        let names_limits = NamesLimits { stored: Arc::clone(&stored), ..names_limits(config) };
+        let (names, names_client) = names::open(dir.path(), names_limits, metrics.names.clone())?;
         let upstreams = config.upstream.iter().map(crate::config::Upstream::to_uplink).collect();
         let options =
             UplinkOptions { metrics: metrics.uplink.clone(), peers, ..UplinkOptions::default() };
@@ -339,6 +354,7 @@ impl Running {
             seats: seats(config, count, &cpus),
             uplink: uplink.monitor(),
             control,
+            stored,
             registry,
             shard_gauges: metrics.shard_gauges.clone(),
         });
@@ -353,6 +369,10 @@ impl Running {
         {
             admin = None;
         }
+        let admin = match admin {
+            Some(listener) => Some((listener, door(config, edge.addresses.admin, &tls, &uplink)?)),
+            None => None,
+        };
         start_on_runtime(&uplink, &edge, admin, &events)?;
         if let Some(auth) = auth {
             uplink.runtime().spawn(auth.watch());
@@ -525,7 +545,7 @@ const fn events_max(shards: usize) -> usize {
 fn start_on_runtime(
     uplink: &Uplink,
     edge: &Arc<Edge>,
-    admin: Option<TcpListener>,
+    admin: Option<(TcpListener, Door)>,
     events: &SyncSender<Event>,
 ) -> Result<(), RunError> {
     let runtime = uplink.runtime();
@@ -544,11 +564,28 @@ fn start_on_runtime(
             let _ = events.try_send(Event::Stop(name));
         }
     });
-    if let Some(listener) = admin {
-        let server = admin::serve(listener, Arc::clone(edge)).map_err(RunError::Admin)?;
+    if let Some((listener, door)) = admin {
+        let server = admin::serve(listener, Arc::clone(edge), door).map_err(RunError::Admin)?;
         runtime.spawn(server);
     }
     Ok(())
+}
+
+/// Who is let in to the admin pages of an edge without a node.
+fn door(
+    config: &Config,
+    at: Option<SocketAddr>,
+    tls: &rustls::ServerConfig,
+    uplink: &Uplink,
+) -> Result<Door, RunError> {
+    let operators = config.admin.auth.as_ref().map(Operators::open).transpose()?.map(Arc::new);
+    if let Some(operators) = &operators {
+        uplink.runtime().spawn(Arc::clone(operators).watch());
+    }
+    let is_loopback = at.is_none_or(|at| at.ip().is_loopback());
+    let own = Arc::clone(&tls.cert_resolver);
+    let acceptor = outrider_operators::acceptor(config.admin.tls.as_ref(), is_loopback, own)?;
+    Ok(Door { operators, acceptor })
 }
 
 fn ready(config: &Config, dir: &DataDir, edge: &Edge, sizes: Sizes, ca_pem: PathBuf) -> Ready {

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_follower::Monitor;
+use outrider_gateway::names::StoredBytes;
 use outrider_push::{Hint, Prediction};
 use outrider_shard::channel::Sender;
 use outrider_uplink::UplinkMonitor;
@@ -29,6 +30,9 @@ use crate::metrics::ShardGauges;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// Questions that may wait for one shard: one for each connection of the admin server, and to spare.
 pub(crate) const INBOX_MAX: usize = 2 * crate::admin::CONNECTIONS_MAX;
+
+/// Customers with a limit of what they may have stored that `/status` shows.
+const STORED_SHOWN_MAX: usize = 10_000;
 
 /// How far a shard is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,6 +235,8 @@ pub(crate) struct Edge {
     pub(crate) uplink: UplinkMonitor,
     /// None: there is no control plane.
     pub(crate) control: Option<Monitor>,
+    /// What customers have stored, and may.
+    pub(crate) stored: Arc<StoredBytes>,
     pub(crate) registry: Registry,
     pub(crate) shard_gauges: ShardGauges,
 }
@@ -358,6 +364,11 @@ impl Panel for Edge {
             "upstreams": self.uplink.status(),
             "outbox": outbox,
             "customers": shares.values().collect::<Vec<_>>(),
+            "stored": self.stored.limited(STORED_SHOWN_MAX).iter().map(|share| json!({
+                "customer": share.customer,
+                "used_bytes": share.used_bytes,
+                "limit_bytes": share.limit_bytes,
+            })).collect::<Vec<_>>(),
             "control": self.control.as_ref().map(|control| follow::json(&control.status())),
         })
     }

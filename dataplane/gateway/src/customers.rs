@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use outrider_cache::{Cache, Class, Customer, Share, Terms};
 
+use crate::names::{Account, Room};
 use crate::uploads::ANONYMOUS;
 
 /// Requests that a customer may make at once after a pause: what it may make in this time.
 const BURST: Duration = Duration::from_secs(1);
 
 /// What a customer is to an edge.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// The weight of its class; 1 is neutral.
     pub class: f64,
@@ -26,6 +27,8 @@ pub struct Standing {
     pub content_ttl: Option<Duration>,
     /// How fast it may ask, at all shards together.
     pub rate: Option<Arc<Rate>>,
+    /// What it has stored, where that has a limit.
+    pub stored: Option<Arc<Account>>,
 }
 
 /// How fast a customer may ask: a virtual clock (GCRA, ITU-T I.371) that each request moves on by its period. One for
@@ -71,6 +74,7 @@ impl Rate {
 struct Known {
     customer: Customer,
     rate: Option<Arc<Rate>>,
+    stored: Option<Arc<Account>>,
 }
 
 /// The customers of one shard.
@@ -95,7 +99,7 @@ impl Default for Customers {
 }
 
 fn unknown(name: &str) -> Known {
-    Known { customer: Customer::new(name, Class::NEUTRAL), rate: None }
+    Known { customer: Customer::new(name, Class::NEUTRAL), rate: None, stored: None }
 }
 
 impl Customers {
@@ -124,6 +128,14 @@ impl Customers {
         rate.map_or(Ok(()), |rate| rate.take(Instant::now()))
     }
 
+    /// Room for one content that somebody pushes, empty at first.
+    pub(crate) fn room(&self, name: &str) -> Room {
+        if name == ANONYMOUS {
+            return Room::of(self.anonymous.borrow().stored.clone());
+        }
+        Room::of(self.known.borrow().get(name).and_then(|known| known.stored.clone()))
+    }
+
     /// Sets what a customer is, or that it is nothing any more. `shards`: how many share what is guaranteed.
     pub(crate) fn set(&self, cache: &Cache, shards: u16, name: &str, standing: Option<&Standing>) {
         let class = standing.map_or(Class::NEUTRAL, |standing| Class::of_weight(standing.class));
@@ -138,7 +150,11 @@ impl Customers {
                 "it has no guarantee and no time to live here: too many customers have one"
             );
         }
-        let now = standing.map(|standing| Known { customer, rate: standing.rate.clone() });
+        let now = standing.map(|standing| Known {
+            customer,
+            rate: standing.rate.clone(),
+            stored: standing.stored.clone(),
+        });
         if name == ANONYMOUS {
             *self.anonymous.borrow_mut() = now.clone().unwrap_or_else(|| unknown(name));
         }

@@ -51,7 +51,7 @@ impl<N: Names> Gateway<N> {
         mut body: RequestBody,
     ) -> Answer {
         let algorithm = digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        let (_, mut open) = self.open_upload(algorithm)?;
+        let (_, mut open) = self.open_upload(algorithm, &customer)?;
         uploads::take_body(&mut open, &mut body).await?;
         let (digest, stored) = match digest {
             Some(digest) => (digest, uploads::close(open, &digest).await?),

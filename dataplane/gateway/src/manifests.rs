@@ -442,7 +442,7 @@ impl<N: Names> Gateway<N> {
             tags.insert(0, tag);
         }
         self.take_in_references(name, &manifest, &by, linked_only).await?;
-        let (_, mut open) = self.open_upload(digest.algorithm())?;
+        let (_, mut open) = self.open_upload(digest.algorithm(), &by)?;
         uploads::take_bytes(&mut open, &bytes).await?;
         let stored = uploads::close(open, &digest).await?;
         let size_bytes = bytes.len() as u64;

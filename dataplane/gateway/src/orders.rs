@@ -237,13 +237,15 @@ impl<N: Names> Gateway<N> {
         true
     }
 
-    /// Demotes what was not used for too long, for as long as the shard lives.
+    /// Demotes what was not used for too long, and drops uploads that nothing comes for, for as long as the shard lives.
     pub fn expire(self: &Rc<Self>) {
-        let cache = self.cache.clone();
+        let gateway = Rc::downgrade(self);
         task::spawn(async move {
             loop {
                 time::sleep(EXPIRE_PAUSE).await;
-                cache.expire(up_s());
+                let Some(gateway) = gateway.upgrade() else { return };
+                gateway.cache.expire(up_s());
+                gateway.expire_uploads();
             }
         });
     }

@@ -20,7 +20,7 @@ use crate::blobs::Whence;
 use crate::faults;
 use crate::gateway::{Answer, Gateway, bare, unix_ms, value};
 use crate::mesh::Unanswered;
-use crate::names::{Names, PutBlob, Repository};
+use crate::names::{Names, PutBlob, Repository, Room};
 use crate::protocol::route::{Mount, UploadSession, blob_path, upload_path};
 use crate::protocol::{ApiError, Code, header, range};
 use crate::single::to_the_end;
@@ -32,17 +32,27 @@ pub(crate) const ANONYMOUS: &str = "anonymous";
 pub(crate) struct Open {
     upload: Upload,
     hasher: ContentHasher,
+    /// What its customer may have stored of it.
+    room: Room,
 }
 
 impl Open {
-    /// Refuses a body that says that it is too long, before any of it is taken.
-    fn must_take(&self, body: &RequestBody) -> Result<(), ApiError> {
+    /// Refuses a body that says that it is too long, or more than its customer may have stored, before any of
+    /// it is taken.
+    fn must_take(&mut self, body: &RequestBody) -> Result<(), ApiError> {
         let size = self.upload.len().saturating_add(body.size_hint().unwrap_or(0));
         let limit = self.upload.len_max();
-        if size <= limit {
-            return Ok(());
+        if size > limit {
+            return Err(faults::of_store(&CacheError::TooLarge { size, limit }));
         }
-        Err(faults::of_store(&CacheError::TooLarge { size, limit }))
+        Ok(self.room.grow_to(size)?)
+    }
+
+    async fn append(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        self.room.grow_to(self.upload.len() + bytes.len() as u64)?;
+        self.upload.append(bytes).await.map_err(|error| faults::of_store(&error))?;
+        self.hasher.update(bytes);
+        Ok(())
     }
 }
 
@@ -59,12 +69,13 @@ struct Session {
 pub(crate) struct Sessions(RefCell<HashMap<UploadSession, Session>>);
 
 /// A session in the hands of one request. Dropping it puts the session back, unless a write was cut
-/// short, after which nobody knows what is stored.
+/// short, after which nobody knows what is stored, or there is no room for it.
 struct Taken<'a> {
     sessions: &'a Sessions,
     id: UploadSession,
     open: Option<Open>,
-    writing: bool,
+    /// A write was cut short, or it is more than may be.
+    is_over: bool,
 }
 
 impl Sessions {
@@ -104,7 +115,7 @@ impl Sessions {
             ApiError::new(Code::BlobUploadInvalid, "another request is writing to this upload")
                 .with_status(StatusCode::CONFLICT)
         })?;
-        Ok(Taken { sessions: self, id, open: Some(open), writing: false })
+        Ok(Taken { sessions: self, id, open: Some(open), is_over: false })
     }
 
     fn remove(&self, id: UploadSession) {
@@ -119,8 +130,12 @@ impl Taken<'_> {
 
     /// Takes all of a request's body.
     async fn append_body(&mut self, body: &mut RequestBody) -> Result<(), ApiError> {
-        if let Some(open) = &self.open {
-            open.must_take(body)?;
+        if let Some(open) = &mut self.open
+            && let Err(error) = open.must_take(body)
+        {
+            // Nothing stays of what cannot be taken.
+            self.is_over = true;
+            return Err(error);
         }
         while let Some(bytes) = body.next().await {
             let bytes = bytes.map_err(|error| {
@@ -128,10 +143,9 @@ impl Taken<'_> {
                 ApiError::new(Code::BlobUploadInvalid, message)
             })?;
             let Some(open) = &mut self.open else { return Err(unknown()) };
-            self.writing = true;
-            open.upload.append(&bytes).await.map_err(|error| faults::of_store(&error))?;
-            open.hasher.update(&bytes);
-            self.writing = false;
+            self.is_over = true;
+            open.append(&bytes).await?;
+            self.is_over = false;
             outrider_shard::task::yield_if_needed().await;
         }
         Ok(())
@@ -147,13 +161,14 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        if self.writing {
+        if self.is_over {
             self.sessions.remove(self.id);
             return;
         }
-        if let Some(open) = self.open.take()
+        if let Some(mut open) = self.open.take()
             && let Some(session) = self.sessions.0.borrow_mut().get_mut(&self.id)
         {
+            open.room.shrink_to(open.upload.len());
             session.received_bytes = open.upload.len();
             session.touched = Instant::now();
             session.open = Some(open);
@@ -216,7 +231,7 @@ impl<N: Names> Gateway<N> {
         by: &str,
     ) -> Answer {
         let algorithm = digest.map(|digest| digest.algorithm()).or(algorithm);
-        let (id, open) = self.open_upload(algorithm.unwrap_or(Algorithm::Sha256))?;
+        let (id, open) = self.open_upload(algorithm.unwrap_or(Algorithm::Sha256), by)?;
         if let Some(digest) = digest {
             let mut open = open;
             take_body(&mut open, &mut body).await?;
@@ -339,6 +354,15 @@ impl<N: Names> Gateway<N> {
         }
     }
 
+    /// Drops sessions that nothing came for, and with them the room that they take.
+    pub(crate) fn expire_uploads(&self) {
+        let expired = self.uploads.expire(self.settings.upload_idle);
+        if expired > 0 {
+            self.metrics.uploads_expired.inc_by(expired as u64);
+            self.count_sessions();
+        }
+    }
+
     /// The gauge is all shards'.
     fn count_sessions(&self) {
         let sessions = self.uploads.len() as i64;
@@ -359,13 +383,13 @@ impl<N: Names> Gateway<N> {
         }
     }
 
-    /// Space for an upload.
+    /// Space for an upload of a customer.
     pub(crate) fn open_upload(
         &self,
         algorithm: Algorithm,
+        by: &str,
     ) -> Result<(UploadSession, Open), ApiError> {
-        let expired = self.uploads.expire(self.settings.upload_idle);
-        self.metrics.uploads_expired.inc_by(expired as u64);
+        self.expire_uploads();
         if self.uploads.len() >= self.settings.upload_sessions_max {
             return Err(ApiError::new(
                 Code::TooManyRequests,
@@ -380,7 +404,8 @@ impl<N: Names> Gateway<N> {
         let id = UploadSession::new(self.shard, random);
         let upload =
             self.cache.upload(UploadId(id.bytes())).map_err(|error| faults::of_store(&error))?;
-        Ok((id, Open { upload, hasher: ContentHasher::new(algorithm) }))
+        let room = self.customers.room(by);
+        Ok((id, Open { upload, hasher: ContentHasher::new(algorithm), room }))
     }
 
     /// Checks, flushes, names and shows a blob, in this order.
@@ -491,15 +516,15 @@ impl<N: Names> Gateway<N> {
         if stat.hosted {
             return Ok(self.names.mount(name, digest, None).await?.is_some());
         }
-        let (_, mut open) = self.open_upload(digest.algorithm())?;
+        let (_, mut open) = self.open_upload(digest.algorithm(), by)?;
+        open.room.grow_to(stat.size)?;
         for chunk in 0..crate::flight::chunks_of(stat.size) {
             let Some(found) =
                 self.cache.read(digest, chunk).await.map_err(|e| faults::of_store(&e))?
             else {
                 return Ok(false);
             };
-            open.upload.append(&found.bytes).await.map_err(|error| faults::of_store(&error))?;
-            open.hasher.update(&found.bytes);
+            open.append(&found.bytes).await?;
         }
         self.store_blob(name, open, digest, by).await?;
         Ok(true)
@@ -520,13 +545,12 @@ pub(crate) async fn take_body(open: &mut Open, body: &mut RequestBody) -> Result
 
 /// Takes these bytes into an upload that nobody else knows.
 pub(crate) async fn take_bytes(open: &mut Open, bytes: &[u8]) -> Result<(), ApiError> {
-    open.upload.append(bytes).await.map_err(|error| faults::of_store(&error))?;
-    open.hasher.update(bytes);
+    open.append(bytes).await?;
     outrider_shard::task::yield_if_needed().await;
     Ok(())
 }
 
-/// Holds an upload against its digest and flushes it.
+/// Holds an upload against its digest and flushes it. Its room is given back: who names it counts it.
 pub(crate) async fn close(open: Open, digest: &Digest) -> Result<StoredUpload, ApiError> {
     let found = if open.hasher.algorithm() == digest.algorithm() {
         open.hasher.finish()

@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -480,6 +484,91 @@ fn keys_of_all_kinds_and_secrets_change_while_it_runs() {
     until("the secret is not taken any more", || get(&client, path, &login).status == 401);
 }
 
+/// A key set at an address, and how often it was asked for.
+struct Jwks {
+    url: String,
+    keys: Arc<Mutex<Vec<Value>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Jwks {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let (keys, asked) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::<AtomicUsize>::default());
+        let (shown, count) = (Arc::clone(&keys), Arc::clone(&asked));
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                    head.push(byte[0]);
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                let body = json!({ "keys": *shown.lock().unwrap() }).to_string();
+                let head = format!("Content-Length: {}\r\nConnection: close", body.len());
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
+            }
+        });
+        Self { url, keys, asked }
+    }
+
+    fn add(&self, id: &str, pair: &KeyPair) {
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+        let key = json!({ "kty": "OKP", "crv": "Ed25519", "kid": id, "x": x });
+        self.keys.lock().unwrap().push(key);
+    }
+}
+
+/// A token that names its key.
+fn jwt_of(pair: &KeyPair, id: &str, claims: &Value) -> String {
+    let header = jsonwebtoken::Header {
+        kid: Some(id.to_owned()),
+        ..jsonwebtoken::Header::new(Algorithm::EdDSA)
+    };
+    let key = EncodingKey::from_ed_der(&pair.serialize_der());
+    jsonwebtoken::encode(&header, claims, &key).unwrap()
+}
+
+#[test]
+fn a_key_that_a_token_names_is_fetched_at_once_and_random_ones_fetch_nothing() {
+    let jwks = Jwks::start();
+    let [old, new, never] = [(); 3].map(|()| KeyPair::generate_for(&PKCS_ED25519).unwrap());
+    jwks.add("one", &old);
+    let issuer = "https://rotates.test";
+    let site = Site::start_by("jwks_refresh = \"1d\"", |toml| {
+        let toml = format!("{toml}[[auth.issuer]]\nname = {issuer:?}\njwks_url = {:?}\n", jwks.url);
+        Outrider::start(Options::default().config(&toml))
+    });
+    let client = site.client();
+    let mut claims = claims("acme");
+    claims["iss"] = json!(issuer);
+    let path = "/v2/_catalog";
+    let first = format!("Bearer {}", jwt_of(&old, "one", &claims));
+    until("the first key is there", || get(&client, path, &first).status == 200);
+    let before = jwks.asked.load(Ordering::SeqCst);
+
+    // The issuer rotates: the first request with the new key is answered, and makes it be fetched.
+    jwks.add("two", &new);
+    let token = jwt_of(&new, "two", &claims);
+    get(&client, path, &format!("Bearer {token}")).expect(200);
+    assert_eq!(jwks.asked.load(Ordering::SeqCst), before + 1);
+    site.token(Some(("acme", &token)), &[]).expect(200);
+
+    // Keys that nobody has.
+    let started = std::time::Instant::now();
+    for number in 0..200 {
+        let token = jwt_of(&never, &format!("random-{number}"), &claims);
+        get(&client, path, &format!("Bearer {token}")).expect_error(401, "UNAUTHORIZED");
+    }
+    let most = 1 + usize::try_from(started.elapsed().as_secs() / 10).unwrap();
+    let more = jwks.asked.load(Ordering::SeqCst) - before - 1;
+    assert!(more <= most, "{more} fetches in {:?}", started.elapsed());
+    get(&client, path, &first).expect(200);
+}
+
 #[test]
 fn hostile_tokens_are_refused_and_nothing_else_happens() {
     let site = Site::start("", Options::default());
@@ -532,6 +621,22 @@ fn edges_of_a_fleet_know_each_other_and_give_each_repository_its_own() {
     }
     let fetched = ["outcome=\"ok\"", "upstream=\"edge-"];
     assert!(b.edge.metrics().sum("outrider_uplink_fetches_total", &fetched) >= 1.0);
+    // A token of one edge is good at the others, as far as it says, and until its edge is taken out.
+    let token = a.bearer(Some(("acme", &a.acme)), "repository:acme/app:pull");
+    until("the other edge knows the key", || {
+        get(&b.client(), &tag("acme/app"), &token).status == 200
+    });
+    get(&b.client(), &tag("globex/app"), &token).expect_error(401, "DENIED");
+    get(&a.client(), &tag("acme/app"), &token).expect(200);
+    let number = |site: &Site| {
+        let status = site.edge.admin().get("/status").expect(200).json();
+        status["control"]["edge"].as_u64().unwrap().to_string()
+    };
+    let back = b.bearer(Some(("acme", &b.acme)), "repository:acme/app:pull");
+    until("and the other way round", || get(&a.client(), &tag("acme/app"), &back).status == 200);
+    control.cluster(0, &["remove", &number(&b)]).ok();
+    until("its tokens end with it", || get(&a.client(), &tag("acme/app"), &back).status == 401);
+    get(&a.client(), &tag("acme/app"), &token).expect(200);
     // Who has no certificate of the fleet is nobody, by the native protocol too.
     let native = Native::connect(&a.edge);
     assert_eq!(native.ask("acme/app", &digest, WantKind::Blob, None).0, 401);

@@ -448,6 +448,40 @@ fn operators_need_tokens_where_that_is_configured() {
     client.get("/metrics").expect(401);
     client.get("/readyz").expect(200);
 
+    // The same on the admin address of an edge, with a node in its process and without one.
+    for embedded in [true, false] {
+        let toml = format!("[control]\nembedded = {embedded}\n{auth}");
+        let edge = Outrider::start(Options::default().config(&toml));
+        let asked = |method: &str, target: &str, token: &str| {
+            let request = edge.admin().request(method, target).body(b"{\"class\":1}");
+            request.header("Authorization", &format!("Bearer {token}")).send().status
+        };
+        edge.admin().get("/readyz").expect(200);
+        edge.admin().get("/healthz").expect(200);
+        for page in ["/metrics", "/status", "/v1/customers", "/v1/openapi.json"] {
+            let told = edge.admin().request("GET", page).send().expect(401);
+            assert_eq!(told.header("www-authenticate"), Some("Bearer realm=\"outrider\""));
+        }
+        assert_eq!(asked("GET", "/metrics", &read), 200);
+        assert_eq!(asked("GET", "/status", &token("outrider:nothing")), 403);
+        let there = |status: u16| if embedded { status } else { 405 };
+        assert_eq!(asked("PUT", "/v1/customers/a", &write), there(204));
+        if embedded {
+            assert_eq!(asked("PUT", "/v1/customers/a", &read), 403);
+        }
+        let file = home.join("token");
+        std::fs::write(&file, format!("{read}\n")).unwrap();
+        let url = format!("http://127.0.0.1:{}", edge.admin_port());
+        let status = ["status", "--admin", &url, "--token-file", file.to_str().unwrap()];
+        until("it is well", || Outrider::run(&status).status.success());
+        assert!(Outrider::run(&status[..3]).refused().contains("bearer token"));
+    }
+    let open = home.join("edge.toml");
+    std::fs::write(&open, "[listen]\nadmin = \"0.0.0.0:9180\"\n").unwrap();
+    let check = ["edge", "--check-config", "--config", open.to_str().unwrap()];
+    let refused = Outrider::run(&check);
+    assert!(refused.err.contains("without admin.auth everybody"), "{}", refused.err);
+
     // On an address that others reach: TLS by the node's own certificate, and never without tokens.
     let port = outrider_e2e::ports::free();
     let config = home.join("open.toml");

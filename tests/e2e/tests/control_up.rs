@@ -5,6 +5,7 @@
 
 use std::process::Command;
 
+use outrider_e2e::clients::skopeo::Skopeo;
 use outrider_e2e::process::{Output, run};
 use outrider_e2e::registry::*;
 use outrider_e2e::*;
@@ -94,6 +95,75 @@ fn commands_do_what_they_say() {
     until("everything is well", || outrider(&up, &["status"]).status.success());
     let all: Value = serde_json::from_str(&outrider(&up, &["status", "--json"]).out).unwrap();
     assert_eq!((&all["healthy"], &all["problems"]), (&json!(true), &json!([])));
+}
+
+#[test]
+fn what_a_customer_may_have_stored_bounds_its_pushes_and_nobody_elses() {
+    let mut up = Outrider::start(Options::default());
+    let (small, large) = (SmallImage::new(7, &[100_000]), SmallImage::new(8, &[400_000]));
+    push(&up.client(), "team/app", "v1", &small);
+    let used = |up: &Outrider| {
+        let status = up.admin().get("/status").expect(200).json();
+        let rows = status["stored"].as_array().unwrap().clone();
+        let own = rows.iter().find(|row| row["customer"] == "anonymous");
+        own.map(|row| (row["used_bytes"].as_u64().unwrap(), row["limit_bytes"].as_u64().unwrap()))
+    };
+    assert_eq!(used(&up), None, "it has no limit yet");
+    outrider(&up, &["customer", "set", "anonymous", "--stored-max", "300000"]).ok();
+    until("the edge has heard of it", || used(&up).is_some());
+    let stored = small.blobs().map(|blob| blob.len() as u64).sum::<u64>();
+    let all = stored + small.manifest.len() as u64;
+    assert_eq!(used(&up), Some((all, 300_000)));
+
+    // Said before the body is read, and when it goes on; nothing of it stays.
+    let layer = &large.layers[0];
+    let path = format!("/v2/team/app/blobs/uploads/?digest={}", sha256(layer));
+    let refused = up.client().request("POST", &path).body(layer).send().expect_error(403, "DENIED");
+    let text = refused.text();
+    assert!(
+        text.contains("anonymous may have 300000 bytes") && text.contains("400000 more"),
+        "{text}"
+    );
+    // Each shard hears of it for itself.
+    until("an upload is ended that goes beyond", || {
+        let at = begin_upload(&up.client(), "team/app").unwrap();
+        let part = |bytes: &[u8]| up.client().request("PATCH", &at).body(bytes).send();
+        part(&layer[..150_000]).expect(202);
+        part(&layer[150_000..]).status == 403 && up.client().get(&at).status == 404
+    });
+    let layers = format!("/layer/upload?image=team/app&version=v2&digest={}", sha256(layer));
+    up.client().request("PUT", &layers).body(layer).send().expect_error(403, "DENIED");
+    assert!(used(&up).unwrap().0 < 300_000);
+
+    // Another customer is not touched; what is here is nobody's second charge; and all of that is so after a kill.
+    let other = format!("{layers}&customer=acme");
+    up.client().request("PUT", &other).body(layer).send().expect(201);
+    let before = used(&up);
+    push(&up.client(), "team/copy", "v1", &small);
+    assert_eq!(used(&up), before);
+    let image = image::real(3, 8);
+    let skopeo = Skopeo::new();
+    let told = skopeo.try_push(&image, &format!("{}/team/real:v1", up.host()));
+    assert!(!told.status.success());
+    assert!(told.err.contains("anonymous may have 300000 bytes"), "{}", told.err);
+    up.crash_and_restart();
+    until("it is known again", || used(&up).is_some());
+    assert_eq!(used(&up), before);
+    let metrics = up.metrics();
+    let gauge = |name: &str| metrics.sum(name, &["customer=\"anonymous\""]);
+    assert_eq!(gauge("outrider_customer_stored_used_bytes"), before.unwrap().0 as f64);
+    assert_eq!(gauge("outrider_customer_stored_limit_bytes"), 300_000.0);
+
+    // What is deleted everywhere is given back.
+    for repository in ["team/app", "team/copy"] {
+        let delete = |path: &str| up.client().request("DELETE", path).send().expect(202);
+        delete(&manifest_path(repository, &small.digest()));
+        small.blobs().for_each(|blob| drop(delete(&blob_path(repository, &sha256(blob)))));
+    }
+    assert_eq!(used(&up).unwrap().0, before.unwrap().0 - all);
+    outrider(&up, &["customer", "set", "anonymous", "--stored-max", "0"]).ok();
+    until("there is no limit any more", || used(&up).is_none());
+    push(&up.client(), "team/large", "v1", &large);
 }
 
 #[test]

@@ -37,7 +37,8 @@ impl Companion for Node {
             );
             return Ok(Vec::new());
         }
-        let node = Embedded::start(&dir, &edge, &config.site.region, admin);
+        let operators = (admin, &config.admin);
+        let node = Embedded::start(&dir, &edge, &config.site.region, operators);
         let node = node.map_err(|error| error.to_string())?;
         Ok(vec![self.running.insert(node).address()])
     }

@@ -138,11 +138,29 @@ impl KeySet {
         if keys.is_empty() { Err(KeyError::NoKey) } else { Ok(Self { keys }) }
     }
 
-    /// The one key of a signer.
-    pub(crate) fn of_ed25519(public: &[u8], id: &str) -> Self {
-        let print = Sha256::digest(public).into();
-        let key = DecodingKey::from_ed_der(public);
-        Self { keys: vec![Key { id: Some(id.into()), algorithm: Algorithm::EdDSA, key, print }] }
+    /// The public keys (Ed25519) of signers. Their ids are made of them, so that none can take another one's.
+    pub fn of_signers<'a>(keys: impl IntoIterator<Item = &'a [u8; 32]>) -> Self {
+        let key = |public: &[u8; 32]| Key {
+            id: Some(id_of(public).into()),
+            algorithm: Algorithm::EdDSA,
+            key: DecodingKey::from_ed_der(public),
+            print: Sha256::digest(public).into(),
+        };
+        Self { keys: keys.into_iter().map(key).collect() }
+    }
+
+    /// Whether one has this id.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.keys.iter().any(|key| key.id.as_deref() == Some(id))
+    }
+
+    /// Takes the keys of another one too, but for those that are here by the same id.
+    pub fn add(&mut self, other: &Self) {
+        for key in &other.keys {
+            if key.id.as_deref().is_none_or(|id| !self.has(id)) {
+                self.keys.push(key.clone());
+            }
+        }
     }
 
     /// How many there are.
@@ -170,6 +188,11 @@ impl KeySet {
             same && key.algorithm == algorithm
         })
     }
+}
+
+/// By what the key of a signer is known.
+pub(crate) fn id_of(public: &[u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(&Sha256::digest(public)[..12])
 }
 
 /// The key of a `SubjectPublicKeyInfo`.

@@ -6,16 +6,16 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use crate::key::{KeyError, KeySet};
+use crate::key::{KeyError, KeySet, id_of};
 use crate::scope::Scope;
 
 /// Signs tokens.
 pub struct SigningKey {
     key: EncodingKey,
     id: String,
-    public: KeySet,
+    public: [u8; 32],
+    keys: KeySet,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -55,15 +55,19 @@ impl SigningKey {
             .map_err(|_| KeyError::Unsupported("not Ed25519"))?;
         let info = signing.public_key().ok_or(KeyError::Damaged)?;
         // The last 32 bytes of the SubjectPublicKeyInfo of Ed25519 are the key (RFC 8410).
-        let public = info.len().checked_sub(32).map(|at| &info[at..]).ok_or(KeyError::Damaged)?;
-        let id = URL_SAFE_NO_PAD.encode(&Sha256::digest(public)[..12]);
-        let public = KeySet::of_ed25519(public, &id);
-        Ok(Self { key: EncodingKey::from_ed_der(&secret), id, public })
+        let public = *info.last_chunk::<32>().ok_or(KeyError::Damaged)?;
+        let keys = KeySet::of_signers([&public]);
+        Ok(Self { key: EncodingKey::from_ed_der(&secret), id: id_of(&public), public, keys })
     }
 
     /// The key that its tokens are verified with.
     pub fn public(&self) -> &KeySet {
-        &self.public
+        &self.keys
+    }
+
+    /// The same, as others are told.
+    pub fn public_bytes(&self) -> [u8; 32] {
+        self.public
     }
 
     /// A token.

@@ -129,6 +129,20 @@ impl Verifier {
         Ok((self.believe(claims, place, now_unix_s)?, scope))
     }
 
+    /// The place of the issuer of whom the token names a key, by its id, that is not among those that are known. Says
+    /// nothing of whether the token is one of its: nothing is verified.
+    pub fn unknown_key_of(&self, token: &str) -> Option<usize> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let (head, rest) = token.split_once('.')?;
+        let (body, _) = rest.split_once('.')?;
+        let id = part::<Head>(head).ok()?.kid?;
+        let name = part::<Claims>(body).ok()?.iss?;
+        let place = self.issuers.iter().position(|issuer| issuer.name == name)?;
+        (!self.issuers[place].keys.has(&id)).then_some(place)
+    }
+
     /// The claims of a token whose signature is right, and whose it is.
     fn signed(&self, token: &str) -> Result<(Claims, usize), TokenError> {
         if token.len() > TOKEN_BYTES_MAX {

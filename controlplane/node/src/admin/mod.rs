@@ -13,7 +13,7 @@
 //! - [`input`], [`answer`]: what requests bring, and how answers look.
 
 pub mod answer;
-pub mod auth;
+mod auth;
 pub mod batch;
 pub mod beside;
 pub mod cluster;
@@ -52,7 +52,7 @@ use crate::run::Certificate;
 pub use beside::{Beside, Pending};
 
 use answer::{Answer, Refusal, failure, json_answer, method_not_allowed, refusal, text_answer};
-use auth::{Auth, Needs, Operator};
+use outrider_operators::{Needs, Operator, Operators};
 use route::{Place, Route};
 
 /// The most bodies with manifests at a time; each may have 16 MiB.
@@ -84,7 +84,7 @@ pub struct Admin {
     pub(crate) beside: OnceLock<Arc<dyn Beside>>,
     pub(crate) certificate: Certificate,
     /// None: everybody may do everything, who is on this machine.
-    pub(crate) auth: Option<Arc<Auth>>,
+    pub(crate) auth: Option<Arc<Operators>>,
 }
 
 impl Admin {
@@ -121,9 +121,12 @@ impl Admin {
         route: &Route,
         request: &Request<Incoming>,
     ) -> Result<Option<Operator>, Box<Answer>> {
-        let needs = Needs::of(route.place, request.method());
+        let needs = auth::needs(route.place, request.method());
         match &self.auth {
-            Some(auth) if needs > Needs::Nothing => auth.check(request.headers(), needs).map(Some),
+            Some(operators) if needs > Needs::Nothing => {
+                let checked = operators.check(request.headers(), needs);
+                checked.map(Some).map_err(|refused| auth::refused(&refused))
+            }
             None if !route.place.is_page() => match auth::why_a_page(request) {
                 Some(why) => Err(Box::new(failure(StatusCode::FORBIDDEN, why))),
                 None => Ok(None),

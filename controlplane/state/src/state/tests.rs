@@ -193,12 +193,22 @@ fn a_member_says_where_it_is_and_is_told_of_once() {
         once(&mut state, issue(n, role));
         once(&mut state, spend(n));
     }
-    let announce = |member| Operation::Announce { member, address: "a:1".into() };
+    let keyed = |member, key: Option<u8>| Operation::Announce {
+        member,
+        address: "a:1".into(),
+        token_key: key.map(|key| [key; 32]),
+    };
+    let announce = |member| keyed(member, None);
     let before = state.version();
     assert_eq!(once(&mut state, announce(1)), Outcome::Done { version: before + 1 });
     assert_eq!(state.members().get(1).unwrap().address, "a:1");
     assert_eq!(once(&mut state, announce(1)), Outcome::Done { version: 0 });
-    assert_eq!(once(&mut state, announce(2)), Outcome::Done { version: before + 2 });
+    let version = state.version();
+    assert_eq!(once(&mut state, keyed(1, Some(7))), Outcome::Done { version: version + 1 });
+    assert_eq!(state.members().get(1).unwrap().token_key, Some([7; 32]));
+    // A node gives no tokens.
+    assert_eq!(once(&mut state, keyed(2, Some(7))), Outcome::Done { version: version + 2 });
+    assert_eq!(state.members().get(2).unwrap().token_key, None);
     assert_eq!(once(&mut state, announce(3)), Outcome::NoMember);
 }
 

@@ -17,6 +17,12 @@ use crate::config::IssuerSection;
 
 /// For one answer.
 const FETCH_TIME_MAX: Duration = Duration::from_secs(10);
+/// For one answer that requests wait for.
+const WANTED_TIME_MAX: Duration = Duration::from_secs(3);
+/// Keys that tokens name are fetched at most once in this time.
+const FETCH_PAUSE: Duration = Duration::from_secs(10);
+/// A file is looked at for them at most once in this time.
+const FILE_PAUSE: Duration = Duration::from_secs(1);
 /// After a failure it is tried again so soon, if that is sooner than usual.
 const RETRY_AFTER: Duration = Duration::from_secs(15);
 
@@ -76,17 +82,26 @@ impl Source {
         Ok(Self { name: issuer.name.clone(), from, keys })
     }
 
-    /// Whether there are other keys now. What cannot be had or used leaves those that there are.
-    pub(super) async fn look(&mut self, refresh: Duration, now: Instant) -> bool {
+    /// For so long its keys are not looked for again because a token names one.
+    pub(super) fn pause(&self) -> Duration {
+        match self.from {
+            From::Address { .. } => FETCH_PAUSE,
+            From::Pem(_) | From::Jwks(_) => FILE_PAUSE,
+        }
+    }
+
+    /// Whether there are other keys now; a file is read when it has changed, an address when it is time or when its keys
+    /// are wanted. What cannot be had or used leaves those that there are.
+    pub(super) async fn look(&mut self, refresh: Duration, now: Instant, is_wanted: bool) -> bool {
         let found = match &mut self.from {
             From::Pem(file) => file.read_if_changed().map(|bytes| KeySet::from_pem(&bytes)),
             From::Jwks(file) => file.read_if_changed().map(|bytes| KeySet::from_jwks(&bytes)),
             From::Address { url, ca_file, kept, next } => {
-                if next.is_some_and(|next| now < next) {
+                if !is_wanted && next.is_some_and(|next| now < next) {
                     return false;
                 }
-                let fetched =
-                    fetch_document(url, ca_file.as_deref(), KEY_FILE_BYTES_MAX, FETCH_TIME_MAX);
+                let time_max = if is_wanted { WANTED_TIME_MAX } else { FETCH_TIME_MAX };
+                let fetched = fetch_document(url, ca_file.as_deref(), KEY_FILE_BYTES_MAX, time_max);
                 match fetched.await {
                     Ok(bytes) => {
                         *next = Some(now + refresh);

@@ -1,9 +1,11 @@
 //! Who may do what, as the operator says it: the files of keys and secrets, read again when they change, keys from
 //! addresses, and the file of the audit. The decisions are the gateway's.
 //!
+//! - [`fleet`]: the keys of other edges.
 //! - [`files`]: a file, and whether it has changed. [`issuers`]: the keys of issuers. [`writer`]: the audit.
 
 mod files;
+mod fleet;
 mod issuers;
 mod writer;
 
@@ -12,18 +14,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrider_gateway::access::{AccessShared, AccessTables, AuditSender, OWN_ISSUER, Realm};
+use outrider_gateway::access::{
+    AccessShared, AccessTables, AuditSender, KeyLooks, OWN_ISSUER, Realm,
+};
 use outrider_metrics::Counter;
 use outrider_settings::files::{FileError, PrivateFolder};
 use outrider_tokens::secret::SECRETS_FILE_BYTES_MAX;
 use outrider_tokens::{Issuer, KeyError, Secrets, SigningKey, Verifier};
 
+use tokio::sync::Notify;
+
 use self::files::Watched;
+pub(crate) use self::fleet::FleetKeys;
 use self::issuers::Source;
 use crate::config::AuthSection;
 
 /// The edge's own key, in the folder of its certificate.
 const TOKEN_KEY: &str = "token-key.pem";
+
+/// The place of the first issuer that is not an edge.
+const FIRST_SOURCE: usize = 1;
 
 /// Why nobody can be asked who they are.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +75,10 @@ pub(crate) struct Auth {
     sources: Vec<Source>,
     secrets: Option<(Watched, Secrets)>,
     shared: Option<Arc<AccessShared>>,
+    /// That keys are wanted, or other edges' are other ones.
+    wanted: Arc<Notify>,
+    /// Whose tokens are as good as one's own.
+    fleet: Arc<FleetKeys>,
 }
 
 impl Auth {
@@ -89,7 +103,9 @@ impl Auth {
             None => None,
         };
         let section = section.clone();
-        Ok(Some(Self { section, service, own, sources, secrets, shared: None }))
+        let wanted = Arc::<Notify>::default();
+        let fleet = FleetKeys::new(Arc::clone(&wanted));
+        Ok(Some(Self { section, service, own, sources, secrets, shared: None, wanted, fleet }))
     }
 
     /// Begins to write down decisions, and gives what the shards share.
@@ -99,7 +115,12 @@ impl Auth {
     pub(crate) fn share(&mut self, dropped: Counter) -> Result<Arc<AccessShared>, AuthError> {
         let (audit, lines) = AuditSender::new(dropped.clone());
         writer::start(&self.section, lines, dropped)?;
-        let shared = AccessShared::new(self.tables(), audit);
+        let wanted = Arc::clone(&self.wanted);
+        let mut fetched = vec![true; FIRST_SOURCE + self.sources.len()];
+        // Those of edges come from nowhere else.
+        fetched[..FIRST_SOURCE].fill(false);
+        let keys = KeyLooks::new(&fetched, Box::new(move || wanted.notify_one()));
+        let shared = AccessShared::new(self.tables(), audit, keys);
         self.shared = Some(Arc::clone(&shared));
         Ok(shared)
     }
@@ -108,21 +129,41 @@ impl Auth {
     pub(crate) async fn watch(mut self) {
         let Some(shared) = self.shared.clone() else { return };
         loop {
-            let (auth, has_changed) = self.look().await;
+            let places = FIRST_SOURCE..FIRST_SOURCE + self.sources.len();
+            let wanted: Vec<bool> = places.map(|place| shared.keys.is_wanted(place)).collect();
+            let (auth, has_changed) = self.look(&wanted).await;
             self = auth;
             if has_changed {
                 shared.replace(self.tables());
             }
-            tokio::time::sleep(self.section.reload.0).await;
+            // Those who wait find the new keys in the tables.
+            for ((source, place), _) in
+                self.sources.iter().zip(FIRST_SOURCE..).zip(wanted).filter(|(_, wanted)| *wanted)
+            {
+                shared.keys.looked(place, Instant::now() + source.pause());
+            }
+            let wanted = Arc::clone(&self.wanted);
+            // Whatever comes first.
+            let _ = tokio::time::timeout(self.section.reload.0, wanted.notified()).await;
         }
     }
 
-    /// Reads what has changed. What cannot be used leaves what was there.
-    async fn look(mut self) -> (Self, bool) {
-        let mut has_changed = false;
+    /// The public key of the tokens that this edge gives, if it gives any.
+    pub(crate) fn token_key(&self) -> Option<[u8; 32]> {
+        self.own.as_ref().map(|own| own.public_bytes())
+    }
+
+    /// Whose tokens are as good as one's own: told by who follows the control plane.
+    pub(crate) fn fleet(&self) -> Arc<FleetKeys> {
+        Arc::clone(&self.fleet)
+    }
+
+    /// Reads what has changed, and the keys of issuers that are wanted. What cannot be used leaves what was there.
+    async fn look(mut self, wanted: &[bool]) -> (Self, bool) {
+        let mut has_changed = self.fleet.have_changed();
         let now = Instant::now();
-        for source in &mut self.sources {
-            has_changed |= source.look(self.section.jwks_refresh.0, now).await;
+        for (source, is_wanted) in self.sources.iter_mut().zip(wanted) {
+            has_changed |= source.look(self.section.jwks_refresh.0, now, *is_wanted).await;
         }
         if let Some((file, secrets)) = &mut self.secrets
             && let Some(bytes) = file.read_if_changed()
@@ -143,15 +184,15 @@ impl Auth {
 
     fn tables(&self) -> AccessTables {
         let section = &self.section;
-        let mut issuers: Vec<Issuer> = Vec::new();
-        if let Some(own) = &self.own {
-            issuers.push(Issuer {
-                name: format!("{OWN_ISSUER}{}", self.service),
-                audience: self.service.clone(),
-                keys: own.public().clone(),
-                nobody_too: true,
-            });
-        }
+        let mut keys = self.own.as_ref().map(|own| own.public().clone()).unwrap_or_default();
+        keys.add(&self.fleet.key_set());
+        // Of this edge, and of those of the fleet that are called the same.
+        let mut issuers = vec![Issuer {
+            name: format!("{OWN_ISSUER}{}", self.service),
+            audience: self.service.clone(),
+            keys,
+            nobody_too: true,
+        }];
         issuers.extend(section.issuer.iter().zip(&self.sources).map(|(issuer, source)| Issuer {
             name: issuer.name.clone(),
             audience: issuer.audience.clone().unwrap_or_else(|| self.service.clone()),

@@ -43,12 +43,12 @@ async fn keys_and_secrets_are_read_again_and_stay_when_they_are_wrong() {
     let own = tls.join(TOKEN_KEY);
     assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
 
-    let (auth, has_changed) = auth.look().await;
+    let (auth, has_changed) = auth.look(&[false]).await;
     assert!(!has_changed);
     // Another key, and no secrets any more.
     fs::write(dir.path().join("key.pem"), format!("{}{}", key(), key())).unwrap();
     fs::write(dir.path().join("secrets"), "").unwrap();
-    let (auth, has_changed) = auth.look().await;
+    let (auth, has_changed) = auth.look(&[false]).await;
     assert!(has_changed);
     let second = auth.tables();
     assert_eq!(second.verifier.issuers[1].keys.len(), 2);
@@ -56,7 +56,7 @@ async fn keys_and_secrets_are_read_again_and_stay_when_they_are_wrong() {
     // What is wrong, and what is gone, leaves what there is.
     fs::write(dir.path().join("key.pem"), "no key").unwrap();
     fs::remove_file(dir.path().join("secrets")).unwrap();
-    let (auth, has_changed) = auth.look().await;
+    let (auth, has_changed) = auth.look(&[false]).await;
     assert!(!has_changed);
     assert_eq!(auth.tables().verifier.issuers[1].keys.len(), 2);
 
@@ -107,7 +107,7 @@ async fn keys_are_fetched_and_stay_when_the_address_is_dead_also_over_a_start() 
     assert!(keys(&auth).is_empty());
     let mut seen = Vec::new();
     for wanted in [true, false, false, false, true, false] {
-        let (next, has_changed) = auth.look().await;
+        let (next, has_changed) = auth.look(&[false]).await;
         auth = next;
         assert_eq!(has_changed, wanted, "after {} answers", seen.len());
         seen.push(keys(&auth));

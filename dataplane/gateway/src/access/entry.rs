@@ -2,13 +2,13 @@
 
 use http::StatusCode;
 use outrider_artifact::{Digest, Reference, RepositoryName};
-use outrider_tokens::{Actions, Target};
+use outrider_tokens::{Actions, Target, TokenError};
 use outrider_transport::{Peer, RequestBody};
 use outrider_uplink::Target as Wanted;
 
 use super::asker::{Asker, Rights};
 use super::audit::Line;
-use super::gate::{AskedAt, Gate, Refusal, name_of, protocol_name};
+use super::gate::{AskedAt, Credential, Gate, Refusal, name_of, protocol_name};
 use super::links::Has;
 use super::needs::Needs;
 use crate::blobs::blob_unknown;
@@ -47,7 +47,14 @@ impl<N: Names> Gateway<N> {
             Note::of(gate, operation, asker, peer, &key).refused(why, error.status());
             error
         };
-        let mut asker = gate.who(http.headers(), peer).map_err(|why| refused(why, None))?;
+        let mut who = gate.who(http.headers(), peer);
+        if let Err(Refusal::Token(TokenError::Key)) = who
+            && let Ok(Some(credential)) = Credential::of(http.headers())
+            && gate.await_keys(&credential).await
+        {
+            who = gate.who(http.headers(), peer);
+        }
+        let mut asker = who.map_err(|why| refused(why, None))?;
         if !asker.is_asked() {
             return Ok((asker, None));
         }

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::asker::{Asker, Rightful, Rights};
 use super::audit::Line;
+use super::keys::{GLANCE, WAIT_MAX, WAITING_MAX};
 use super::links::Links;
 use super::tables::{AccessShared, AccessTables, Realm};
 use crate::gateway::{unix_ms, value};
@@ -129,6 +131,8 @@ pub(crate) struct Gate {
     proven: RefCell<HashMap<[u8; 32], Rc<Rightful>>>,
     owners: RefCell<HashMap<Box<str>, Rc<str>>>,
     pub(crate) links: RefCell<Links>,
+    /// Who waits for keys.
+    waiting: Cell<usize>,
     metrics: GatewayMetrics,
     granted: Counter,
     verified: Counter,
@@ -144,6 +148,7 @@ impl Gate {
             proven: RefCell::default(),
             owners: RefCell::default(),
             links: RefCell::default(),
+            waiting: Cell::new(0),
             granted: metrics.access_decisions.get_or_create_owned(&granted),
             verified: metrics.access_verified.clone(),
             metrics: metrics.clone(),
@@ -181,6 +186,28 @@ impl Gate {
         let customer = proven.customer.clone();
         let rights = Rights::Proven { proven, anonymous: tables.anonymous.clone() };
         Ok(Asker { customer, rights })
+    }
+
+    /// After a token was refused since its key is not known: waits while its issuer's keys are looked for. False where
+    /// they will not be.
+    pub(crate) async fn await_keys(&self, credential: &Credential<'_>) -> bool {
+        let token = match credential {
+            Credential::Bearer(token) => token,
+            Credential::Basic { secret, .. } => secret.as_str(),
+        };
+        let Some(issuer) = self.tables().verifier.unknown_key_of(token) else { return false };
+        if self.waiting.get() >= WAITING_MAX || !self.shared.keys.want(issuer, Instant::now()) {
+            return false;
+        }
+        let _place = Waiting::of(&self.waiting);
+        let until = Instant::now() + WAIT_MAX;
+        while self.shared.keys.is_wanted(issuer) {
+            if Instant::now() >= until {
+                return false;
+            }
+            outrider_shard::time::sleep(GLANCE).await;
+        }
+        true
     }
 
     /// The same without verifying anything: nothing where it would have to be.
@@ -325,6 +352,22 @@ impl Gate {
         };
         let text = challenge(realm, &tables.service, scopes, kind);
         error.with_header(WWW_AUTHENTICATE, value(text))
+    }
+}
+
+/// One who waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -9,6 +9,7 @@ use outrider_tokens::rules::Pattern;
 use outrider_tokens::{Rule, Secrets, SigningKey, Verifier};
 
 use super::audit::AuditSender;
+use super::keys::KeyLooks;
 
 /// What an edge calls itself in its own tokens, before the service.
 pub const OWN_ISSUER: &str = "outrider:";
@@ -64,15 +65,18 @@ pub struct AccessShared {
     tables: RwLock<Arc<AccessTables>>,
     generation: AtomicU64,
     pub(crate) audit: AuditSender,
+    /// Keys that are looked for.
+    pub keys: KeyLooks,
 }
 
 impl AccessShared {
-    /// With the tables of the start.
-    pub fn new(tables: AccessTables, audit: AuditSender) -> Arc<Self> {
+    /// With the tables of the start. `keys` are those of the issuers of their verifier.
+    pub fn new(tables: AccessTables, audit: AuditSender, keys: KeyLooks) -> Arc<Self> {
         Arc::new(Self {
             tables: RwLock::new(Arc::new(tables)),
             generation: AtomicU64::new(1),
             audit,
+            keys,
         })
     }
 

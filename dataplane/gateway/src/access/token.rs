@@ -7,7 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use outrider_tokens::rules::granted;
 use outrider_tokens::sign::Grant;
-use outrider_tokens::{Actions, Scope};
+use outrider_tokens::{Actions, Scope, TokenError};
 use outrider_transport::{Peer, RequestBody};
 
 use super::asker::Rightful;
@@ -84,7 +84,7 @@ impl<N: Names> Gateway<N> {
         peer: Peer,
     ) -> Answer {
         let Some(gate) = &self.gate else { return Err(crate::protocol::route::unknown_path()) };
-        let tables = gate.tables();
+        let mut tables = gate.tables();
         let mut wanted = if *method == Method::POST {
             Wanted::of_form(&read_form(body).await?)?
         } else {
@@ -99,10 +99,20 @@ impl<N: Names> Gateway<N> {
             Some((name, secret)) => Ok(Some(Credential::Basic { name, secret })),
             None => Credential::of(headers),
         };
-        let proven = credential.and_then(|credential| {
-            let now = unix_ms() / 1000;
-            credential.map(|credential| gate.believe(&tables, &credential, now)).transpose()
-        });
+        let believe = |tables: &AccessTables, credential: &Credential<'_>| {
+            gate.believe(tables, credential, unix_ms() / 1000).map(Some)
+        };
+        let proven = match &credential {
+            Ok(None) => Ok(None),
+            Err(why) => Err(*why),
+            Ok(Some(credential)) => match believe(&tables, credential) {
+                Err(Refusal::Token(TokenError::Key)) if gate.await_keys(credential).await => {
+                    tables = gate.tables();
+                    believe(&tables, credential)
+                }
+                proven => proven,
+            },
+        };
         match proven {
             Ok(proven) => give(gate, &tables, proven.as_deref(), &wanted, peer),
             Err(why) => {

@@ -156,6 +156,21 @@ impl Tables<'_> {
         Ok(true)
     }
 
+    /// Charges a content that was not here to who pushes it. Before the first write of a change.
+    fn charge(&mut self, key: DigestKey, given: &Given<'_>) -> Result<(), Fault> {
+        let Some(customer) = given.customer else { return Ok(()) };
+        if self.content.get(key.as_bytes())?.is_some() {
+            return Ok(());
+        }
+        let over = |error| Fault::Refused(NamesError::OverLimit(error));
+        self.changes
+            .stored
+            .charge(&self.limits.stored, customer, given.size_bytes)
+            .map_err(over)?;
+        self.charged.insert(key.as_bytes(), (given.size_bytes, customer))?;
+        Ok(())
+    }
+
     /// One repository less holds the content. The upload that can be deleted, if it was the last.
     fn unlink(&mut self, key: DigestKey, digest: &Digest) -> Result<Option<UploadId>, Fault> {
         let Some(mut row) = self.content(key, digest)? else { return Ok(None) };
@@ -165,6 +180,10 @@ impl Tables<'_> {
             return Ok(None);
         }
         self.content.remove(key.as_bytes())?;
+        if let Some(charge) = self.charged.remove(key.as_bytes())? {
+            let (bytes, customer) = charge.value();
+            self.changes.stored.give_back(customer, bytes);
+        }
         Ok(Some(row.upload_id))
     }
 }
@@ -176,6 +195,8 @@ struct Given<'a> {
     media_type: &'a str,
     upload_id: UploadId,
     previous_is_lost: bool,
+    /// Who pushes it; nobody where it is a copy from elsewhere.
+    customer: Option<&'a str>,
 }
 
 impl Given<'_> {
@@ -212,6 +233,7 @@ impl PutBlobCommand {
             media_type,
             upload_id: *upload_id,
             previous_is_lost: *previous_is_lost,
+            customer: self.put.event.as_ref().map(|event| &*event.customer),
         }
     }
 }
@@ -225,6 +247,7 @@ impl Command for PutBlobCommand {
         let key = DigestKey::from(given.digest);
         tables.check_pushable(repository)?;
         let mut row = tables.content_to_put(key, &given)?;
+        tables.charge(key, &given)?;
 
         tables.repositories.insert(&**repository, ())?;
         if tables.blobs.insert((&**repository, key.as_bytes()), ())?.is_none() {
@@ -262,6 +285,7 @@ impl PutManifestCommand {
             media_type,
             upload_id: *upload_id,
             previous_is_lost: *previous_is_lost,
+            customer: self.put.event.as_ref().map(|event| &*event.customer),
         }
     }
 
@@ -296,6 +320,7 @@ impl Command for PutManifestCommand {
             self.check_references(tables)?;
         }
         let mut content = tables.content_to_put(key, &given)?;
+        tables.charge(key, &given)?;
 
         tables.repositories.insert(repository, ())?;
         let row = ManifestRow {

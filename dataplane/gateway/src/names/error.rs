@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use outrider_artifact::{Digest, RepositoryName};
 
+use super::OverLimit;
 use crate::protocol::{ApiError, Code};
 
 /// How many missing references an error names.
@@ -48,6 +49,9 @@ pub enum NamesError {
         /// Its length as given.
         given: u64,
     },
+    /// The customer may not have so much stored.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// Too many requests wait.
     #[error("too many requests wait for the names database; try again in a second")]
     Busy,
@@ -99,6 +103,16 @@ pub enum NamesError {
     },
 }
 
+/// `DENIED`, which docker, podman and skopeo show with the message and do not try again.
+impl From<OverLimit> for ApiError {
+    fn from(over: OverLimit) -> Self {
+        let detail = serde_json::json!({
+            "customer": over.customer, "limit_bytes": over.limit_bytes, "used_bytes": over.used_bytes,
+        });
+        Self::new(Code::Denied, over.to_string()).with_detail(detail)
+    }
+}
+
 impl From<NamesError> for ApiError {
     fn from(error: NamesError) -> Self {
         let message = error.to_string();
@@ -111,6 +125,7 @@ impl From<NamesError> for ApiError {
                 Self::new(Code::ManifestBlobUnknown, message)
                     .with_detail(serde_json::json!({ "digests": named.collect::<Vec<_>>() }))
             }
+            NamesError::OverLimit(over) => over.into(),
             NamesError::SizeConflict { .. } => Self::new(Code::SizeInvalid, message),
             NamesError::Busy
             | NamesError::Closed

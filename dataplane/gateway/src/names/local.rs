@@ -28,6 +28,7 @@ use super::query::{
 };
 use super::recent::{Generations, Recent};
 use super::store::{self, FILE_NAME, Opener};
+use super::stored::StoredBytes;
 use super::thread::{Asked, DISK_RETRY_AFTER, Job, Reply, Wanted, Worker};
 use super::{Names, NamesError, NamesMetrics};
 
@@ -42,6 +43,8 @@ pub struct NamesLimits {
     pub outbox_records_max: u64,
     /// Memory for pages of the database.
     pub page_cache_bytes: usize,
+    /// What customers have stored, and may.
+    pub stored: Arc<StoredBytes>,
 }
 
 impl Default for NamesLimits {
@@ -51,6 +54,7 @@ impl Default for NamesLimits {
             mirrored_tags_max: 100_000,
             outbox_records_max: 100_000,
             page_cache_bytes: 16 << 20,
+            stored: Arc::default(),
         }
     }
 }

@@ -18,7 +18,7 @@
 //! - [`thread`]: the queue, group commits, and what is done when the disk fails.
 //! - [`fleet`]: what is known of the fleet's tags. [`shared`]: the names of an edge that may be in one.
 //! - [`local`]: the client that shards use. [`recent`]: what they were answered a short while ago.
-//! - [`metrics`]: what is counted.
+//! - [`stored`]: what each customer has stored. [`metrics`]: what is counted.
 
 mod command;
 mod error;
@@ -31,6 +31,7 @@ mod recent;
 mod record;
 mod shared;
 mod store;
+mod stored;
 mod thread;
 
 pub use error::NamesError;
@@ -43,6 +44,7 @@ pub use model::{
     TagsPage, UploadId,
 };
 pub use shared::{FleetNames, HandedOver};
+pub use stored::{Account, OverLimit, Room, StoredBytes, StoredShare};
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The database file: its tables, its transactions, and what is checked when it is opened.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use redb::{
@@ -11,6 +12,7 @@ use super::record::{
     ContentRow, ManifestRow, MirroredRepositoryRow, MirroredTagRow, ReferrerRow, TagRow, decode,
     digest_of, encode,
 };
+use super::stored::StoredChanges;
 use super::{NamesError, NamesLimits};
 use crate::gateway::unix_ms;
 
@@ -44,6 +46,8 @@ pub(super) const MIRRORED_REPOSITORIES: TableDefinition<'_, &str, Key> =
 /// Repository and tag: [`MirroredTagRow`].
 pub(super) const MIRRORED_TAGS: TableDefinition<'_, (&str, &str), Key> =
     TableDefinition::new("mirrored-tags");
+/// Digest: the bytes that are charged for it, and to whom. What was pushed before this was kept is nobody's.
+pub(super) const CHARGED: TableDefinition<'_, Key, (u64, &str)> = TableDefinition::new("charged");
 /// When it was checked, repository and tag: the order in which mirrored tags are forgotten.
 pub(super) const MIRRORED_AGE: TableDefinition<'_, (u64, &str, &str), ()> =
     TableDefinition::new("mirrored-age");
@@ -102,6 +106,7 @@ pub(super) struct Tables<'t> {
     pub(super) manifests: Table<'t, (&'static str, Key), Key>,
     pub(super) referrers: Table<'t, (&'static str, Key, Key), Key>,
     pub(super) content: Table<'t, Key, Key>,
+    pub(super) charged: Table<'t, Key, (u64, &'static str)>,
     pub(super) mirrored_repositories: Table<'t, &'static str, Key>,
     pub(super) mirrored_tags: Table<'t, (&'static str, &'static str), Key>,
     pub(super) mirrored_age: Table<'t, (u64, &'static str, &'static str), ()>,
@@ -118,6 +123,8 @@ pub(super) struct Changes {
     pub(super) mirrored_forgotten: u64,
     pub(super) events_dropped: u64,
     pub(super) events_left_out: u64,
+    /// Who has more or less stored.
+    pub(super) stored: StoredChanges,
 }
 
 impl<'t> Tables<'t> {
@@ -133,6 +140,7 @@ impl<'t> Tables<'t> {
             manifests: transaction.open_table(MANIFESTS)?,
             referrers: transaction.open_table(REFERRERS)?,
             content: transaction.open_table(CONTENT)?,
+            charged: transaction.open_table(CHARGED)?,
             mirrored_repositories: transaction.open_table(MIRRORED_REPOSITORIES)?,
             mirrored_tags: transaction.open_table(MIRRORED_TAGS)?,
             mirrored_age: transaction.open_table(MIRRORED_AGE)?,
@@ -208,7 +216,23 @@ pub(super) fn prepare(database: &Database, limits: &NamesLimits) -> Result<Sizes
         count_opening(&mut tables, unix_ms())?;
     }
     transaction.commit()?;
-    Sizes::of(&database.begin_read()?)
+    let snapshot = database.begin_read()?;
+    limits.stored.load(&charged(&snapshot)?);
+    Sizes::of(&snapshot)
+}
+
+/// What each customer has stored. Cost: a pass over what is charged.
+pub(super) fn charged(snapshot: &ReadTransaction) -> Result<HashMap<Box<str>, u64>, Fault> {
+    let mut totals: HashMap<Box<str>, u64> = HashMap::new();
+    for entry in snapshot.open_table(CHARGED)?.iter()? {
+        let (_, charge) = entry?;
+        let (bytes, customer) = charge.value();
+        match totals.get_mut(customer) {
+            Some(total) => *total = total.saturating_add(bytes),
+            None => drop(totals.insert(customer.into(), bytes)),
+        }
+    }
+    Ok(totals)
 }
 
 /// Openings and epochs are numbered by the clock, so that those of a file that was made anew are higher; one that

@@ -16,7 +16,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 use super::command::{Command, Found};
 use super::query::Query;
 use super::recent::Generations;
-use super::store::{Fault, Opener, Sizes, Tables, open_error};
+use super::store::{Fault, Opener, Sizes, Tables, charged, open_error};
 use super::{NamesError, NamesLimits, NamesMetrics};
 
 /// The most requests that are taken at once. It bounds the length of a transaction.
@@ -269,6 +269,7 @@ impl Worker {
         transaction.commit().map_err(|error| error.to_string())?;
         // Before anybody is answered: who is, and asks again, must not get an older answer.
         self.generations.bump(done.repositories.iter().map(String::as_str));
+        done.stored.publish(&self.limits.stored);
         self.metrics.commits.inc();
         self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
         self.metrics.mirrored_forgotten.inc_by(done.mirrored_forgotten);
@@ -307,7 +308,14 @@ impl Worker {
         self.metrics.reopened.inc();
         self.database = None;
         match (self.opener)() {
-            Ok(database) => self.database = Some(database),
+            Ok(database) => {
+                // A commit that failed may be there all the same.
+                let snapshot = database.begin_read().ok();
+                if let Some(totals) = snapshot.and_then(|snapshot| charged(&snapshot).ok()) {
+                    self.limits.stored.load(&totals);
+                }
+                self.database = Some(database);
+            }
             Err(error) => {
                 let reason = open_error(&self.path, &error).to_string();
                 tracing::error!("{reason}");

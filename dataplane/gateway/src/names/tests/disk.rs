@@ -15,11 +15,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// What the disk under the file does.
 #[derive(Debug, Default)]
-struct Disk {
+pub(super) struct Disk {
     /// Writes behind this offset fail. Zero is no bound.
     capacity_bytes: AtomicU64,
     /// So many of the next flushes fail, though all of it was written.
-    flushes_fail: AtomicU64,
+    pub(super) flushes_fail: AtomicU64,
     /// It cannot even be opened.
     is_gone: AtomicBool,
 }
@@ -69,7 +69,7 @@ impl StorageBackend for DiskFile {
     }
 }
 
-fn on(disk: &Arc<Disk>) -> NamesBox {
+pub(super) fn on(disk: &Arc<Disk>) -> NamesBox {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meta.redb");
     let (limits, metrics) = (NamesLimits::default(), NamesMetrics::default());

@@ -9,6 +9,7 @@ mod outbox;
 mod pushed;
 mod shared;
 mod start;
+mod stored;
 mod threads;
 
 use std::path::Path;

@@ -1,11 +1,11 @@
 //! `[admin]`: who may use the API, and what it shows.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use outrider_settings::Invalid;
 use outrider_settings::units::Span;
 use serde::{Deserialize, Serialize};
-
-use super::Invalid;
 
 /// The longest name of an issuer or an audience.
 const NAME_BYTES_MAX: usize = 255;
@@ -16,8 +16,8 @@ const NAME_BYTES_MAX: usize = 255;
 pub struct AdminSection {
     /// Bearer tokens are wanted.
     pub auth: Option<AuthSection>,
-    /// TLS with a certificate of its own. Default: where `listen.admin` is no loopback address the node's, else
-    /// no TLS.
+    /// TLS with a certificate of its own. Default: where `listen.admin` is no loopback address that of the node or
+    /// edge, else no TLS.
     pub tls: Option<TlsSection>,
 }
 
@@ -60,7 +60,22 @@ pub struct TlsSection {
 }
 
 impl AdminSection {
-    pub(super) fn check(&self) -> Result<(), Invalid> {
+    /// Whether it can be used, on this address.
+    ///
+    /// # Errors
+    /// [`Invalid`]
+    pub fn check(&self, listen: Option<SocketAddr>) -> Result<(), Invalid> {
+        if let Some(listen) = listen
+            && !listen.ip().is_loopback()
+            && self.auth.is_none()
+        {
+            return Err(Invalid::new(
+                "listen.admin",
+                listen,
+                "without admin.auth everybody may use the API, and this is not a loopback address",
+                format!("write \"127.0.0.1:{}\", or say who may in [admin.auth]", listen.port()),
+            ));
+        }
         let Some(auth) = &self.auth else { return Ok(()) };
         for (key, name) in [("issuer", &auth.issuer), ("audience", &auth.audience)] {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {

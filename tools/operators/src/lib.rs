@@ -1,0 +1,15 @@
+//! Who may use an admin API, of a node or of an edge: one configuration, one check, one TLS.
+//!
+//! - [`config`]: `[admin.auth]` and `[admin.tls]`.
+//! - [`auth`]: operators' tokens.
+//! - [`tls`]: what the API shows.
+
+#![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod config;
+pub mod tls;
+
+pub use auth::{AuthError, Needs, Operator, Operators, Refused};
+pub use config::{AdminSection, AuthSection, TlsSection};
+pub use tls::{TlsError, acceptor};
