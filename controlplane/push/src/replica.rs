@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrider_state::request::{Customer, Invalidation, TagRecord, Weights};
+use outrider_state::request::{Customer, Invalidation, Placement, TagRecord, Weights};
 
 use crate::message::{Item, MemberRole};
 
@@ -21,6 +21,8 @@ pub struct Replica {
     pub customers: BTreeMap<String, Customer>,
     /// The weights of the importance score.
     pub weights: Weights,
+    /// The rules of the placement, by the prefix of repositories.
+    pub placements: BTreeMap<String, Placement>,
     /// Members, by number.
     pub members: BTreeMap<u64, Member>,
 }
@@ -90,7 +92,11 @@ impl Replica {
             address: member.address.clone(),
         });
         let weights = std::iter::once(Item::Weights(self.weights));
-        fragments.chain(tags).chain(customers).chain(members).chain(weights)
+        let placements = self.placements.iter().map(|(prefix, placement)| Item::Placement {
+            prefix: prefix.clone(),
+            placement: Some(placement.clone()),
+        });
+        fragments.chain(tags).chain(customers).chain(members).chain(weights).chain(placements)
     }
 
     /// Takes one item in.
@@ -116,6 +122,10 @@ impl Replica {
             }
             Item::Customer { name, customer: None } => drop(self.customers.remove(&name)),
             Item::Weights(weights) => self.weights = weights,
+            Item::Placement { prefix, placement: Some(placement) } => {
+                self.placements.insert(prefix, placement);
+            }
+            Item::Placement { prefix, placement: None } => drop(self.placements.remove(&prefix)),
             Item::Member { number, role, region, revoked, address } => {
                 self.members.insert(number, Member { role, region, revoked, address });
             }

@@ -100,6 +100,7 @@ impl Reference {
             tags: state.tags().map(|(k, t)| (k.clone(), (t.version, t.record.clone()))).collect(),
             customers: state.customers().map(|(n, c)| (n.to_owned(), c.clone())).collect(),
             weights: state.weights(),
+            placements: state.placements().map(|(p, rule)| (p.to_owned(), rule.clone())).collect(),
             members: members
                 .map(|(n, m)| {
                     let (role, region, revoked) = (role(m.role), m.region.clone(), m.revoked);

@@ -59,7 +59,7 @@ impl Kind {
     /// The version of its layout. What lies in queues outlives many versions of what has customers in it.
     pub const fn version(self) -> u16 {
         match self {
-            Self::Batch | Self::Snapshot | Self::Requests | Self::ToEdge => 3,
+            Self::Batch | Self::Snapshot | Self::Requests | Self::ToEdge => 4,
             _ => 2,
         }
     }
