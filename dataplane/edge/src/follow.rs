@@ -10,12 +10,14 @@ use outrider_follower::{
     Status, asks,
 };
 use outrider_gateway::Orders;
-use outrider_gateway::names::{Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer};
+use outrider_gateway::names::{
+    Fleet, FleetRecord, PlacementRule, Proposal, ProposalError, Proposed, Proposer,
+};
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use outrider_state::Expect;
-use outrider_state::request::TagRecord;
+use outrider_state::request::{Placement, TagRecord};
 use outrider_transport::tls::MemberCertificate;
 use outrider_uplink::{PeerBook, PeerOptions};
 use prometheus_client::collector::Collector;
@@ -159,6 +161,10 @@ fn fleet_record(record: &TagRecord) -> FleetRecord {
     }
 }
 
+fn placement_rule(placement: &Placement) -> PlacementRule {
+    PlacementRule { replicas: placement.replicas, regions: placement.regions.clone() }
+}
+
 /// An edge that is let in is reached where it says.
 fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
     let there = role == MemberRole::Edge && !revoked && !address.is_empty();
@@ -174,6 +180,11 @@ impl Sink for ToFleet {
             Some((*number, reached(member.role, member.revoked, &member.address)?))
         });
         self.caches.fleet.replace(tags, addresses);
+        let rules = replica.placements.iter();
+        let rules = rules.map(|(prefix, placement)| (prefix.clone(), placement_rule(placement)));
+        let regions = replica.members.iter();
+        let regions = regions.map(|(number, member)| (*number, member.region.clone()));
+        self.caches.fleet.replace_placements(rules, regions);
         self.caches.whole(replica, consequences);
     }
 
@@ -189,7 +200,11 @@ impl Sink for ToFleet {
                     let record = record.as_ref().map(fleet_record);
                     fleet.set_tag(repository, tag, *version, record);
                 }
-                Item::Member { number, role, revoked, address, .. } => {
+                Item::Placement { prefix, placement } => {
+                    fleet.set_placement(prefix, placement.as_ref().map(placement_rule));
+                }
+                Item::Member { number, role, region, revoked, address } => {
+                    fleet.set_region(*number, region);
                     fleet.set_address(*number, reached(*role, *revoked, address));
                 }
                 _ => {}

@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use outrider_uplink::PeerBook;
 
 use super::model::{Repository, TagOrigin, TagRecord};
+use super::placement::Placements;
 use super::recent::Generations;
 
 /// What a tag stands for in the fleet.
@@ -145,6 +146,7 @@ pub struct Fleet {
     own: u64,
     proposer: Box<dyn Proposer>,
     view: RwLock<View>,
+    pub(super) placements: RwLock<Placements>,
     pub(super) generations: Generations,
 }
 
@@ -158,7 +160,13 @@ impl Fleet {
     /// Nothing is known yet. `own` is this edge's number.
     pub fn new(own: u64, proposer: Box<dyn Proposer>) -> Arc<Self> {
         let generations = Generations::new();
-        Arc::new(Self { own, proposer, view: RwLock::default(), generations })
+        Arc::new(Self {
+            own,
+            proposer,
+            view: RwLock::default(),
+            placements: RwLock::default(),
+            generations,
+        })
     }
 
     /// This edge's number.
@@ -346,6 +354,11 @@ impl Fleet {
             }
         }
         holders.into()
+    }
+
+    /// All edges that can be reached, this one too where it says how.
+    pub(super) fn reached(&self) -> Vec<u64> {
+        self.read().addresses.keys().copied().collect()
     }
 
     /// Whether it is another edge, which is let in and says where it is.
