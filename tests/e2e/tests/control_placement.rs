@@ -32,7 +32,8 @@ fn until_known(control: &Control, edges: &[&Outrider]) {
     let version = control.client(0).get("/v1/placement").expect(200).json()["version"].clone();
     for edge in edges {
         until("the edge knows what the control plane knows", || {
-            let known = edge.admin().get("/status").expect(200).json()["control"]["version"].clone();
+            let known =
+                edge.admin().get("/status").expect(200).json()["control"]["version"].clone();
             known.as_u64() >= version.as_u64()
         });
     }
@@ -62,8 +63,7 @@ fn destroy(edge: &mut Outrider) {
 #[test]
 fn what_is_acknowledged_outlives_the_edge_that_took_it() {
     let control = Control::start(1, "");
-    let (mut a, mut b, mut c) =
-        (edge(&control, "eu"), edge(&control, "eu"), edge(&control, "eu"));
+    let (mut a, mut b, mut c) = (edge(&control, "eu"), edge(&control, "eu"), edge(&control, "eu"));
     let (one, two) = (image::real(3, 8), image::real(4, 4));
     let name = |edge: &Outrider, tag: &str| format!("{}/team/app:{tag}", edge.host());
     // Without a rule, one edge is enough.
@@ -79,7 +79,12 @@ fn what_is_acknowledged_outlives_the_edge_that_took_it() {
     assert_eq!(holders(&control, "team/app:v1").as_array().unwrap().len(), 2);
     assert!((count(&a, "outrider_replications_total", "done") - 1.0).abs() < 0.1);
     let kept = |edge: &Outrider| count(edge, "outrider_keeps_total", "done");
-    assert!((kept(&b) > 0.0) != (kept(&c) > 0.0), "by one of the others: {} {}", kept(&b), kept(&c));
+    assert!(
+        (kept(&b) > 0.0) != (kept(&c) > 0.0),
+        "by one of the others: {} {}",
+        kept(&b),
+        kept(&c)
+    );
 
     // An index, of which only one manifest is there. It alone has a tag.
     let image = SmallImage::new(1, &[1000, 300_000]);
@@ -115,7 +120,9 @@ fn what_is_acknowledged_outlives_the_edge_that_took_it() {
         assert!(refused.text().contains(part), "{}", refused.text());
     }
     get_manifest(&b.client(), "team/app", "v2").expect_error(404, "MANIFEST_UNKNOWN");
-    assert!(get_manifest(&b.client(), "team/app", &image.digest()).expect(200).body == image.manifest);
+    assert!(
+        get_manifest(&b.client(), "team/app", &image.digest()).expect(200).body == image.manifest
+    );
     assert!(count(&b, "outrider_replications_total", "short") >= 1.0);
     c.resume();
     until("the push is taken", || put(&b, "team/app", "v2", &image).status == 201);
