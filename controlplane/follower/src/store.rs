@@ -174,6 +174,7 @@ fn key_of(item: &Item) -> Option<(Vec<u8>, bool)> {
         }
         Item::Customer { name, customer } => (key(b'c', &[name]), customer.is_some()),
         Item::Weights(_) => (key(b'w', &[]), true),
+        Item::Placement { prefix, placement } => (key(b'p', &[prefix]), placement.is_some()),
         Item::Member { number, .. } => ([&b"m"[..], &number.to_be_bytes()].concat(), true),
         Item::Invalidated { .. } => return None,
     })
@@ -230,6 +231,7 @@ mod tests {
         let all = state.versioned_changes().map(|(version, change)| Item::of(&change, version));
         let replica = Replica::of([1; 16], state.version(), all);
         assert!(!replica.tags.is_empty() && !replica.fragments.is_empty());
+        assert!(!replica.placements.is_empty());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("replica.redb");
         let (store, _) = Store::open(&path, b"").unwrap();

@@ -5,7 +5,9 @@
 
 use outrider_state::members::Role;
 use outrider_state::record::{Kind, RecordError, decode, encode};
-use outrider_state::request::{Customer, Invalidation, KEY_BYTES_MAX, TagRecord, Weights};
+use outrider_state::request::{
+    Customer, Invalidation, KEY_BYTES_MAX, Placement, TagRecord, Weights,
+};
 use outrider_state::{Change, RequestError};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -128,6 +130,13 @@ pub enum Item {
     },
     /// The weights of the importance score.
     Weights(Weights),
+    /// A rule of the placement, or that there is none.
+    Placement {
+        /// The repositories that it is for.
+        prefix: String,
+        /// What holds for them.
+        placement: Option<Placement>,
+    },
     /// A member that was let in, or is not any more.
     Member {
         /// Its number.
@@ -176,6 +185,9 @@ impl Item {
                 Self::Customer { name: name.clone(), customer: customer.clone() }
             }
             Change::Weights(weights) => Self::Weights(*weights),
+            Change::Placement { prefix, placement } => {
+                Self::Placement { prefix: prefix.clone(), placement: placement.clone() }
+            }
             Change::Member { number, member } => Self::Member {
                 number: *number,
                 role: match member.role {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use outrider_state::request::{Customer, Invalidation, TagRecord, Weights};
+use outrider_state::request::{Customer, Invalidation, Placement, TagRecord, Weights};
 
 use crate::message::{Item, MemberRole};
 
@@ -25,6 +25,8 @@ pub struct Replica {
     pub customers: BTreeMap<String, Customer>,
     /// The weights of the importance score.
     pub weights: Weights,
+    /// The rules of the placement, by the prefix of repositories.
+    pub placements: BTreeMap<String, Placement>,
     /// Members, by number.
     pub members: BTreeMap<u64, Member>,
 }
@@ -116,7 +118,11 @@ impl Replica {
             token_key: member.token_key,
         });
         let weights = std::iter::once(Item::Weights(self.weights));
-        fragments.chain(tags).chain(customers).chain(members).chain(weights)
+        let placements = self.placements.iter().map(|(prefix, placement)| Item::Placement {
+            prefix: prefix.clone(),
+            placement: Some(placement.clone()),
+        });
+        fragments.chain(tags).chain(customers).chain(members).chain(weights).chain(placements)
     }
 
     /// Takes one item in.
@@ -148,6 +154,10 @@ impl Replica {
             }
             Item::Customer { name, customer: None } => drop(self.customers.remove(&name)),
             Item::Weights(weights) => self.weights = weights,
+            Item::Placement { prefix, placement: Some(placement) } => {
+                self.placements.insert(prefix, placement);
+            }
+            Item::Placement { prefix, placement: None } => drop(self.placements.remove(&prefix)),
             Item::Member { number, role, region, revoked, address, token_key } => {
                 let member = Member { role, region, revoked, address, token_key };
                 self.members.insert(number, member);

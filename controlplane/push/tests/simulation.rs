@@ -133,6 +133,7 @@ impl Reference {
                 .collect(),
             customers: state.customers().map(|(n, c)| (n.to_owned(), c.clone())).collect(),
             weights: state.weights(),
+            placements: state.placements().map(|(p, rule)| (p.to_owned(), rule.clone())).collect(),
             members: members
                 .map(|(n, m)| {
                     let (role, region, revoked) = (role(m.role), m.region.clone(), m.revoked);

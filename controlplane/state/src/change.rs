@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::members::Member;
-use crate::request::{Customer, Invalidation, TagRecord, Weights};
+use crate::request::{Customer, Invalidation, Placement, TagRecord, Weights};
 
 /// One thing that is different now.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,13 @@ pub enum Change {
     },
     /// The weights of the importance score.
     Weights(Weights),
+    /// Another rule of the placement, or none.
+    Placement {
+        /// The repositories that it is for.
+        prefix: String,
+        /// What holds for them.
+        placement: Option<Placement>,
+    },
     /// A member came, or is not let in any more.
     Member {
         /// Its number.

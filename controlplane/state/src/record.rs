@@ -60,8 +60,7 @@ impl Kind {
     pub const fn version(self) -> u16 {
         match self {
             Self::Batch | Self::Snapshot | Self::Requests | Self::ToEdge => 4,
-            Self::FromEdge => 3,
-            Self::Ask => 3,
+            Self::FromEdge | Self::Ask => 3,
             _ => 2,
         }
     }

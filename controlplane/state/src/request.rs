@@ -29,6 +29,10 @@ pub const TEXT_BYTES_MAX: usize = 255;
 pub const ADDRESS_BYTES_MAX: usize = 259;
 /// The most holders that a tag names.
 pub const HOLDERS_MAX: usize = 16;
+/// The most edges that a [`Placement`] asks for.
+pub const REPLICAS_MAX: u8 = 5;
+/// The most regions that it names.
+pub const REGIONS_MAX: usize = 16;
 /// The most requests of one log entry.
 pub const REQUESTS_MAX: usize = 1_024;
 /// The largest weight.
@@ -70,6 +74,12 @@ pub enum RequestError {
     Twice {
         /// The key.
         key: String,
+    },
+    /// A region is named twice.
+    #[error("the region {region:?} is named twice")]
+    RegionTwice {
+        /// Which.
+        region: String,
     },
     /// A weight that is no number from 0 to [`WEIGHT_MAX`].
     #[error("the weight {what} is not a number from 0 to {WEIGHT_MAX}")]
@@ -227,6 +237,15 @@ impl Default for Weights {
     }
 }
 
+/// On how many edges what is pushed has to be before that is acknowledged, for the repositories below a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Placement {
+    /// Edges, 1 to [`REPLICAS_MAX`].
+    pub replicas: u8,
+    /// Only edges of these regions count; none for all. Each once, at most [`REGIONS_MAX`].
+    pub regions: Vec<String>,
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub enum Operation {
@@ -256,6 +275,13 @@ pub enum Operation {
     },
     /// Sets the weights of the importance score.
     Weights(Weights),
+    /// Sets or removes a rule of the placement.
+    Placement {
+        /// The repositories that it is for: the one of this name and all below it; all of them where it is empty.
+        prefix: String,
+        /// What holds for them from now on, where no longer prefix says something else.
+        placement: Option<Placement>,
+    },
     /// Makes a join token known.
     IssueToken {
         /// SHA-256 of its secret.
@@ -380,6 +406,12 @@ impl Operation {
                 customer.as_ref().map_or(Ok(()), Customer::check)
             }
             Self::Weights(weights) => weights.check(),
+            Self::Placement { prefix, placement } => {
+                if !prefix.is_empty() {
+                    prefix.parse::<outrider_artifact::RepositoryName>()?;
+                }
+                placement.as_ref().map_or(Ok(()), Placement::check)
+            }
             Self::IssueToken { region, ttl_ms, .. } => {
                 text("the region", region, 0, NAME_BYTES_MAX)?;
                 let ttl = usize::try_from(*ttl_ms).unwrap_or(usize::MAX);
@@ -409,6 +441,20 @@ impl Customer {
         weight("class", self.class)?;
         let ttl = self.content_ttl_s as usize;
         bound("the content's time in s", ttl, 0, CONTENT_TTL_S_MAX as usize)
+    }
+}
+
+impl Placement {
+    fn check(&self) -> Result<(), RequestError> {
+        bound("the replicas", usize::from(self.replicas), 1, usize::from(REPLICAS_MAX))?;
+        bound("the list of regions", self.regions.len(), 0, REGIONS_MAX)?;
+        for (region, place) in self.regions.iter().zip(0..) {
+            text("a region", region, 1, NAME_BYTES_MAX)?;
+            if self.regions[..place].contains(region) {
+                return Err(RequestError::RegionTwice { region: region.clone() });
+            }
+        }
+        Ok(())
     }
 }
 

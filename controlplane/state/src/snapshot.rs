@@ -10,7 +10,7 @@ use crate::applied::{Applied, KeyEntry, Session};
 use crate::invalidated::Invalidated;
 use crate::members::{Member, Members, Token};
 use crate::record::{Kind, RecordError, decode, encode};
-use crate::request::{Customer, TagRecord, Weights};
+use crate::request::{Customer, Placement, TagRecord, Weights};
 use crate::state::{Fragment, State, TagState};
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -21,6 +21,7 @@ struct Stored {
     tags: Vec<StoredTag>,
     customers: Vec<(String, Customer)>,
     weights: Weights,
+    placements: Vec<(String, Placement)>,
     tokens: Vec<([u8; 32], Token)>,
     members: Vec<(u64, Member)>,
     last_member: u64,
@@ -78,6 +79,7 @@ impl State {
             tags: tags.collect(),
             customers: self.customers.clone().into_iter().collect(),
             weights: self.weights,
+            placements: self.placements.clone().into_iter().collect(),
             tokens: tokens.collect(),
             members: members.collect(),
             last_member: self.members.last,
@@ -103,6 +105,7 @@ impl State {
             time_ms: stored.time_ms,
             weights: stored.weights,
             customers: stored.customers.into_iter().collect(),
+            placements: stored.placements.into_iter().collect(),
             members: Members {
                 tokens: stored.tokens.into_iter().collect(),
                 members: stored.members.into_iter().collect(),

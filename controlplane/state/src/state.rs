@@ -17,7 +17,7 @@ use crate::invalidated::Invalidated;
 use crate::members::Members;
 use crate::outcome::Outcome;
 use crate::request::{
-    Batch, Customer, Expect, Invalidation, Operation, Request, TagRecord, Weights, Write,
+    Batch, Customer, Expect, Invalidation, Operation, Placement, Request, TagRecord, Weights, Write,
 };
 
 /// The most that keys and values of all fragments may have together, in bytes.
@@ -36,6 +36,8 @@ pub const TAG_TIME_MS: u64 = 30 * 24 * 3_600 * 1_000;
 pub const TAG_CONFIRM_MS: u64 = 24 * 3_600 * 1_000;
 /// The most tags that one log entry takes out because of their time.
 pub const TAGS_EXPIRED_MAX: usize = 64;
+/// The most rules of the placement.
+pub const PLACEMENTS_MAX: usize = 1_000;
 
 /// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,7 @@ pub struct State {
     pub(crate) invalidated: Invalidated,
     pub(crate) customers: BTreeMap<String, Customer>,
     pub(crate) weights: Weights,
+    pub(crate) placements: BTreeMap<String, Placement>,
     pub(crate) members: Members,
     pub(crate) applied: Applied,
     pub(crate) events: Events,
@@ -184,6 +187,16 @@ impl State {
         self.weights
     }
 
+    /// The rule of the placement for exactly this prefix.
+    pub fn placement(&self, prefix: &str) -> Option<&Placement> {
+        self.placements.get(prefix)
+    }
+
+    /// All of them, by prefix.
+    pub fn placements(&self) -> impl Iterator<Item = (&str, &Placement)> {
+        self.placements.iter().map(|(prefix, placement)| (prefix.as_str(), placement))
+    }
+
     /// Who was let in.
     pub fn members(&self) -> &Members {
         &self.members
@@ -272,6 +285,9 @@ impl State {
                 self.weights = weights;
                 changes.push(Change::Weights(weights));
                 DONE
+            }
+            Operation::Placement { prefix, placement } => {
+                self.set_placement(prefix, placement, changes)
             }
             Operation::IssueToken { secret_sha256, role, region, ttl_ms } => {
                 let (now, until) = (self.time_ms, self.time_ms.saturating_add(ttl_ms));
@@ -434,6 +450,29 @@ impl State {
         Outcome::Done { version: 0 }
     }
 
+    fn set_placement(
+        &mut self,
+        prefix: String,
+        placement: Option<Placement>,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        match &placement {
+            Some(new) => {
+                let is_new = !self.placements.contains_key(&prefix);
+                if is_new && self.placements.len() >= PLACEMENTS_MAX {
+                    return Outcome::Full;
+                }
+                self.placements.insert(prefix.clone(), new.clone());
+            }
+            None if self.placements.remove(&prefix).is_none() => {
+                return Outcome::Done { version: 0 };
+            }
+            None => {}
+        }
+        changes.push(Change::Placement { prefix, placement });
+        Outcome::Done { version: 0 }
+    }
+
     /// Every change that makes this state out of an empty one, with the version of what it is about (0 where it
     /// has none), in a fixed order. What was invalidated in the past is not among them:
     /// see [`State::invalidated`].
@@ -459,7 +498,11 @@ impl State {
         let members =
             members.map(|(number, member)| (0, Change::Member { number, member: member.clone() }));
         let weights = std::iter::once((0, Change::Weights(self.weights)));
-        fragments.chain(tags).chain(customers).chain(members).chain(weights)
+        let placements = self.placements.iter().map(|(prefix, placement)| {
+            let (prefix, placement) = (prefix.clone(), Some(placement.clone()));
+            (0, Change::Placement { prefix, placement })
+        });
+        fragments.chain(tags).chain(customers).chain(members).chain(weights).chain(placements)
     }
 }
 

@@ -4,7 +4,8 @@
 use crate::events::EventRecord;
 use crate::members::Role;
 use crate::request::{
-    Batch, Customer, Expect, Invalidation, Operation, Request, RequestId, TagRecord, Weights, Write,
+    Batch, Customer, Expect, Invalidation, Operation, Placement, Request, RequestId, TagRecord,
+    Weights, Write,
 };
 
 /// Makes batches.
@@ -68,13 +69,20 @@ impl Workload {
 
     /// A random operation, within all bounds.
     pub fn operation(&mut self) -> Operation {
-        match self.random.u8(0..21) {
+        match self.random.u8(0..22) {
             20 => {
                 let through = self.random.u64(1..9);
                 let record = vec![self.random.u8(..); self.random.usize(1..40)];
                 let (edge, epoch) = (self.random.u64(1..4), self.random.u64(1..3));
                 Operation::Events(vec![EventRecord { edge, epoch, through, record }])
             }
+            21 => Operation::Placement {
+                prefix: ["", "library", "library/r1"][self.random.usize(0..3)].to_owned(),
+                placement: self.random.bool().then(|| Placement {
+                    replicas: self.random.u8(1..6),
+                    regions: (0..self.random.u8(0..3)).map(|n| format!("r{n}")).collect(),
+                }),
+            },
             0 => Operation::Invalidate(match self.random.u8(0..4) {
                 0 => Invalidation::Repository(self.repository()),
                 _ => Invalidation::Digest(self.digest()),

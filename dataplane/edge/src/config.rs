@@ -267,12 +267,19 @@ pub struct Uploads {
     pub sessions_max: usize,
     /// How long a session lives without a byte. Default 1h.
     pub idle: Span,
+    /// How long a push waits for other edges, where the placement wants it on several; then it is answered 503, and
+    /// goes on when it is repeated. Default 60s.
+    pub replicas_time: Span,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
         let settings = outrider_gateway::GatewaySettings::default();
-        Uploads { sessions_max: settings.upload_sessions_max, idle: Span(settings.upload_idle) }
+        Uploads {
+            sessions_max: settings.upload_sessions_max,
+            idle: Span(settings.upload_idle),
+            replicas_time: Span(settings.replicas_time_max),
+        }
     }
 }
 
@@ -653,6 +660,8 @@ impl Config {
         bounded("tags.stale", self.tags.stale, Span::s(0), Span::s(10 * 365 * 86_400))?;
         bounded("uploads.sessions_max", self.uploads.sessions_max, 1, 1_000_000)?;
         bounded("uploads.idle", self.uploads.idle, Span::s(1), Span::s(7 * 86_400))?;
+        let replicas_time = self.uploads.replicas_time;
+        bounded("uploads.replicas_time", replicas_time, Span::s(1), Span::s(3_600))?;
         let names = &self.names;
         bounded("names.mirrored_tags_max", names.mirrored_tags_max, 1, 100_000_000)?;
         bounded("names.outbox_records_max", names.outbox_records_max, 1, 100_000_000)?;

@@ -11,13 +11,13 @@ use outrider_follower::{
 };
 use outrider_gateway::Orders;
 use outrider_gateway::names::{
-    Fleet, FleetRecord, Proposal, ProposalError, Proposed, Proposer, StoredBytes,
+    Fleet, FleetRecord, PlacementRule, Proposal, ProposalError, Proposed, Proposer, StoredBytes,
 };
 use outrider_push::message::MemberRole;
 use outrider_push::replica::Consequence;
 use outrider_push::{Interest, Item, Replica, SoftToEdge, Wish};
 use outrider_state::Expect;
-use outrider_state::request::TagRecord;
+use outrider_state::request::{Placement, TagRecord};
 use outrider_state::state::TAG_CONFIRM_MS;
 use outrider_transport::tls::MemberCertificate;
 use outrider_uplink::{PeerBook, PeerOptions};
@@ -174,6 +174,10 @@ fn fleet_record(record: &TagRecord, confirmed_ms: u64) -> FleetRecord {
     }
 }
 
+fn placement_rule(placement: &Placement) -> PlacementRule {
+    PlacementRule { replicas: placement.replicas, regions: placement.regions.clone() }
+}
+
 /// An edge that is let in is reached where it says.
 fn reached(role: MemberRole, revoked: bool, address: &str) -> Option<String> {
     let there = role == MemberRole::Edge && !revoked && !address.is_empty();
@@ -200,6 +204,11 @@ impl Sink for ToFleet {
                 Some((*number, signs(member.role, member.revoked, member.token_key)?))
             }));
         }
+        let rules = replica.placements.iter();
+        let rules = rules.map(|(prefix, placement)| (prefix.clone(), placement_rule(placement)));
+        let regions = replica.members.iter();
+        let regions = regions.map(|(number, member)| (*number, member.region.clone()));
+        self.caches.fleet.replace_placements(rules, regions);
         self.caches.whole(replica, consequences)
     }
 
@@ -224,7 +233,11 @@ impl Sink for ToFleet {
                     let record = record.as_ref().map(|r| fleet_record(r, *confirmed_ms));
                     fleet.set_tag(repository, tag, *version, record);
                 }
-                Item::Member { number, role, revoked, address, token_key, .. } => {
+                Item::Placement { prefix, placement } => {
+                    fleet.set_placement(prefix, placement.as_ref().map(placement_rule));
+                }
+                Item::Member { number, role, region, revoked, address, token_key } => {
+                    fleet.set_region(*number, region);
                     fleet.set_address(*number, reached(*role, *revoked, address));
                     if let Some(keys) = &self.keys {
                         keys.set(*number, signs(*role, *revoked, *token_key));

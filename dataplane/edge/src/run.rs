@@ -321,8 +321,8 @@ impl Running {
             Some(certificate) => tls::with_member(&tls, certificate),
             None => tls,
         };
-        // Who asks is asked who they are: other edges show it by their certificates.
-        let quic_tls = match peers.as_ref().filter(|_| auth.is_some()) {
+        // In a fleet who asks over QUIC is asked for a certificate, which other edges have.
+        let quic_tls = match &peers {
             Some(peers) => tls::asking_members(&tls, peers.roots.clone()).map_err(unusable)?,
             None => Arc::clone(&tls),
         };
@@ -664,6 +664,7 @@ fn gateway_settings(config: &Config, shards: usize, followed: bool) -> GatewaySe
         upload_sessions_max: config.uploads.sessions_max.div_ceil(shards),
         upload_idle: config.uploads.idle.0,
         accesses_bytes_max: if followed { ACCESSES_BYTES_MAX } else { 0 },
+        replicas_time_max: config.uploads.replicas_time.0,
     }
 }
 

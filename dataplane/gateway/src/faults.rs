@@ -44,6 +44,7 @@ pub(crate) fn of_fetch(error: &FetchError, unknown: Code) -> ApiError {
                 .with_retry_after(retry_after)
         }
         FetchError::Unavailable { .. }
+        | FetchError::Refused { .. }
         | FetchError::Connect(_)
         | FetchError::Protocol(_)
         | FetchError::Redirect(_)

@@ -14,7 +14,9 @@ use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
 use outrider_cache::{Access, Cache, Customer};
 use outrider_shard::ShardHandle;
-use outrider_transport::{ErrorText, Handler, Immediate, Peer, PinBudget, Protocol, RequestBody};
+use outrider_transport::{
+    ErrorText, Handler, Immediate, Keep, Peer, PinBudget, Protocol, RequestBody,
+};
 use outrider_uplink::UplinkClient;
 
 use crate::access::AccessShared;
@@ -49,6 +51,8 @@ pub struct GatewaySettings {
     pub upload_idle: Duration,
     /// Room of a shard for accesses that wait to be taken, in bytes; 0: none are noted. Default 0.
     pub accesses_bytes_max: usize,
+    /// How long a push waits for other edges that must have it too. Default 60 s.
+    pub replicas_time_max: Duration,
 }
 
 impl Default for GatewaySettings {
@@ -60,6 +64,7 @@ impl Default for GatewaySettings {
             upload_sessions_max: 1024,
             upload_idle: Duration::from_secs(3600),
             accesses_bytes_max: 0,
+            replicas_time_max: Duration::from_secs(60),
         }
     }
 }
@@ -115,6 +120,9 @@ pub struct Gateway<N> {
     /// The sessions that are in the gauge.
     pub(crate) uploads_counted: Cell<i64>,
     pub(crate) manifests: Single<crate::manifests::Wanted, crate::manifests::Found>,
+    pub(crate) keeps: Single<crate::keep::Wish, crate::keep::Kept>,
+    /// Pushes that wait for other edges.
+    pub(crate) replicating: Cell<usize>,
 }
 
 /// An answer, or the error that is written as one.
@@ -162,6 +170,8 @@ impl<N: Names> Gateway<N> {
             metrics,
             flights,
             manifests: Single::default(),
+            keeps: Single::default(),
+            replicating: Cell::new(0),
         })
     }
 
@@ -198,6 +208,9 @@ impl<N: Names> Gateway<N> {
         let (kind, answer) = match route::parse(&method, request.uri()) {
             Ok(parsed) if peer.early && !may_come_early(&parsed.operation) => {
                 (kind_of(&parsed.operation), Err(too_early()))
+            }
+            Ok(parsed) if request.extensions().get::<Keep>().is_some() => {
+                ("keep", self.keep_for(parsed.operation, peer).await)
             }
             Ok(parsed) => {
                 let kind = kind_of(&parsed.operation);

@@ -1,5 +1,7 @@
 //! What other edges hold: content that was pushed to one of them, for a repository that the fleet has.
 
+use std::rc::Rc;
+
 use outrider_artifact::{Digest, RepositoryName};
 use outrider_uplink::{FetchError, FetchMethod, FetchRequest, Target};
 
@@ -104,8 +106,8 @@ impl<N: Names> Gateway<N> {
         }
     }
 
-    /// Fetches a blob that another edge holds for this repository, and makes it a part of the repository here.
-    /// False where nobody has it.
+    /// Fetches a blob that one of these edges holds for this repository, and makes it a part of the repository here.
+    /// False where nobody has it. With `by` that is told as an upload.
     ///
     /// # Errors
     /// What of a fetch or of the disk is not that it is missing.
@@ -113,23 +115,31 @@ impl<N: Names> Gateway<N> {
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        by: &str,
+        by: Option<&str>,
+        edges: &[u64],
     ) -> Result<bool, ApiError> {
-        if self.names.holders(name).is_empty() {
+        if edges.is_empty() {
             return Ok(false);
         }
         let owner = self.owner(digest);
         let brought = if owner == self.shard {
-            self.bring(name, digest).await?
+            self.bring(name, digest, edges).await?
         } else {
-            let (name, digest) = (name.clone(), *digest);
-            self.on(owner, move |owner| async move { owner.bring(&name, &digest).await }).await??
+            let (name, digest, edges) = (name.clone(), *digest, edges.to_vec());
+            let bring =
+                move |owner: Rc<Self>| async move { owner.bring(&name, &digest, &edges).await };
+            self.on(owner, bring).await??
         };
         Ok(brought && self.take_in(name, digest, by).await?)
     }
 
-    async fn bring(&self, key: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
-        let mut places = self.places_of(key);
+    async fn bring(
+        &self,
+        key: &RepositoryName,
+        digest: &Digest,
+        edges: &[u64],
+    ) -> Result<bool, ApiError> {
+        let mut places = edges.iter().take(HOLDERS_ASKED_MAX).map(|edge| place_at_edge(*edge, key));
         let Some(first) = places.next() else { return Ok(false) };
         let flight = match self.flights.join(digest, first.source) {
             Ok(flight) => flight,

@@ -66,7 +66,7 @@ impl<N: Names> Gateway<N> {
             size_bytes,
             &customer,
         );
-        self.name_blob(image, stored, &digest, event).await?;
+        self.name_blob(image, stored, &digest, Some(event)).await?;
         let answer = serde_json::json!({
             "digest": digest.to_string(),
             "size": size_bytes,

@@ -9,6 +9,7 @@
 //! - [`contents`]: whole contents and what becomes of them, wherever they lie. [`mesh`]: the other shards.
 //! - [`flight`]: one fetch per digest, however many ask.
 //! - [`upstreams`]: which upstream a name means. [`held`]: what other edges of a fleet hold.
+//! - [`replicas`]: what is pushed here and must be on other edges too. [`keep`]: what other edges want kept here.
 //! - [`prefetch`]: what is fetched before anybody asks for it.
 //! - [`accesses`]: what was asked for, until somebody takes it.
 //! - [`customers`]: what the control plane says of who asks. [`orders`]: what it orders of the caches.
@@ -30,6 +31,7 @@ mod faults;
 mod flight;
 pub mod gateway;
 mod held;
+mod keep;
 mod layers;
 mod lists;
 mod manifests;
@@ -41,6 +43,7 @@ mod prefetch;
 pub mod protocol;
 mod ready;
 pub mod recover;
+mod replicas;
 mod single;
 mod uploads;
 pub mod upstreams;

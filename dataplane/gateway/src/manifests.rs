@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use outrider_artifact::event::UploadKind;
+use outrider_artifact::event::{UploadEvent, UploadKind};
 use outrider_artifact::{Algorithm, ContentHasher, Digest, Reference, RepositoryName, Tag};
 use outrider_cache::UploadId;
 use outrider_transport::RequestBody;
@@ -52,7 +52,7 @@ pub(crate) struct Wanted {
 pub(crate) type Found = Result<Fetched, FetchError>;
 
 /// The media type of a manifest that is here. One that came in as a blob says it itself.
-fn media_type_of(stored: &Stored) -> Result<Rc<str>, ApiError> {
+pub(crate) fn media_type_of(stored: &Stored) -> Result<Rc<str>, ApiError> {
     if !stored.stat.media_type.is_empty() {
         return Ok((&*stored.stat.media_type).into());
     }
@@ -395,6 +395,19 @@ impl<N: Names> Gateway<N> {
         response
     }
 
+    /// Fetches a manifest from there, and keeps it in the cache: its media type and bytes.
+    ///
+    /// # Errors
+    /// The inner one is of the fetch.
+    pub(crate) async fn fetch_at(
+        &self,
+        place: &Place,
+        reference: &Reference,
+    ) -> Result<Result<(Rc<str>, Bytes), FetchError>, ApiError> {
+        let fetched = self.errand(place)?.get(reference).await;
+        Ok(fetched.map(|fetched| (fetched.media_type, fetched.bytes.unwrap_or_default())))
+    }
+
     fn errand(&self, place: &Place) -> Result<Errand<N>, ApiError> {
         Ok(Errand {
             source: place.source.clone(),
@@ -442,9 +455,6 @@ impl<N: Names> Gateway<N> {
             tags.insert(0, tag);
         }
         self.take_in_references(name, &manifest, &by, linked_only).await?;
-        let (_, mut open) = self.open_upload(digest.algorithm(), &by)?;
-        uploads::take_bytes(&mut open, &bytes).await?;
-        let stored = uploads::close(open, &digest).await?;
         let size_bytes = bytes.len() as u64;
         let event = |tag: Option<&Tag>| {
             let (kind, tag) = (UploadKind::Manifest, tag.map(|tag| &**tag));
@@ -456,6 +466,38 @@ impl<N: Names> Gateway<N> {
             [] => vec![event(None)],
             tags => tags.iter().map(|tag| event(Some(tag))).collect(),
         };
+        let subject = manifest.subject;
+        let named = NamedManifest { name: name.clone(), digest, manifest, bytes, events };
+        self.keep_manifest(named, tags).await?;
+        let mut response = bare(StatusCode::CREATED);
+        let answer = response.headers_mut();
+        answer.insert(LOCATION, value(manifest_path(name, &Reference::Digest(digest))));
+        answer.insert(header::DOCKER_CONTENT_DIGEST, value(digest.to_string()));
+        answer.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if let Some(subject) = subject {
+            answer.insert(header::OCI_SUBJECT, value(subject.to_string()));
+        }
+        for tag in asked_tags {
+            answer.append(header::OCI_TAG, value(&*tag));
+        }
+        Ok(response)
+    }
+
+    /// Stores and names a manifest on this shard, whose blobs are the repository's. One that was pushed here gets to
+    /// other edges where the placement says so, and then its tags. Comes to its end also when who asked leaves.
+    pub(crate) async fn keep_manifest(
+        &self,
+        named: NamedManifest,
+        tags: Vec<Tag>,
+    ) -> Result<(), ApiError> {
+        let NamedManifest { name, digest, manifest, bytes, events } = named;
+        let was_pushed = !events.is_empty();
+        // What another edge wants kept is nobody's.
+        let by = events.first().map_or("", |event| &*event.customer);
+        let (_, mut open) = self.open_upload(digest.algorithm(), by)?;
+        uploads::take_bytes(&mut open, &bytes).await?;
+        let stored = uploads::close(open, &digest).await?;
+        let size_bytes = bytes.len() as u64;
         // In a fleet tags are set for all, once the content that they point to is here.
         let (tags, shared_tags) = match self.names.tags_are_shared() {
             true => (Vec::new(), tags),
@@ -479,37 +521,29 @@ impl<N: Names> Gateway<N> {
             events,
         };
         let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
-        let media_type = manifest.media_type.clone();
-        let shared = SharedTags {
-            repository: name.clone(),
-            tags: shared_tags,
-            digest,
-            size_bytes,
-            media_type: media_type.clone(),
-        };
         to_the_end(async move {
             if !gateway.names.put_manifest(put).await?.superfluous {
-                gateway.host(stored, &digest, &media_type).await;
+                gateway.host(stored, &digest, &manifest.media_type).await;
                 gateway.metrics.uploads_stored.inc();
             }
-            if !shared.tags.is_empty() {
+            let others = match was_pushed {
+                true => gateway.replicate(&name, &digest).await?,
+                false => Vec::new(),
+            };
+            if !shared_tags.is_empty() {
+                let shared = SharedTags {
+                    repository: name,
+                    tags: shared_tags,
+                    digest,
+                    size_bytes,
+                    media_type: manifest.media_type,
+                    others,
+                };
                 gateway.names.share_tags(shared).await?;
             }
-            Ok::<(), NamesError>(())
+            Ok(())
         })
-        .await?;
-        let mut response = bare(StatusCode::CREATED);
-        let answer = response.headers_mut();
-        answer.insert(LOCATION, value(manifest_path(name, &Reference::Digest(digest))));
-        answer.insert(header::DOCKER_CONTENT_DIGEST, value(digest.to_string()));
-        answer.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        if let Some(subject) = manifest.subject {
-            answer.insert(header::OCI_SUBJECT, value(subject.to_string()));
-        }
-        for tag in asked_tags {
-            answer.append(header::OCI_TAG, value(&*tag));
-        }
-        Ok(response)
+        .await
     }
 
     /// Sees to it that the blobs of a manifest are hosted in its repository. What is only cached is
@@ -529,8 +563,10 @@ impl<N: Names> Gateway<N> {
             }
             let linked = self.names.link(name, &descriptor.digest).await?.blob.is_some();
             if !linked
-                && (linked_only || !self.take_in(name, &descriptor.digest, by).await?)
-                && !self.bring_in(name, &descriptor.digest, by).await?
+                && (linked_only || !self.take_in(name, &descriptor.digest, Some(by)).await?)
+                && !self
+                    .bring_in(name, &descriptor.digest, Some(by), &self.names.holders(name))
+                    .await?
             {
                 missing.push(descriptor.digest.to_string());
             }
@@ -606,6 +642,16 @@ struct Errand<N> {
 
 /// What a tag is remembered to point to, with its content.
 type KnownTag = (Stored, Arc<TagRecord>);
+
+/// A manifest that is to be stored and named.
+pub(crate) struct NamedManifest {
+    pub(crate) name: RepositoryName,
+    pub(crate) digest: Digest,
+    pub(crate) manifest: Manifest,
+    pub(crate) bytes: Bytes,
+    /// What is told of it, where it was pushed here.
+    pub(crate) event: Option<UploadEvent>,
+}
 
 /// A manifest that was pushed and is not stored yet.
 struct Pushed {

@@ -12,10 +12,17 @@ use crate::accesses::DropLabels;
 /// What was asked, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// `ping`, `token`, `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `layer` or `other`.
+    /// `ping`, `token`, `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `layer`, `keep` or `other`.
     pub route: &'static str,
     /// The HTTP status.
     pub status: u16,
+}
+
+/// How something ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// What the metric's help says.
+    pub outcome: &'static str,
 }
 
 /// Where the bytes of a body came from.
@@ -90,6 +97,10 @@ metrics! {
     uploads_expired: Counter = "outrider_uploads_expired",
     /// Contents that were stored by an upload
     uploads_stored: Counter = "outrider_uploads_stored",
+    /// Manifests that were pushed here and must be on other edges too: done, or short of edges
+    replications: Family<OutcomeLabels, Counter> = "outrider_replications",
+    /// Manifests that other edges wanted kept here: done or failed
+    keeps: Family<OutcomeLabels, Counter> = "outrider_keeps",
     /// Requests that were refused, since their customer asks for more than its requests a second
     over_rate: Counter = "outrider_over_rate",
     /// Contents that were purged by the control plane

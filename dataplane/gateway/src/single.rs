@@ -64,6 +64,16 @@ impl<K: Clone + Eq + Hash + 'static, V: Clone + 'static> Single<K, V> {
         }
     }
 
+    /// How much is under way.
+    pub(crate) fn len(&self) -> usize {
+        self.running.borrow().len()
+    }
+
+    /// Whether work for `key` is under way.
+    pub(crate) fn is_running(&self, key: &K) -> bool {
+        self.running.borrow().contains_key(key)
+    }
+
     fn start(&self, key: K, future: impl Future<Output = V> + 'static) -> Rc<Work<V>> {
         let work = Rc::new(Work { result: RefCell::new(None), progress: Progress::default() });
         self.running.borrow_mut().insert(key.clone(), work.clone());

@@ -235,7 +235,7 @@ impl<N: Names> Gateway<N> {
         if let Some(digest) = digest {
             let mut open = open;
             take_body(&mut open, &mut body).await?;
-            self.store_blob(name, open, &digest, by).await?;
+            self.store_blob(name, open, &digest, Some(by)).await?;
             return Ok(created(name, &digest));
         }
         self.uploads.insert(id, name, open);
@@ -321,7 +321,7 @@ impl<N: Names> Gateway<N> {
         taken.append_body(&mut body).await?;
         let open = taken.into_open()?;
         self.count_sessions();
-        self.store_blob(name, open, digest, by).await?;
+        self.store_blob(name, open, digest, Some(by)).await?;
         Ok(created(name, digest))
     }
 
@@ -408,16 +408,18 @@ impl<N: Names> Gateway<N> {
         Ok((id, Open { upload, hasher: ContentHasher::new(algorithm), room }))
     }
 
-    /// Checks, flushes, names and shows a blob, in this order.
+    /// Checks, flushes, names and shows a blob, in this order. What nobody pushed here is not told of.
     async fn store_blob(
         &self,
         name: &RepositoryName,
         open: Open,
         digest: &Digest,
-        by: &str,
+        by: Option<&str>,
     ) -> Result<(), ApiError> {
         let stored = close(open, digest).await?;
-        let event = self.upload_event(UploadKind::Blob, name, None, digest, stored.size(), by);
+        let size_bytes = stored.size();
+        let event =
+            by.map(|by| self.upload_event(UploadKind::Blob, name, None, digest, size_bytes, by));
         self.name_blob(name, stored, digest, event).await
     }
 
@@ -427,7 +429,7 @@ impl<N: Names> Gateway<N> {
         name: &RepositoryName,
         stored: StoredUpload,
         digest: &Digest,
-        event: UploadEvent,
+        event: Option<UploadEvent>,
     ) -> Result<(), ApiError> {
         let put = PutBlob {
             repository: name.clone(),
@@ -436,7 +438,7 @@ impl<N: Names> Gateway<N> {
             media_type: String::new(),
             upload_id: stored.id().0,
             previous_is_lost: self.is_lost(digest).await?,
-            event: Some(event),
+            event,
         };
         let gateway = self.me.upgrade().ok_or(Unanswered::Ended)?;
         let digest = *digest;
@@ -484,31 +486,34 @@ impl<N: Names> Gateway<N> {
         {
             return Ok(self.names.mount(name, &mount.digest, Some(&key)).await?.is_some());
         }
-        self.take_in(name, &mount.digest, by).await
+        self.take_in(name, &mount.digest, Some(by)).await
     }
 
     /// Makes content that is here a part of a hosted repository: links what is hosted, and copies
-    /// what is only cached, since the cache may forget it. False where it is not here.
+    /// what is only cached, since the cache may forget it. False where it is not here. With `by` that is told as
+    /// an upload.
     pub(crate) async fn take_in(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        by: &str,
+        by: Option<&str>,
     ) -> Result<bool, ApiError> {
         let owner = self.owner(digest);
         if owner == self.shard {
             return self.take_in_here(name, digest, by).await;
         }
-        let (name, digest, by) = (name.clone(), *digest, by.to_owned());
-        self.on(owner, move |owner| async move { owner.take_in_here(&name, &digest, &by).await })
-            .await?
+        let (name, digest, by) = (name.clone(), *digest, by.map(str::to_owned));
+        self.on(owner, move |owner| async move {
+            owner.take_in_here(&name, &digest, by.as_deref()).await
+        })
+        .await?
     }
 
     async fn take_in_here(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        by: &str,
+        by: Option<&str>,
     ) -> Result<bool, ApiError> {
         let Some(stat) = self.cache.stat(digest).filter(|stat| stat.verified) else {
             return Ok(false);

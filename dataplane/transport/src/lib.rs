@@ -43,4 +43,4 @@ pub use listener::Listener;
 pub use metrics::TransportMetrics;
 pub use peer::{Peer, Protocol};
 pub use pins::{HeldBody, PinBudget};
-pub use server::{ErrorText, Handler, Immediate, PreparedHead, serve};
+pub use server::{ErrorText, Handler, Immediate, Keep, PreparedHead, serve};

@@ -89,6 +89,11 @@ pub trait Handler: 'static {
 #[derive(Clone, Debug)]
 pub struct ErrorText(pub String);
 
+/// Stands in the extensions of a request by which another edge asks this one to keep a manifest: content of the
+/// repository that its path names, had from who asks. Only the native protocol makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep;
+
 /// An answer that lies ready.
 #[derive(Debug)]
 pub struct Immediate {

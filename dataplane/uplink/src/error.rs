@@ -98,6 +98,14 @@ pub enum FetchError {
         /// Its `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// Another edge does not keep what it was asked to keep.
+    #[error("it answers {status}: {text}")]
+    Refused {
+        /// The status code.
+        status: u16,
+        /// Why.
+        text: String,
+    },
     /// The range begins behind the end of the content (416).
     #[error("the range begins behind the end of the content")]
     RangeNotSatisfiable {
@@ -170,6 +178,7 @@ impl FetchError {
             Self::Denied => "denied",
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable { .. } => "unavailable",
+            Self::Refused { .. } => "refused",
             Self::RangeNotSatisfiable { .. } => "range_not_satisfiable",
             Self::Timeout { .. } => "timeout",
             Self::BreakerOpen { .. } => "breaker_open",

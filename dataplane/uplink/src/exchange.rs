@@ -77,6 +77,8 @@ impl Upstream {
         let method = match request.method {
             FetchMethod::Get => Method::GET,
             FetchMethod::Head => Method::HEAD,
+            // Edges are asked that, and no upstream.
+            FetchMethod::Keep => return Err(FetchError::NotFound),
         };
         let headers = headers_of(request);
         let scope = format!("repository:{}:pull", request.repository);

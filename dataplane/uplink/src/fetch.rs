@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::UpstreamId;
 use crate::content_range::ContentRange;
 use crate::error::FetchError;
-use crate::metrics::UplinkMetrics;
+use crate::metrics::{BLOB, KEEP, MANIFEST, UplinkMetrics};
 use crate::peers;
 use crate::window::FetchBody;
 
@@ -33,6 +33,8 @@ pub enum FetchMethod {
     Get,
     /// The head alone; the body of the answer is empty.
     Head,
+    /// Another edge is to keep this manifest: see [`UplinkClient::keep`].
+    Keep,
 }
 
 /// A part of a content, by byte positions.
@@ -69,6 +71,26 @@ pub struct FetchRequest {
     /// The media types that are accepted, for `Accept`; at most [`ACCEPT_MAX`] are passed on, and
     /// none that is not a header's value.
     pub accept: Vec<String>,
+}
+
+/// How far another edge is with what it is to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// All of it is on its disk.
+    Whole,
+    /// It is at it. Ask again.
+    UnderWay,
+}
+
+impl FetchRequest {
+    /// The lane that it goes by, as metrics call it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match (self.method, &self.target) {
+            (FetchMethod::Keep, _) => KEEP,
+            (_, Target::Manifest(_)) => MANIFEST,
+            (_, Target::Blob(_)) => BLOB,
+        }
+    }
 }
 
 /// How many media types of [`FetchRequest::accept`] are passed on.
@@ -127,6 +149,30 @@ impl fmt::Debug for UplinkClient {
 }
 
 impl UplinkClient {
+    /// Asks another edge to have this manifest of a hosted repository, and all that it names, on its disk for good:
+    /// it gets from this one what it lacks. It answers when that is done, or after about a second; then it goes on
+    /// by itself, and is to be asked again.
+    ///
+    /// # Errors
+    /// [`FetchError`]; `Refused` says why it will not or cannot.
+    pub async fn keep(
+        &self,
+        member: u64,
+        repository: &str,
+        manifest: Digest,
+    ) -> Result<Kept, FetchError> {
+        let request = FetchRequest {
+            from: Whom::Peer(member),
+            repository: repository.to_owned(),
+            target: Target::Manifest(Reference::Digest(manifest)),
+            method: FetchMethod::Keep,
+            range: None,
+            accept: Vec::new(),
+        };
+        let head = self.fetch(request).await?.head;
+        Ok(if head.length.is_some() { Kept::Whole } else { Kept::UnderWay })
+    }
+
     /// Fetches from an upstream; resolves when the head of the answer is in and was checked. Tokens
     /// and redirects are dealt with inside. Dropping the future ends the fetch.
     ///
@@ -136,7 +182,7 @@ impl UplinkClient {
     /// [`FetchError`]: each variant says when. An upstream that there is not is `NotFound`.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, FetchError> {
         let from = request.from;
-        let target = request.target.clone();
+        let kind = request.kind();
         let (answer, answered) = channel::oneshot(&self.shard);
         let (lease, gone) = oneshot::channel();
         let command = Command { request, shard: self.shard.clone(), answer, gone };
@@ -148,11 +194,11 @@ impl UplinkClient {
             match from {
                 Whom::Upstream(upstream) => {
                     if let Some(label) = self.labels.get(usize::from(upstream.0)) {
-                        self.metrics.finished(label, &target, error.reason());
+                        self.metrics.finished(label, kind, error.reason());
                     }
                 }
                 Whom::Peer(member) => {
-                    self.metrics.finished(&peers::label(member), &target, error.reason());
+                    self.metrics.finished(&peers::label(member), kind, error.reason());
                 }
             }
             return Err(error);

@@ -231,7 +231,8 @@ fn verdict(error: &FetchError) -> Verdict {
         | FetchError::Cut { .. } => Verdict::Failed,
         // A wrong answer may be about what was asked, which a client chose: no client may be able
         // to have the upstream shut off for the others.
-        FetchError::Protocol(_)
+        FetchError::Refused { .. }
+        | FetchError::Protocol(_)
         | FetchError::Redirect(_)
         | FetchError::BreakerOpen { .. }
         | FetchError::Busy

@@ -61,7 +61,8 @@ pub use content_range::ContentRange;
 pub use document::fetch_document;
 pub use error::{FetchError, TimeoutStage, UplinkError};
 pub use fetch::{
-    ACCEPT_MAX, Fetch, FetchHead, FetchMethod, FetchRange, FetchRequest, Target, UplinkClient, Whom,
+    ACCEPT_MAX, Fetch, FetchHead, FetchMethod, FetchRange, FetchRequest, Kept, Target,
+    UplinkClient, Whom,
 };
 pub use metrics::UplinkMetrics;
 pub use peers::{PeerBook, PeerOptions};

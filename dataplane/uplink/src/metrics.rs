@@ -10,8 +10,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::fetch::Target;
-
 /// An upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Upstream {
@@ -72,13 +70,7 @@ impl Default for UplinkMetrics {
 /// The lanes' names in labels.
 pub(crate) const MANIFEST: &str = "manifest";
 pub(crate) const BLOB: &str = "blob";
-
-const fn kind(target: &Target) -> &'static str {
-    match target {
-        Target::Manifest(_) => MANIFEST,
-        Target::Blob(_) => BLOB,
-    }
-}
+pub(crate) const KEEP: &str = "keep";
 
 impl UplinkMetrics {
     /// Adds them to a registry, under `uplink_…`.
@@ -119,14 +111,14 @@ impl UplinkMetrics {
     }
 
     /// A fetch is over.
-    pub(crate) fn finished(&self, upstream: &str, target: &Target, outcome: &'static str) {
-        let label = Outcome { upstream: upstream.to_owned(), kind: kind(target), outcome };
+    pub(crate) fn finished(&self, upstream: &str, kind: &'static str, outcome: &'static str) {
+        let label = Outcome { upstream: upstream.to_owned(), kind, outcome };
         self.requests.get_or_create(&label).inc();
     }
 
     /// Time to the head of an answer.
-    pub(crate) fn first_byte(&self, upstream: &str, target: &Target, time: Duration) {
-        let label = Lane { upstream: upstream.to_owned(), kind: kind(target) };
+    pub(crate) fn first_byte(&self, upstream: &str, kind: &'static str, time: Duration) {
+        let label = Lane { upstream: upstream.to_owned(), kind };
         self.first_byte.get_or_create(&label).observe(time.as_secs_f64());
     }
 

@@ -26,7 +26,7 @@ use crate::content_range::ContentRange;
 use crate::error::{FetchError, TimeoutStage, UplinkError};
 use crate::fetch::{Command, FetchHead, FetchMethod, FetchRequest, Target};
 use crate::lane::{Lane, LaneSettings, lock};
-use crate::metrics::{BLOB, MANIFEST, UplinkMetrics};
+use crate::metrics::{BLOB, KEEP, MANIFEST, UplinkMetrics};
 use crate::serve::Stop;
 use crate::window::{self, BodySender, FetchBody};
 
@@ -38,6 +38,8 @@ const ADDRESSES_MAX: usize = 4;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// From the request to the first frame: the edge answers from what it has.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(3);
+/// The same, for what an edge is to keep: it answers after a second, done or not.
+const KEEP_TIME_MAX: Duration = Duration::from_secs(8);
 /// The longest silence within a body.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
 /// A connection without requests is over after this.
@@ -47,6 +49,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Manifests have a lane of their own, this part of that of blobs.
 const MANIFESTS_PART: usize = 4;
+/// Manifests that one edge is asked to keep at a time.
+const KEEPS_MAX: usize = 16;
 
 /// Knows where other edges are.
 pub trait PeerBook: Send + Sync {
@@ -92,15 +96,18 @@ struct Peer {
     label: String,
     manifests: Lane,
     blobs: Lane,
+    /// What it is to keep: pulls never wait for that.
+    keeps: Lane,
     /// The connection, and the address that it was made to.
     live: tokio::sync::Mutex<Option<(String, Connection)>>,
 }
 
 impl Peer {
-    fn lane(&self, target: &Target) -> &Lane {
-        match target {
-            Target::Manifest(_) => &self.manifests,
-            Target::Blob(_) => &self.blobs,
+    fn lane(&self, request: &FetchRequest) -> &Lane {
+        match (request.method, &request.target) {
+            (FetchMethod::Keep, _) => &self.keeps,
+            (_, Target::Manifest(_)) => &self.manifests,
+            (_, Target::Blob(_)) => &self.blobs,
         }
     }
 }
@@ -155,6 +162,7 @@ impl Peers {
         let peer = Arc::new(Peer {
             manifests: lane(FETCHES_MAX / MANIFESTS_PART, MANIFEST),
             blobs: lane(FETCHES_MAX, BLOB),
+            keeps: lane(KEEPS_MAX, KEEP),
             label,
             live: tokio::sync::Mutex::default(),
         });
@@ -166,7 +174,7 @@ impl Peers {
     pub(crate) async fn serve(self: Arc<Self>, member: u64, command: Command) {
         let Command { request, shard, answer, gone } = command;
         let peer = self.peer(member);
-        let _entered = peer.lane(&request.target).enter();
+        let _entered = peer.lane(&request).enter();
         let outcome = tokio::select! {
             // The first, so that what nobody wants any more is not even begun.
             biased;
@@ -177,7 +185,7 @@ impl Peers {
                 Err(None) => "cancelled",
             },
         };
-        self.metrics.finished(&peer.label, &request.target, outcome);
+        self.metrics.finished(&peer.label, request.kind(), outcome);
     }
 
     /// One fetch to its end. The error is `None` when the reader went away.
@@ -190,7 +198,7 @@ impl Peers {
         answer: channel::Completer<Result<(FetchHead, FetchBody), FetchError>>,
     ) -> Result<(), Option<FetchError>> {
         let started = Instant::now();
-        let lane = peer.lane(&request.target);
+        let lane = peer.lane(request);
         let admitted = match lane.place().await.and_then(|place| Ok((place, lane.admit()?))) {
             Ok(admitted) => admitted,
             Err(error) => {
@@ -209,8 +217,8 @@ impl Peers {
                 return Err(Some(error));
             }
         };
-        self.metrics.first_byte(&peer.label, &request.target, started.elapsed());
-        if request.method == FetchMethod::Head {
+        self.metrics.first_byte(&peer.label, request.kind(), started.elapsed());
+        if request.method != FetchMethod::Get {
             admitted.succeeded();
             answer.complete(Ok((head, FetchBody::empty())));
             return Ok(());
@@ -242,9 +250,13 @@ impl Peers {
     ) -> Result<(FetchHead, Stream), FetchError> {
         let wanted = Wanted::of(request)?;
         let frame = wanted.frame(request)?;
+        let head_time_max = match request.method {
+            FetchMethod::Keep => KEEP_TIME_MAX,
+            FetchMethod::Get | FetchMethod::Head => HEAD_TIME_MAX,
+        };
         loop {
             let (connection, is_new) = self.connection(member, peer).await?;
-            match timeout(HEAD_TIME_MAX, exchange(&connection, &frame)).await {
+            match timeout(head_time_max, exchange(&connection, &frame)).await {
                 Ok(Ok((answer, stream))) => return Ok((wanted.check(request, &answer)?, stream)),
                 Ok(Err(error)) if is_new => return Err(error),
                 Err(_) if is_new => {
@@ -367,8 +379,9 @@ impl Wanted {
             kind: self.kind,
             offset,
             len,
-            metadata_only: request.method == FetchMethod::Head,
-            held_only: true,
+            metadata_only: request.method != FetchMethod::Get,
+            held_only: request.method != FetchMethod::Keep,
+            keep: request.method == FetchMethod::Keep,
             ..Want::whole(self.digest)
         };
         let request = native::Request {
@@ -388,6 +401,16 @@ impl Wanted {
         let total = (answer.total != native::TOTAL_UNKNOWN).then_some(answer.total);
         let length = (!answer.more).then_some(answer.len);
         let asked = request.range.map_or(0, |range| range.first);
+        if request.method == FetchMethod::Keep {
+            let length = match answer.status {
+                200 => Some(total.unwrap_or(0)),
+                202 => None,
+                status => {
+                    return Err(FetchError::Refused { status, text: answer.error.clone() });
+                }
+            };
+            return Ok(FetchHead { length, range: None, media_type: None, digest: None });
+        }
         let range = match answer.status {
             200 if answer.start == 0 => None,
             206 if answer.start == asked && answer.len > 0 => Some(ContentRange {

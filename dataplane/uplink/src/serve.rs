@@ -38,7 +38,7 @@ struct Outcome<'a> {
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
         let Self { upstream, request, outcome } = self;
-        upstream.metrics.finished(&upstream.label, &request.target, outcome);
+        upstream.metrics.finished(&upstream.label, request.kind(), outcome);
     }
 }
 
@@ -87,7 +87,7 @@ async fn fetch(
             return refuse(answer, error);
         }
     };
-    upstream.metrics.first_byte(&upstream.label, &request.target, started.elapsed());
+    upstream.metrics.first_byte(&upstream.label, request.kind(), started.elapsed());
     if request.method == FetchMethod::Head {
         admitted.succeeded();
         answer.complete(Ok((head, FetchBody::empty())));

@@ -11,7 +11,9 @@ use outrider_edge::units::Size;
 use crate::cluster::ClusterCommand;
 use crate::get::GetArguments;
 use crate::graph::GraphCommand;
-use crate::operate::{CustomerCommand, InvalidateArguments, TagsArguments, WeightsArguments};
+use crate::operate::{
+    CustomerCommand, InvalidateArguments, PlacementCommand, TagsArguments, WeightsArguments,
+};
 use crate::state::StateCommand;
 use crate::status::StatusArguments;
 
@@ -45,6 +47,9 @@ pub(crate) enum Command {
     Customer(CustomerCommand),
     /// Show or change the weights of the importance score on all edges
     Weights(WeightsArguments),
+    /// Say on how many edges what is pushed must be before that is acknowledged
+    #[command(subcommand)]
+    Placement(PlacementCommand),
     /// Tell all edges that a tag, a content or a repository is no longer what it was
     Invalidate(InvalidateArguments),
     /// List what the tags of the fleet stand for

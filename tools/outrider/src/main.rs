@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Command::State(command) => told(state::run(command)),
         Command::Customer(command) => told(operate::customer(command).map(String::into_bytes)),
         Command::Weights(arguments) => told(operate::weights(arguments).map(String::into_bytes)),
+        Command::Placement(command) => told(operate::placement(command).map(String::into_bytes)),
         Command::Invalidate(arguments) => {
             told(operate::invalidate(arguments).map(String::into_bytes))
         }

@@ -1,4 +1,4 @@
-//! `outrider customer`, `weights`, `invalidate` and `tags`: what the caches of all edges go by.
+//! `outrider customer`, `weights`, `placement`, `invalidate` and `tags`: what all edges go by.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -43,6 +43,38 @@ pub(crate) enum CustomerCommand {
     /// Remove a customer
     Remove {
         name: String,
+        #[command(flatten)]
+        admin: At,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlacementCommand {
+    /// List the rules
+    List {
+        /// As JSON, one rule a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        admin: At,
+    },
+    /// Set the rule of some repositories
+    Set {
+        /// A repository, which is for all below it too; / for all repositories
+        prefix: String,
+        /// Edges that must have what is pushed before that is acknowledged, 1 to 5
+        #[arg(long, value_name = "N")]
+        replicas: u8,
+        /// Count edges of this region only; may be given several times [default: all edges]
+        #[arg(long = "region", value_name = "REGION")]
+        regions: Vec<String>,
+        #[command(flatten)]
+        admin: At,
+    },
+    /// Remove a rule
+    Remove {
+        /// As it is listed
+        prefix: String,
         #[command(flatten)]
         admin: At,
     },
@@ -181,6 +213,51 @@ fn customer_line(row: &Value) -> String {
         line.push_str(&format!("  unused content for {} s", number("content_ttl_s")));
     }
     line + "\n"
+}
+
+/// `outrider placement`.
+pub(crate) fn placement(command: PlacementCommand) -> Result<String, CommandError> {
+    at::run(async {
+        match command {
+            PlacementCommand::List { json, admin } => {
+                let call = Call::new(Method::GET, "/v1/placement");
+                let found = admin.client().await?.call(call).await?.json()?;
+                let rows = found["placements"].as_array().cloned().unwrap_or_default();
+                let line = |row: &Value| match json {
+                    true => format!("{row}\n"),
+                    false => placement_line(row),
+                };
+                Ok(rows.iter().map(line).collect())
+            }
+            PlacementCommand::Set { prefix, replicas, regions, admin } => {
+                let mut rule = json!({ "replicas": replicas, "regions": regions });
+                put(&admin.client().await?, &placement_path(&prefix), &rule).await?;
+                rule["prefix"] = json!(prefix);
+                Ok(placement_line(&rule))
+            }
+            PlacementCommand::Remove { prefix, admin } => {
+                let call = Call::new(Method::DELETE, placement_path(&prefix));
+                admin.client().await?.call(call).await?.done()?;
+                Ok(String::new())
+            }
+        }
+    })
+}
+
+/// `/` is no repository's name.
+fn placement_path(prefix: &str) -> String {
+    let prefix = if prefix == "/" { "" } else { prefix };
+    format!("/v1/placement/{}", encoded(prefix))
+}
+
+fn placement_line(row: &Value) -> String {
+    let prefix = match &*text(&row["prefix"]) {
+        "" => "/".to_owned(),
+        prefix => prefix.to_owned(),
+    };
+    let regions: Vec<String> = row["regions"].as_array().into_iter().flatten().map(text).collect();
+    let of = if regions.is_empty() { String::new() } else { format!(" of {}", regions.join(", ")) };
+    format!("{prefix}  on {} edges{of}\n", row["replicas"])
 }
 
 /// `outrider weights`.

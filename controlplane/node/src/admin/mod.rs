@@ -4,7 +4,7 @@
 //! - [`auth`]: operators' tokens. [`route`]: which paths there are.
 //! - [`openapi`]: their description.
 //! - [`fragments`], [`batch`]: state fragments. [`watch`]: what changes, as it changes.
-//! - [`tags`], [`customers`]: what else the edges go by.
+//! - [`tags`], [`customers`], [`placement`]: what else the edges go by.
 //! - [`cluster`]: what is under `/v1/cluster`.
 //! - [`graph`]: what is under `/v1/graph`.
 //! - [`events`]: what is in the queue of events.
@@ -24,6 +24,7 @@ pub mod graph;
 pub mod input;
 pub mod openapi;
 mod patience;
+pub mod placement;
 pub mod prefetch;
 pub mod route;
 pub mod server;
@@ -151,6 +152,8 @@ impl Admin {
             Place::Customers => customers::list(self, &request).await,
             Place::Customer => customers::answer(self, name, request).await,
             Place::Weights => customers::weights(self, request).await,
+            Place::Placements => placement::list(self, &request).await,
+            Place::Placement => placement::answer(self, name, request).await,
             Place::Invalidations => customers::invalidate(self, request).await,
             Place::Cluster => Ok(json_answer(StatusCode::OK, &cluster::status(self).await)),
             Place::ClusterToken => cluster::token(self, request).await,

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal, empty, json_answer, parts_answer, refusal, tagged};
-use super::{Admin, customers, input, tags};
+use super::{Admin, customers, input, placement, tags};
 
 /// Readers at a time. Each has a connection of `limits.connections`.
 pub(crate) const WATCHERS_MAX: usize = 256;
@@ -38,10 +38,11 @@ struct Wanted {
     kinds: Vec<String>,
 }
 
-const KINDS: [&str; 6] = ["fragment", "tag", "invalidation", "customer", "weights", "member"];
+const KINDS: [&str; 7] =
+    ["fragment", "tag", "invalidation", "customer", "weights", "member", "placement"];
 
 fn kind(change: &Change) -> &'static str {
-    let [fragment, tag, invalidation, customer, weights, member] = KINDS;
+    let [fragment, tag, invalidation, customer, weights, member, placement] = KINDS;
     match change {
         Change::Fragment { .. } => fragment,
         Change::Tag { .. } => tag,
@@ -49,6 +50,7 @@ fn kind(change: &Change) -> &'static str {
         Change::Customer { .. } => customer,
         Change::Weights(_) => weights,
         Change::Member { .. } => member,
+        Change::Placement { .. } => placement,
     }
 }
 
@@ -97,6 +99,10 @@ fn change_json(change: &Change) -> Value {
             json!({ "name": name, "customer": customer.as_ref().map(customers::customer_json) })
         }
         Change::Weights(weights) => json!({ "weights": customers::weights_json(weights) }),
+        Change::Placement { prefix, placement } => json!({
+            "prefix": prefix,
+            "placement": placement.as_ref().map(placement::placement_json),
+        }),
         Change::Member { number, member } => json!({
             "member": number,
             "role": member.role.as_str(),

@@ -73,6 +73,33 @@ fn a_write_happens_only_when_its_condition_holds() {
     assert_eq!(state.fragment_totals(), (0, 0));
 }
 
+fn placement(prefix: &str, replicas: u8, regions: &[&str]) -> Operation {
+    let regions = regions.iter().map(|&region| region.to_owned()).collect();
+    let placement = Some(Placement { replicas, regions });
+    Operation::Placement { prefix: prefix.into(), placement }
+}
+
+#[test]
+fn rules_of_the_placement_are_set_removed_and_bounded() {
+    let mut state = State::new();
+    let remove = |prefix: &str| Operation::Placement { prefix: prefix.into(), placement: None };
+    assert_eq!(once(&mut state, placement("", 2, &[])), done(1));
+    assert_eq!(once(&mut state, placement("team/a", 3, &["eu"])), done(2));
+    assert_eq!(once(&mut state, remove("team")), done(0), "there is none of this name");
+    assert_eq!(once(&mut state, placement("", 1, &[])), done(3));
+    let found: Vec<_> = state.placements().map(|(prefix, p)| (prefix, p.replicas)).collect();
+    assert_eq!(found, [("", 1), ("team/a", 3)]);
+    assert_eq!(once(&mut state, remove("team/a")), done(4));
+    assert!(state.placement("team/a").is_none());
+    for n in 1..PLACEMENTS_MAX {
+        assert!(once(&mut state, placement(&format!("p{n}"), 2, &[])).is_done());
+    }
+    assert_eq!(once(&mut state, placement("one/more", 2, &[])), Outcome::Full);
+    assert!(once(&mut state, placement("p1", 4, &[])).is_done(), "what is there may change");
+    let same = State::from_snapshot(&state.to_snapshot().unwrap()).unwrap();
+    assert!(same.placements().eq(state.placements()));
+}
+
 #[test]
 fn two_writes_of_one_entry_have_two_versions() {
     let mut state = State::new();
@@ -365,6 +392,11 @@ fn what_is_out_of_bounds_is_refused_by_name() {
             },
             "the content's time in s",
         ),
+        (placement("team", 0, &[]), "the replicas has 0"),
+        (placement("team", 6, &[]), "the replicas has 6"),
+        (placement("team", 2, &["eu", "us", "eu"]), "the region \"eu\" is named twice"),
+        (placement("team", 2, &[""]), "a region has 0"),
+        (placement("Team/", 2, &[]), "repository name"),
     ] {
         let error = Request { id: RequestId::None, operation }.check().unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");

@@ -15,6 +15,7 @@ const TO_THE_END: u64 = u64::MAX;
 const METADATA_ONLY: u8 = 1;
 const MANIFEST: u8 = 2;
 const HELD_ONLY: u8 = 4;
+const KEEP: u8 = 8;
 
 /// What a digest is asked for as: an origin keeps the two apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub struct Want {
     pub metadata_only: bool,
     /// Only what this server has: it asks no one else. For edges, so that none asks in a circle.
     pub held_only: bool,
+    /// The server is to have this manifest on its disk for good, with all that it names, and gets what it lacks from
+    /// who asks. Between edges alone; of a whole manifest, and without its bytes.
+    pub keep: bool,
 }
 
 impl Want {
@@ -53,6 +57,7 @@ impl Want {
             len: None,
             metadata_only: false,
             held_only: false,
+            keep: false,
         }
     }
 }
@@ -130,7 +135,8 @@ impl WantRecord {
             algorithm,
             flags: flag(want.metadata_only, METADATA_ONLY)
                 | flag(want.kind == WantKind::Manifest, MANIFEST)
-                | flag(want.held_only, HELD_ONLY),
+                | flag(want.held_only, HELD_ONLY)
+                | flag(want.keep, KEEP),
             reserved: [0; 6],
             value,
         };
@@ -140,12 +146,18 @@ impl WantRecord {
     }
 
     fn want(&self) -> Result<Want, NativeError> {
-        if self.reserved != [0; 6] || self.flags & !(METADATA_ONLY | MANIFEST | HELD_ONLY) != 0 {
+        const KNOWN: u8 = METADATA_ONLY | MANIFEST | HELD_ONLY | KEEP;
+        if self.reserved != [0; 6] || self.flags & !KNOWN != 0 {
             return Err(NativeError::Record("a flag of a want is not known"));
         }
         let len = (self.len != TO_THE_END).then_some(self.len);
         if len.is_some_and(|len| len == 0 || self.offset.checked_add(len).is_none()) {
             return Err(NativeError::Record("a range is empty or too far out"));
+        }
+        if self.flags & KEEP != 0
+            && (self.flags != METADATA_ONLY | MANIFEST | KEEP || self.offset != 0 || len.is_some())
+        {
+            return Err(NativeError::Record("what is to be kept is not a whole manifest"));
         }
         Ok(Want {
             digest: digest_of(self.algorithm, &self.value)?,
@@ -154,6 +166,7 @@ impl WantRecord {
             len,
             metadata_only: self.flags & METADATA_ONLY != 0,
             held_only: self.flags & HELD_ONLY != 0,
+            keep: self.flags & KEEP != 0,
         })
     }
 }

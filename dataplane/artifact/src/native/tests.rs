@@ -249,6 +249,7 @@ fn want() -> impl Strategy<Value = Want> {
             len,
             metadata_only,
             held_only,
+            keep: false,
         },
     )
 }
@@ -317,6 +318,30 @@ proptest! {
             Ok((taken, Some(_))) => prop_assert_eq!(taken, bytes.len()),
             other => prop_assert!(false, "{:?}", other),
         }
+    }
+}
+
+#[test]
+fn only_a_whole_manifest_is_to_be_kept_and_without_its_bytes() {
+    let keep = Want {
+        kind: WantKind::Manifest,
+        metadata_only: true,
+        keep: true,
+        ..Want::whole(Digest::sha256(b"x"))
+    };
+    let request = |want| Request { wants: vec![want], ..Request::default() };
+    let bytes = request(keep.clone()).encode().unwrap();
+    let (items, _) = read(Reader::server(), &bytes, bytes.len()).unwrap();
+    assert_eq!(items, [Item::Request(request(keep.clone()))]);
+    for wrong in [
+        Want { kind: WantKind::Blob, ..keep.clone() },
+        Want { metadata_only: false, ..keep.clone() },
+        Want { held_only: true, ..keep.clone() },
+        Want { offset: 1, ..keep.clone() },
+        Want { len: Some(1), ..keep.clone() },
+    ] {
+        let error = request(wrong).encode().unwrap_err();
+        assert!(matches!(error, NativeError::Record(_)), "{error}");
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use outrider_uplink::PeerBook;
 
 use super::model::{Repository, TagOrigin, TagRecord};
+use super::placement::Placements;
 use super::recent::Generations;
 
 /// What a tag stands for in the fleet.
@@ -187,6 +188,7 @@ pub struct Fleet {
     checked: RwLock<Checked>,
     /// What an upstream said of tags that were written before this time of the fleet is to be confirmed.
     confirm_before_ms: AtomicU64,
+    pub(super) placements: RwLock<Placements>,
     pub(super) generations: Generations,
 }
 
@@ -206,6 +208,7 @@ impl Fleet {
             view: RwLock::default(),
             checked: RwLock::default(),
             confirm_before_ms: AtomicU64::new(0),
+            placements: RwLock::default(),
             generations,
         })
     }
@@ -418,6 +421,11 @@ impl Fleet {
             }
         }
         holders.into()
+    }
+
+    /// All edges that can be reached, this one too where it says how.
+    pub(super) fn reached(&self) -> Vec<u64> {
+        self.read().addresses.keys().copied().collect()
     }
 
     /// Whether it is another edge, which is let in and says where it is.

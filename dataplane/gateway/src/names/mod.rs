@@ -16,7 +16,7 @@
 //! - [`record`]: what is stored, as rkyv archives behind a version number.
 //! - [`store`]: the database file, its tables, and what is checked when it is opened.
 //! - [`thread`]: the queue, group commits, and what is done when the disk fails.
-//! - [`fleet`]: what is known of the fleet's tags. [`shared`]: the names of an edge that may be in one.
+//! - [`placement`]: on how many edges what is pushed has to be. [`fleet`]: what is known of the fleet's tags. [`shared`]: the names of an edge that may be in one.
 //! - [`local`]: the client that shards use. [`recent`]: what they were answered a short while ago.
 //! - [`stored`]: what each customer has stored. [`metrics`]: what is counted.
 
@@ -26,6 +26,7 @@ mod fleet;
 mod local;
 pub mod metrics;
 mod model;
+mod placement;
 mod query;
 mod recent;
 mod record;
@@ -43,6 +44,7 @@ pub use model::{
     PutManifest, Referrer, ReferrersPage, Removed, Repository, SharedTags, TagOrigin, TagRecord,
     TagsPage, UploadId,
 };
+pub use placement::{Placed, PlacementRule};
 pub use shared::{FleetNames, HandedOver};
 pub use stored::{Account, OverLimit, Room, StoredBytes, StoredShare};
 
@@ -209,6 +211,11 @@ pub trait Names: 'static {
     /// The other edges that hold what was pushed to the repository, dearest first.
     fn holders(&self, _repository: &RepositoryName) -> Arc<[u64]> {
         Arc::default()
+    }
+
+    /// What a push to the repository takes beside what is done here; nothing where this edge alone is enough.
+    fn placed(&self, _repository: &RepositoryName) -> Option<Placed> {
+        None
     }
 
     /// Whether it is another edge of the fleet, as far as is known here.

@@ -200,6 +200,8 @@ pub struct SharedTags {
     pub size_bytes: u64,
     /// Its media type.
     pub media_type: String,
+    /// Other edges that have it, and all that it names, on their disks.
+    pub others: Vec<u64>,
 }
 
 /// What a tag points to at an upstream.

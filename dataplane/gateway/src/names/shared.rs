@@ -17,7 +17,7 @@ use super::fleet::{Entry, Fleet, FleetRecord, Proposal, ProposalError};
 use super::recent::Recent;
 use super::{
     Hosted, Link, LocalNames, MirroredTag, Mounted, Names, NamesError, OutboxRecord, OutboxStatus,
-    Put, PutBlob, PutManifest, ReferrersPage, Removed, Repository, SharedTags, TagOrigin,
+    Placed, Put, PutBlob, PutManifest, ReferrersPage, Removed, Repository, SharedTags, TagOrigin,
     TagRecord, TagsPage,
 };
 
@@ -485,11 +485,13 @@ impl Names for FleetNames {
 
     async fn share_tags(&self, tags: SharedTags) -> Result<(), NamesError> {
         let Some(shared) = &self.fleet else { return Ok(()) };
+        let mut holders = vec![shared.fleet.own()];
+        holders.extend(tags.others);
         let record = FleetRecord {
             digest: tags.digest.to_string(),
             size_bytes: tags.size_bytes,
             media_type: tags.media_type,
-            holders: vec![shared.fleet.own()],
+            holders,
             upstream: None,
             confirmed_ms: 0,
         };
@@ -518,6 +520,10 @@ impl Names for FleetNames {
         }
         known.insert(repository.clone(), (generation, holders.clone()));
         holders
+    }
+
+    fn placed(&self, repository: &RepositoryName) -> Option<Placed> {
+        self.fleet.as_ref()?.fleet.placed(repository)
     }
 
     fn is_edge(&self, number: u64) -> bool {

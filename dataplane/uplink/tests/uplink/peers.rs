@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use outrider_artifact::native::{self, Answer, Item, Reader, Refusal, RefusalCode, Want, WantKind};
 use outrider_artifact::{Digest, Reference};
 use outrider_uplink::{
-    ContentRange, FetchError, FetchMethod, FetchRequest, PeerBook, PeerOptions, Target, Uplink,
-    UplinkOptions, Whom,
+    ContentRange, FetchError, FetchMethod, FetchRequest, Kept, PeerBook, PeerOptions, Target,
+    Uplink, UplinkOptions, Whom,
 };
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
@@ -187,6 +187,37 @@ fn content_comes_by_digest_whole_in_part_and_as_a_head_and_only_what_is_held() {
     assert!(wants.iter().all(|want| want.held_only && want.digest == digest));
     assert_eq!((wants[2].kind, wants[2].metadata_only), (WantKind::Manifest, true));
     assert!(seen.iter().all(|request| request.repository == "team/app"));
+}
+
+#[test]
+fn an_edge_that_is_to_keep_a_manifest_says_how_far_it_is_or_why_not() {
+    let keeping = |request: &native::Request| {
+        let want = &request.wants[0];
+        let (answer, _) = match &*request.repository {
+            "team/done" => record(want, CONTENT),
+            "team/slow" => (Answer::error(0, want.digest, 202, ""), Vec::new()),
+            _ => (Answer::error(0, want.digest, 507, "the disk is full"), Vec::new()),
+        };
+        (answer.encode().unwrap(), false)
+    };
+    let fleet = Fleet::new();
+    let uplink = fleet.uplink();
+    let _edge = fleet.edge("edge-7.test", 0, keeping);
+    let digest = Digest::sha256(CONTENT);
+    on_shard(&uplink, move |client| async move {
+        assert_eq!(client.keep(EDGE, "team/done", digest).await, Ok(Kept::Whole));
+        assert_eq!(client.keep(EDGE, "team/slow", digest).await, Ok(Kept::UnderWay));
+        // Refusals say nothing about the edge: it is asked again at once.
+        for _ in 0..20 {
+            let refused = client.keep(EDGE, "team/full", digest).await.unwrap_err();
+            assert_eq!(refused.to_string(), "it answers 507: the disk is full");
+        }
+        assert_eq!(client.keep(EDGE, "team/done", digest).await, Ok(Kept::Whole));
+    });
+    let seen = fleet.seen.lock().unwrap();
+    assert!(seen.iter().flat_map(|request| &request.wants).all(|want| {
+        want.keep && want.metadata_only && !want.held_only && want.kind == WantKind::Manifest
+    }));
 }
 
 #[test]

@@ -95,6 +95,7 @@ impl Edge {
             digest: digest(content),
             size_bytes: content.len() as u64,
             media_type: "m".into(),
+            others: Vec::new(),
         }))
     }
 

@@ -9,7 +9,7 @@ use outrider_artifact::native::{
     Answer, MEDIA_TYPE_BYTES_MAX, NativeError, Request, TOTAL_UNKNOWN, Tier, Want, WantKind,
 };
 
-use crate::server::ErrorText;
+use crate::server::{ErrorText, Keep};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const ONLY_IF_CACHED: HeaderValue = HeaderValue::from_static("only-if-cached");
@@ -26,6 +26,9 @@ pub(super) fn check(request: &Request) -> Result<(), NativeError> {
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
     if !request.upstream.bytes().all(is_host) {
         return Err(NativeError::Record("the upstream is not the name of one"));
+    }
+    if repository.is_empty() && request.wants.iter().any(|want| want.keep) {
+        return Err(NativeError::Record("what is to be kept has no repository"));
     }
     Ok(())
 }
@@ -57,6 +60,11 @@ pub(super) fn head(
     parts.version = http::Version::HTTP_3;
     if want.metadata_only {
         parts.method = Method::HEAD;
+    }
+    if want.keep {
+        // No request of HTTP can bring this: it is told by the extension, not by the method.
+        parts.method = Method::PUT;
+        parts.extensions.insert(Keep);
     }
     if want.offset > 0 || want.len.is_some() {
         let first = want.offset;
@@ -246,6 +254,27 @@ mod tests {
             assert_eq!(found.as_deref(), range);
             assert_eq!(head.headers.contains_key(CACHE_CONTROL), cached);
         }
+    }
+
+    #[test]
+    fn what_is_to_be_kept_is_a_put_that_http_cannot_make() {
+        let keep = Want {
+            kind: WantKind::Manifest,
+            metadata_only: true,
+            keep: true,
+            ..Want::whole(Digest::sha256(b"x"))
+        };
+        let own = Request { wants: vec![keep.clone()], ..request("team/app", "") };
+        check(&own).unwrap();
+        let head = head(&own, &keep, None);
+        assert_eq!((head.method, head.extensions.get()), (Method::PUT, Some(&Keep)));
+        assert!(check(&Request { wants: vec![keep.clone()], ..request("", "") }).is_err());
+        // It is under way: no error, and no content.
+        let found = answer(0, &keep, &response(202, &[]), Some(0));
+        assert_eq!((found.status, found.body_len), (202, 0));
+        found.encode().unwrap();
+        let found = answer(0, &keep, &response(200, &[("content-length", "10")]), Some(0));
+        assert_eq!((found.status, found.total, found.body_len), (200, 10, 0));
     }
 
     #[test]
