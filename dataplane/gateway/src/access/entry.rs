@@ -94,9 +94,8 @@ impl<N: Names> Gateway<N> {
 
     /// What the repository of a request is called in full: one repository has one name, however it is reached.
     fn key_of(&self, needs: &Needs<'_>, request: &Request) -> String {
-        let Needs::Repository(name, actions) = needs else { return String::new() };
-        if *actions == Actions::PULL
-            && let ns @ Some(_) = request.ns.as_deref()
+        let Needs::Repository(name, _) = needs else { return String::new() };
+        if let ns @ Some(_) = request.ns.as_deref()
             && let Meaning::Mirrored(place) = self.upstreams.resolve(name, ns)
         {
             return place.key.to_string();
@@ -227,7 +226,7 @@ fn read_of(request: &Request) -> Option<(&RepositoryName, Option<&str>, Wanted)>
     match &request.operation {
         Operation::BlobRead { name, digest, .. } => Some((name, ns, Wanted::Blob(*digest))),
         Operation::LayerRequest { image: Some(name), digest, .. } => {
-            Some((name, None, Wanted::Blob(*digest)))
+            Some((name, ns, Wanted::Blob(*digest)))
         }
         Operation::ManifestRead { name, reference: reference @ Reference::Digest(_), .. } => {
             Some((name, ns, Wanted::Manifest(reference.clone())))
