@@ -105,7 +105,8 @@ impl<N: Names> Gateway<N> {
     }
 
     /// Fetches a blob that another edge holds for this repository, and makes it a part of the repository here.
-    /// False where nobody has it.
+    /// False where nobody has it. With `linked_only` one of them must say first that it holds it: what is here of the
+    /// digest, or comes in just now for others, is not this repository's.
     ///
     /// # Errors
     /// What of a fetch or of the disk is not that it is missing.
@@ -118,10 +119,14 @@ impl<N: Names> Gateway<N> {
         if self.names.holders(name).is_empty() {
             return Ok(false);
         }
+        linked_only: bool,
         let owner = self.owner(digest);
         let brought = if owner == self.shard {
             self.bring(name, digest).await?
         } else {
+        if linked_only && self.held(name, &Target::Blob(*digest)).await?.is_none() {
+            return Ok(false);
+        }
             let (name, digest) = (name.clone(), *digest);
             self.on(owner, move |owner| async move { owner.bring(&name, &digest).await }).await??
         };

@@ -526,7 +526,7 @@ impl<N: Names> Gateway<N> {
             let linked = self.names.link(name, &descriptor.digest).await?.blob.is_some();
             if !linked
                 && (linked_only || !self.take_in(name, &descriptor.digest, by).await?)
-                && !self.bring_in(name, &descriptor.digest, by).await?
+                && !self.bring_in(name, &descriptor.digest, by, linked_only).await?
             {
                 missing.push(descriptor.digest.to_string());
             }
