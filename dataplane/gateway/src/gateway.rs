@@ -256,7 +256,8 @@ impl<N: Names> Gateway<N> {
     ) -> Answer {
         let customer = {
             let name = speaks_for(&request.operation, &asker, peer);
-            if let Err(wait) = self.customers.admit(name) {
+            let rated = if asker.is_asked() { asker.rated() } else { Some(name) };
+            if let Some(Err(wait)) = rated.map(|rated| self.customers.admit(rated)) {
                 self.metrics.over_rate.inc();
                 return Err(too_many(wait));
             }

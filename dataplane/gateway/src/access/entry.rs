@@ -6,7 +6,7 @@ use outrider_tokens::{Actions, Target};
 use outrider_transport::{Peer, RequestBody};
 use outrider_uplink::Target as Wanted;
 
-use super::asker::{Asker, Rights};
+use super::asker::Asker;
 use super::audit::Line;
 use super::gate::{AskedAt, Gate, Refusal, name_of, protocol_name};
 use super::links::Has;
@@ -63,9 +63,7 @@ impl<N: Names> Gateway<N> {
             let why = if asker.is_proven() { Refusal::Scope } else { Refusal::Missing };
             return Err(refused(why, Some(&asker)));
         }
-        if asker.customer.is_none() && !matches!(asker.rights, Rights::Member) {
-            asker.customer = gate.owner(&key);
-        }
+        gate.count_for_owner(&mut asker, &key);
         if spoken_for(operation).is_some_and(|customer| customer != asker.name()) {
             return Err(refused(Refusal::Customer, Some(&asker)));
         }

@@ -240,8 +240,15 @@ impl Gate {
         Ok(rightful)
     }
 
+    /// Counts what nobody's token comes with for whose the repository is. What another edge asks is its own.
+    pub(crate) fn count_for_owner(&self, asker: &mut Asker, repository: &str) {
+        if asker.customer.is_none() && !matches!(asker.rights, Rights::Member) {
+            asker.customer = self.owner(repository);
+        }
+    }
+
     /// Whose requests to a repository are that nobody's token comes with.
-    pub(crate) fn owner(&self, repository: &str) -> Option<Rc<str>> {
+    fn owner(&self, repository: &str) -> Option<Rc<str>> {
         let tables = self.tables.borrow();
         let owner = tables.owner(repository)?;
         let mut owners = self.owners.borrow_mut();
