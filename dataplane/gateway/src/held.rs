@@ -42,7 +42,7 @@ impl<N: Names> Gateway<N> {
         failure.map_or(Ok(None), |error| Err(faults::of_fetch(&error, Code::BlobUnknown)))
     }
 
-    /// Asks an upstream, or an edge, by HEAD whether it has this content there.
+    /// Asks an upstream, or an edge, by HEAD whether it has this content there; once, however many want to know.
     ///
     /// # Errors
     /// What the uplink says; `NotFound` where it has not.
@@ -59,8 +59,12 @@ impl<N: Names> Gateway<N> {
             range: None,
             accept: header::MANIFEST_ACCEPT.map(str::to_owned).to_vec(),
         };
-        self.metrics.upstream_requests.inc();
-        self.uplink.fetch(request).await.map(drop)
+        let ask = || {
+            self.metrics.upstream_requests.inc();
+            let uplink = self.uplink.clone();
+            async move { uplink.fetch(request).await.map(drop) }
+        };
+        self.asks.run((place.source.origin, target.clone()), ask).await
     }
 
     /// A blob of a hosted repository that is not linked here: from who holds it. On the shard that has or
@@ -115,18 +119,18 @@ impl<N: Names> Gateway<N> {
         name: &RepositoryName,
         digest: &Digest,
         by: &str,
+        linked_only: bool,
     ) -> Result<bool, ApiError> {
         if self.names.holders(name).is_empty() {
             return Ok(false);
         }
-        linked_only: bool,
+        if linked_only && self.held(name, &Target::Blob(*digest)).await?.is_none() {
+            return Ok(false);
+        }
         let owner = self.owner(digest);
         let brought = if owner == self.shard {
             self.bring(name, digest).await?
         } else {
-        if linked_only && self.held(name, &Target::Blob(*digest)).await?.is_none() {
-            return Ok(false);
-        }
             let (name, digest) = (name.clone(), *digest);
             self.on(owner, move |owner| async move { owner.bring(&name, &digest).await }).await??
         };
