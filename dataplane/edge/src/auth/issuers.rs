@@ -73,7 +73,13 @@ impl Source {
                 KeySet::from_jwks(&bytes).unwrap_or_default()
             }
         };
+        tell_passed_over(&issuer.name, &keys);
         Ok(Self { name: issuer.name.clone(), from, keys })
+    }
+
+    /// Whether they are fetched, which takes its time.
+    pub(super) fn is_fetched(&self) -> bool {
+        matches!(self.from, From::Address { .. })
     }
 
     /// Whether there are other keys now. What cannot be had or used leaves those that there are.
@@ -114,6 +120,7 @@ impl Source {
             Some(Ok(keys)) if keys == self.keys => false,
             Some(Ok(keys)) => {
                 tracing::info!(issuer = self.name, keys = keys.len(), "the keys are other ones");
+                tell_passed_over(&self.name, &keys);
                 self.keys = keys;
                 true
             }
@@ -122,6 +129,12 @@ impl Source {
                 false
             }
         }
+    }
+}
+
+fn tell_passed_over(issuer: &str, keys: &KeySet) {
+    for key in keys.passed_over() {
+        tracing::warn!(issuer, "a key is not used: {key}");
     }
 }
 

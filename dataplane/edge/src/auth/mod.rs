@@ -8,8 +8,10 @@ mod issuers;
 mod writer;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use outrider_gateway::access::{AccessShared, AccessTables, AuditSender, OWN_ISSUER, Realm};
@@ -117,28 +119,56 @@ impl Auth {
         }
     }
 
-    /// Reads what has changed. What cannot be used leaves what was there.
+    /// Reads what has changed. What cannot be used leaves what was there. What lies here is used at once: an address
+    /// that is dead takes its time, in which a secret that was revoked would still be good.
     async fn look(mut self) -> (Self, bool) {
-        let mut has_changed = false;
         let now = Instant::now();
-        for source in &mut self.sources {
-            has_changed |= source.look(self.section.jwks_refresh.0, now).await;
+        let mut has_changed = self.look_at_secrets();
+        has_changed |= self.look_at_keys(now, false).await;
+        if has_changed && let Some(shared) = &self.shared {
+            shared.replace(self.tables());
         }
-        if let Some((file, secrets)) = &mut self.secrets
-            && let Some(bytes) = file.read_if_changed()
-        {
-            match parse_secrets(file.path(), &bytes) {
-                Ok(new) => {
-                    has_changed |= new != *secrets;
-                    *secrets = new;
-                }
-                Err(error) => tracing::warn!(%error, "the secrets stay as they were"),
-            }
-        }
+        has_changed |= self.look_at_keys(now, true).await;
         if has_changed {
             tracing::info!("keys or secrets have changed");
         }
         (self, has_changed)
+    }
+
+    fn look_at_secrets(&mut self) -> bool {
+        let Some((file, secrets)) = &mut self.secrets else { return false };
+        let Some(bytes) = file.read_if_changed() else { return false };
+        match parse_secrets(file.path(), &bytes) {
+            Ok(new) => {
+                let has_changed = new != *secrets;
+                *secrets = new;
+                has_changed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the secrets stay as they were");
+                false
+            }
+        }
+    }
+
+    /// Looks at all addresses, or at all files, at the same time.
+    async fn look_at_keys(&mut self, now: Instant, addresses: bool) -> bool {
+        let refresh = self.section.jwks_refresh.0;
+        let sources = self.sources.iter_mut().filter(|source| source.is_fetched() == addresses);
+        let mut looks: Vec<_> = sources.map(|source| Box::pin(source.look(refresh, now))).collect();
+        let mut has_changed = false;
+        poll_fn(|cx| {
+            looks.retain_mut(|look| match look.as_mut().poll(cx) {
+                Poll::Ready(changed) => {
+                    has_changed |= changed;
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if looks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        has_changed
     }
 
     fn tables(&self) -> AccessTables {
