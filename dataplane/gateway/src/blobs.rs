@@ -127,7 +127,9 @@ impl<N: Names> Gateway<N> {
         self.touch_anywhere(digest, self.customers.behalf());
         let size = bytes.len() as u64;
         let selected = match select(headers, digest, size) {
-            Selected::NotModified => return not_modified(digest, media_type),
+            Selected::NotModified => {
+                return not_modified(digest, media_type, CacheStatus::hit());
+            }
             Selected::Unsatisfiable => return refuse(range::unsatisfiable(size)),
             Selected::Bytes(selected) => selected,
         };
@@ -214,7 +216,9 @@ impl<N: Names> Gateway<N> {
     ) -> Response<GatewayBody> {
         self.touch(digest);
         let selected = match select(headers, digest, stat.size) {
-            Selected::NotModified => return not_modified(digest, media_type),
+            Selected::NotModified => {
+                return not_modified(digest, media_type, CacheStatus::hit());
+            }
             Selected::Unsatisfiable => return refuse(range::unsatisfiable(stat.size)),
             Selected::Bytes(selected) => selected,
         };
@@ -379,7 +383,7 @@ impl<N: Names> Gateway<N> {
             return Ok(response);
         };
         match select(headers, digest, total) {
-            Selected::NotModified => Ok(not_modified(digest, header::OCTET_STREAM)),
+            Selected::NotModified => Ok(not_modified(digest, header::OCTET_STREAM, status)),
             Selected::Unsatisfiable => Err(range::unsatisfiable(total)),
             Selected::Bytes(selected) => {
                 Ok(head(digest, header::OCTET_STREAM, total, selected, status))
@@ -477,10 +481,10 @@ pub(crate) fn head(
     response
 }
 
-fn not_modified(digest: &Digest, media_type: &str) -> Response<GatewayBody> {
+fn not_modified(digest: &Digest, media_type: &str, status: CacheStatus) -> Response<GatewayBody> {
     let mut response = bare(StatusCode::NOT_MODIFIED);
     describe(&mut response, digest, media_type);
-    response.headers_mut().insert(header::CACHE_STATUS, CacheStatus::hit().to_header());
+    response.headers_mut().insert(header::CACHE_STATUS, status.to_header());
     response
 }
 

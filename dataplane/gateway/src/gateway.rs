@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
 use outrider_artifact::{Digest, Reference};
-use outrider_cache::{Access, Cache, Customer};
+use outrider_cache::{Access, Cache, Customer, Origin};
 use outrider_shard::ShardHandle;
 use outrider_transport::{
     ErrorText, Handler, Immediate, Keep, Peer, PinBudget, Protocol, RequestBody,
 };
-use outrider_uplink::UplinkClient;
+use outrider_uplink::{FetchError, Target, UplinkClient};
 
 use crate::access::AccessShared;
 use crate::access::asker::Asker;
@@ -123,6 +123,7 @@ pub struct Gateway<N> {
     pub(crate) keeps: Single<crate::keep::Wish, crate::keep::Kept>,
     /// Pushes that wait for other edges.
     pub(crate) replicating: Cell<usize>,
+    pub(crate) asks: Single<(Origin, Target), Result<(), FetchError>>,
 }
 
 /// An answer, or the error that is written as one.
@@ -172,6 +173,7 @@ impl<N: Names> Gateway<N> {
             manifests: Single::default(),
             keeps: Single::default(),
             replicating: Cell::new(0),
+            asks: Single::default(),
         })
     }
 
@@ -215,15 +217,12 @@ impl<N: Names> Gateway<N> {
             Ok(parsed) => {
                 let kind = kind_of(&parsed.operation);
                 match self.let_in(&parsed, &request, peer).await {
-                    Ok((asker, doubt)) => {
+                    Ok(asker) => {
                         if self.accesses.is_some() {
                             asked = Asked::by(&parsed.operation, &asker);
                         }
                         let note = self.note_of(&parsed.operation, &asker, peer);
-                        let mut answer = self.serve_for(parsed, request, peer, asker).await;
-                        if let Some(doubt) = doubt {
-                            answer = self.settle_doubt(doubt, answer).await;
-                        }
+                        let answer = self.serve_for(parsed, request, peer, asker).await;
                         if let Some(note) = note {
                             note.tell(&answer);
                         }
@@ -269,14 +268,25 @@ impl<N: Names> Gateway<N> {
     ) -> Answer {
         let customer = {
             let name = speaks_for(&request.operation, &asker, peer);
-            if let Err(wait) = self.customers.admit(name) {
+            let rated = if asker.is_asked() { asker.rated() } else { Some(name) };
+            if let Some(Err(wait)) = rated.map(|rated| self.customers.admit(rated)) {
                 self.metrics.over_rate.inc();
                 return Err(too_many(wait));
             }
             self.customers.of(name)
         };
+        // Whoever asks too fast does not have an upstream asked either.
+        let doubt = match asker.is_asked() {
+            true => self.must_have(&request, http.headers(), peer, &asker).await?,
+            false => None,
+        };
         let mut answer = pin!(self.dispatch(request, http, peer, asker));
-        poll_fn(|cx| self.customers.during(customer, || answer.as_mut().poll(cx))).await
+        let answer =
+            poll_fn(|cx| self.customers.during(customer, || answer.as_mut().poll(cx))).await;
+        match doubt {
+            None => answer,
+            Some(doubt) => self.settle_doubt(doubt, answer).await,
+        }
     }
 
     async fn dispatch(
@@ -361,7 +371,8 @@ impl<N: Names> Handler for Gateway<N> {
 
     fn admit(&self, customer: &str, region: &str, peer: Peer) -> Result<(), String> {
         let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        // Where it is asked who they are, each of the wants says so, and is refused by itself.
+        // Where it is asked who they are, the token of each want says it: rights, rate and counting are that
+        // customer's, whatever a request says of itself.
         let customer = if self.gate.is_some() { None } else { said(customer) };
         self.may_ask_for(customer, said(region).as_deref(), peer, &Asker::open())
             .map_err(|error| error.message().to_owned())

@@ -44,7 +44,7 @@ impl<N: Names> Gateway<N> {
         failure.map_or(Ok(None), |error| Err(faults::of_fetch(&error, Code::BlobUnknown)))
     }
 
-    /// Asks an upstream, or an edge, by HEAD whether it has this content there.
+    /// Asks an upstream, or an edge, by HEAD whether it has this content there; once, however many want to know.
     ///
     /// # Errors
     /// What the uplink says; `NotFound` where it has not.
@@ -61,8 +61,12 @@ impl<N: Names> Gateway<N> {
             range: None,
             accept: header::MANIFEST_ACCEPT.map(str::to_owned).to_vec(),
         };
-        self.metrics.upstream_requests.inc();
-        self.uplink.fetch(request).await.map(drop)
+        let ask = || {
+            self.metrics.upstream_requests.inc();
+            let uplink = self.uplink.clone();
+            async move { uplink.fetch(request).await.map(drop) }
+        };
+        self.asks.run((place.source.origin, target.clone()), ask).await
     }
 
     /// A blob of a hosted repository that is not linked here: from who holds it. On the shard that has or
@@ -107,7 +111,8 @@ impl<N: Names> Gateway<N> {
     }
 
     /// Fetches a blob that one of these edges holds for this repository, and makes it a part of the repository here.
-    /// False where nobody has it. With `by` that is told as an upload.
+    /// False where nobody has it. With `by` that is told as an upload. With `linked_only` one of them must say first
+    /// that it holds it: what is here of the digest, or comes in just now for others, is not this repository's.
     ///
     /// # Errors
     /// What of a fetch or of the disk is not that it is missing.
@@ -117,8 +122,12 @@ impl<N: Names> Gateway<N> {
         digest: &Digest,
         by: Option<&str>,
         edges: &[u64],
+        linked_only: bool,
     ) -> Result<bool, ApiError> {
         if edges.is_empty() {
+            return Ok(false);
+        }
+        if linked_only && self.held(name, &Target::Blob(*digest)).await?.is_none() {
             return Ok(false);
         }
         let owner = self.owner(digest);

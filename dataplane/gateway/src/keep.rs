@@ -196,7 +196,7 @@ impl<N: Names> Keeping<N> {
         if is_linked && !gateway.is_lost(&digest).await? {
             return Ok(());
         }
-        let named = NamedManifest { name: name.clone(), digest, manifest, bytes, event: None };
+        let named = NamedManifest { name: name.clone(), digest, manifest, bytes, events: Vec::new() };
         let at = gateway.upload_shard(gateway.hub.placement().home(&digest)).await?;
         match at == gateway.shard {
             true => gateway.keep_manifest(named, Vec::new()).await,
@@ -217,7 +217,7 @@ impl<N: Names> Keeping<N> {
         }
         if gateway.names.link(name, digest).await?.blob.is_some()
             || gateway.take_in(name, digest, None).await?
-            || gateway.bring_in(name, digest, None, &[*from]).await?
+            || gateway.bring_in(name, digest, None, &[*from], false).await?
         {
             return Ok(());
         }

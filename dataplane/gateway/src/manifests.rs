@@ -565,7 +565,13 @@ impl<N: Names> Gateway<N> {
             if !linked
                 && (linked_only || !self.take_in(name, &descriptor.digest, Some(by)).await?)
                 && !self
-                    .bring_in(name, &descriptor.digest, Some(by), &self.names.holders(name))
+                    .bring_in(
+                        name,
+                        &descriptor.digest,
+                        Some(by),
+                        &self.names.holders(name),
+                        linked_only,
+                    )
                     .await?
             {
                 missing.push(descriptor.digest.to_string());

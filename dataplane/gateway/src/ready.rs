@@ -106,9 +106,10 @@ impl<N: Names> Gateway<N> {
             return None;
         }
         // Who asks too fast is told so by the long way.
-        let name = asker.name();
-        self.customers.admit(name).ok()?;
-        let customer = self.customers.of(name);
+        if let Some(rated) = asker.rated() {
+            self.customers.admit(rated).ok()?;
+        }
+        let customer = self.customers.of(asker.name());
         if found.kept {
             self.touch_anywhere(&path.digest, customer);
         } else {
@@ -158,9 +159,7 @@ impl<N: Names> Gateway<N> {
             }
             false => self.names.link_known(&path.name, &path.digest)? != Link::default(),
         };
-        if asker.customer.is_none() {
-            asker.customer = gate.owner(&path.key);
-        }
+        gate.count_for_owner(&mut asker, &path.key);
         let target = Target::Repository(&path.key);
         (has && gate.allows(&asker, target, Actions::PULL)).then_some(asker)
     }

@@ -189,7 +189,7 @@ impl<N: Names> Gateway<N> {
     ) -> Answer {
         self.must_be_pushable(&name).await?;
         if let Some(mount) = mount
-            && self.may_mount(&mount, asker).await?
+            && self.may_mount(&mount, asker).await
             && self.mount(&name, &mount, asker.name()).await?
         {
             return Ok(created(&name, &mount.digest));

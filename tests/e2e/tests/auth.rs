@@ -427,6 +427,116 @@ fn an_upstreams_content_is_read_where_the_upstream_has_it() {
     }
     let asked = upstream.count("HEAD", "/team/other/") - asked;
     assert!((1..=2).contains(&asked), "{asked}: once for each shard");
+    // However many ask at the same time.
+    let gate = Gate::shut();
+    upstream.always("HEAD", "/team/third/", &[Fault::HoldHead(gate.clone())]);
+    let path = blob_path("team/third", &digest);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| client.get(&path).status)).collect();
+        until("one of them asks", || upstream.count("HEAD", "/team/third/") > 0);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        gate.open();
+        assert!(clients.into_iter().all(|client| client.join().unwrap() == 200));
+    });
+    let asked = upstream.count("HEAD", "/team/third/");
+    assert!((1..=2).contains(&asked), "{asked}: once for each shard");
+    // Who has it already, and the edge not, is told so.
+    let elsewhere = upstream.blob(b"not here");
+    let head = client.request("HEAD", &blob_path("team/app", &elsewhere));
+    head.header("If-None-Match", &format!("\"{elsewhere}\"")).send().expect(304);
+}
+
+#[test]
+fn who_asked_first_has_nothing_of_what_another_mirror_brings() {
+    let upstream = FakeUpstream::start();
+    let rules = "anonymous = [\"pull:team/**\", \"pull:evil/**\"]";
+    let site = Site::start(rules, Options::with_upstream(&upstream.url()));
+    let client = site.client();
+    let content: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8).collect();
+    let digest = upstream.blob(&content);
+    let gate = Gate::shut();
+    upstream.always("GET", "/v2/evil/", &[Fault::HoldHead(gate.clone()), Fault::status(404)]);
+    upstream.always("HEAD", "/v2/evil/", &[Fault::status(404)]);
+    std::thread::scope(|scope| {
+        let evil = scope.spawn(|| client.get(&blob_path("evil/app", &digest)));
+        until("its fetch is under way", || upstream.count("GET", "/v2/evil/") == 1);
+        let team = scope.spawn(|| client.get(&blob_path("team/app", &digest)));
+        until("the other one joins it", || {
+            site.edge.metrics().sum("outrider_flights_joined_total", &[]) >= 1.0
+        });
+        gate.open();
+        assert!(team.join().unwrap().expect(200).body == content);
+        evil.join().unwrap().expect_error(404, "BLOB_UNKNOWN");
+    });
+    client.get(&blob_path("evil/app", &digest)).expect_error(404, "BLOB_UNKNOWN");
+}
+
+#[test]
+fn a_mount_is_an_upload_while_its_source_cannot_be_asked() {
+    let mut upstream = FakeUpstream::start();
+    let rules = "anonymous = [\"pull:team/**\"]";
+    let site = Site::start(rules, Options::with_upstream(&upstream.url()));
+    let digest = upstream.blob(b"layer");
+    site.client().get(&blob_path("team/app", &digest)).expect(200);
+    upstream.stop();
+    let path = format!("/v2/acme/app/blobs/uploads/?mount={digest}&from=team/other");
+    let post = site.client().request("POST", &path);
+    post.header("Authorization", &basic("acme", &site.acme)).send().expect(202);
+}
+
+#[test]
+fn a_registry_that_is_named_gives_no_right_to_a_layer_that_is_hosted() {
+    let upstream = FakeUpstream::start();
+    let options = Options::default().and_named("ghcr.io", &upstream.url());
+    let site = Site::start("anonymous = [\"pull:ghcr.io/**\"]", options);
+    let secret = SmallImage::new(11, &[20_000]);
+    site.push("acme/app", &secret, &site.acme);
+    let digest = sha256(&secret.layers[0]);
+    let layer = format!("/layer/request?digest={digest}&image=acme/app&ns=ghcr.io");
+    site.client().get(&layer).expect_error(401, "UNAUTHORIZED");
+    site.client().get(&format!("{}?ns=ghcr.io", blob_path("acme/app", &digest))).expect(404);
+    get(&site.client(), &layer, &basic("acme", &site.acme)).expect(200);
+}
+
+#[test]
+fn a_token_is_not_exchanged_for_a_later_one_and_a_revoked_secret_for_none() {
+    let site = Site::start("", Options::default());
+    let client = site.client();
+    let expires = |token: &str| {
+        let body = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["exp"].as_u64().unwrap()
+    };
+    let scope = "repository:acme/app:pull";
+    let first = site.bearer(Some(("acme", &site.acme)), scope);
+    let first = first.strip_prefix("Bearer ").unwrap();
+    // Its full life would end later by now.
+    let since = now();
+    until("a second is over", || now() > since);
+    let path = format!("/token?service={SERVICE}&scope={scope}");
+    for login in [format!("Bearer {first}"), basic("acme", first)] {
+        let second = get(&client, &path, &login).expect(200).json();
+        let second = second["token"].as_str().unwrap();
+        assert!(expires(second) <= expires(first), "{login}");
+    }
+    // A request that began before a secret was revoked, and ends after it.
+    let form =
+        format!("grant_type=password&service={SERVICE}&username=acme&password={}", site.acme);
+    let (one, two) = form.as_bytes().split_at(form.len() - 1);
+    let post = client.request("POST", "/token");
+    let post = post.header("Content-Type", "application/x-www-form-urlencoded");
+    let mut post = post.begin(Some(form.len() as u64)).unwrap();
+    post.write(one).unwrap();
+    let login = basic("acme", &site.acme);
+    get(&client, "/v2/_catalog", &login).expect(200);
+    replace(&site.folder.path().join("secrets"), "");
+    until("the secret is not taken any more", || {
+        get(&client, "/v2/_catalog", &login).status == 401
+    });
+    post.write(two).unwrap();
+    post.finish().unwrap().expect_error(401, "UNAUTHORIZED");
+    for _ in 0..8 {
+        get(&client, "/v2/_catalog", &login).expect(401);
+    }
 }
 
 #[test]
@@ -621,6 +731,22 @@ fn edges_of_a_fleet_know_each_other_and_give_each_repository_its_own() {
     }
     let fetched = ["outcome=\"ok\"", "upstream=\"edge-"];
     assert!(b.edge.metrics().sum("outrider_uplink_fetches_total", &fetched) >= 1.0);
+    // Nor does a manifest that names it bring it in, whether it is here from the other edge or was pushed here.
+    let here = SmallImage::new(12, &[60_000]);
+    b.push("acme/here", &here, &b.acme);
+    let put = |image: &SmallImage, tag: &str| {
+        let put = b.client().request("PUT", &manifest_path("globex/app", tag));
+        let put = put.header("Content-Type", &image.media_type).header("Authorization", &globex);
+        put.body(&image.manifest).send()
+    };
+    for stolen in [&secret, &here] {
+        put(stolen, "stolen").expect_error(400, "MANIFEST_BLOB_UNKNOWN");
+        for blob in stolen.blobs() {
+            get(&b.client(), &blob_path("globex/app", &sha256(blob)), &globex).expect(404);
+        }
+    }
+    // What the other edge holds for the repository, it does.
+    put(&other, "again").expect(201);
     // A token of one edge is good at the others, as far as it says, and until its edge is taken out.
     let token = a.bearer(Some(("acme", &a.acme)), "repository:acme/app:pull");
     until("the other edge knows the key", || {

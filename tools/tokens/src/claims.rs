@@ -48,8 +48,8 @@ pub struct Claims {
     /// A customer that is not called as the subject is.
     #[serde(default)]
     pub(crate) customer: Option<String>,
-    /// Given: it grants this and nothing else.
-    #[serde(default)]
+    /// Given: it grants this and nothing else; `null` grants nothing.
+    #[serde(default, deserialize_with = "given")]
     pub(crate) access: Option<Access>,
     /// What else it is good for, with spaces between (RFC 8693, section 4.2).
     #[serde(default)]
@@ -67,6 +67,11 @@ struct AccessEntry {
     name: String,
     #[serde(default)]
     actions: Vec<String>,
+}
+
+/// What stands there, also where that is `null`: an `Option` by itself would take it for what is missing.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Access>, D::Error> {
+    Access::deserialize(deserializer).map(Some)
 }
 
 impl<'de> Deserialize<'de> for Access {

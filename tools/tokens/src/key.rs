@@ -13,6 +13,9 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 /// Keys of one issuer.
 pub const KEYS_MAX: usize = 64;
 
+/// Keys of one algorithm and without an id that are tried on a token, and as many of those that it may mean by an id.
+pub const KEYS_TRIED_MAX: usize = 4;
+
 /// The longest file of keys, in bytes.
 pub const KEY_FILE_BYTES_MAX: usize = 256 << 10;
 
@@ -47,6 +50,12 @@ pub enum KeyError {
     /// It is of another kind.
     #[error("a key in it is {0}; Ed25519, P-256 and RSA of 2048 to 8192 bits are taken")]
     Unsupported(&'static str),
+    /// A token could not say by which of them it is signed, and not all would be tried.
+    #[error(
+        "more than {KEYS_TRIED_MAX} keys of one algorithm have no id, and not all would be tried: remove old ones, or \
+         write a JWKS in which each has its own kid"
+    )]
+    Unnamed,
     /// Its bytes are wrong.
     #[error("a key in it is damaged")]
     Damaged,
@@ -66,6 +75,8 @@ pub(crate) struct Key {
 #[derive(Clone, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
+    /// What was in it and cannot be used.
+    passed_over: Vec<String>,
 }
 
 impl std::fmt::Debug for KeySet {
@@ -96,7 +107,13 @@ impl KeySet {
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
             let (kind, der) = section.map_err(|_| KeyError::Pem)?;
             match kind {
-                SectionKind::PublicKey => keys.push(from_spki(&der)?),
+                SectionKind::PublicKey => {
+                    let key = from_spki(&der)?;
+                    if is_one_too_many(&keys, &key) {
+                        return Err(KeyError::Unnamed);
+                    }
+                    keys.push(key);
+                }
                 SectionKind::PrivateKey
                 | SectionKind::RsaPrivateKey
                 | SectionKind::EcPrivateKey => {
@@ -108,13 +125,19 @@ impl KeySet {
                 return Err(KeyError::TooLarge);
             }
         }
-        if keys.is_empty() { Err(KeyError::NoKey) } else { Ok(Self { keys }) }
+        if keys.is_empty() {
+            Err(KeyError::NoKey)
+        } else {
+            Ok(Self { keys, passed_over: Vec::new() })
+        }
     }
 
-    /// A set of keys, or a single one, in JSON. Keys of other kinds and uses are passed over (RFC 7517, section 5).
+    /// A set of keys, or a single one, in JSON. Keys of other kinds and uses are passed over (RFC 7517, section 5), and so
+    /// are those that are too short, damaged, or without a `kid` and one too many to be tried, which
+    /// [`KeySet::passed_over`] says, as long as another one can be used.
     ///
     /// # Errors
-    /// [`KeyError`]
+    /// [`KeyError`]; a private key is always one.
     pub fn from_jwks(bytes: &[u8]) -> Result<Self, KeyError> {
         if bytes.len() > KEY_FILE_BYTES_MAX {
             return Err(KeyError::TooLarge);
@@ -128,14 +151,26 @@ impl KeySet {
         if all.len() > KEYS_MAX {
             return Err(KeyError::TooLarge);
         }
-        let mut keys = Vec::new();
-        for jwk in all {
-            if jwk.d.is_some() {
-                return Err(KeyError::Private);
-            }
-            keys.extend(jwk.key()?);
+        if all.iter().any(|jwk| jwk.d.is_some()) {
+            return Err(KeyError::Private);
         }
-        if keys.is_empty() { Err(KeyError::NoKey) } else { Ok(Self { keys }) }
+        let (mut keys, mut passed_over, mut failure) = (Vec::new(), Vec::new(), KeyError::NoKey);
+        for (index, jwk) in all.iter().enumerate() {
+            let key = match jwk.key() {
+                Ok(Some(key)) if is_one_too_many(&keys, &key) => Err(KeyError::Unnamed),
+                other => other,
+            };
+            match key {
+                Ok(key) => keys.extend(key),
+                Err(error) => {
+                    let kid =
+                        jwk.kid.as_ref().map_or_else(String::new, |kid| format!(" ({kid:?})"));
+                    passed_over.push(format!("number {}{kid}: {error}", index + 1));
+                    failure = error;
+                }
+            }
+        }
+        if keys.is_empty() { Err(failure) } else { Ok(Self { keys, passed_over }) }
     }
 
     /// The public keys (Ed25519) of signers. Their ids are made of them, so that none can take another one's.
@@ -146,7 +181,7 @@ impl KeySet {
             key: DecodingKey::from_ed_der(public),
             print: Sha256::digest(public).into(),
         };
-        Self { keys: keys.into_iter().map(key).collect() }
+        Self { keys: keys.into_iter().map(key).collect(), passed_over: Vec::new() }
     }
 
     /// Whether one has this id.
@@ -163,6 +198,11 @@ impl KeySet {
         }
     }
 
+    /// Which keys were in it and cannot be used, and why.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -173,26 +213,32 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// Those that a token with this algorithm and `kid` may be signed with: that of the id; without an id all, and
-    /// beside any id those that have none.
+    /// Those that a token with this algorithm and `kid` may be signed with, and that are tried: that of the id; without
+    /// an id all, and beside any id those that have none.
     pub(crate) fn candidates<'a>(
         &'a self,
         algorithm: Algorithm,
         id: Option<&'a str>,
     ) -> impl Iterator<Item = &'a Key> {
-        self.keys.iter().filter(move |key| {
-            let same = match (id, key.id.as_deref()) {
-                (Some(wanted), Some(known)) => wanted == known,
-                _ => true,
-            };
-            same && key.algorithm == algorithm
-        })
+        let own = self.keys.iter().filter(move |key| key.algorithm == algorithm);
+        let named = own.clone().filter(move |key| {
+            key.id.as_deref().is_some_and(|known| id.is_none_or(|wanted| wanted == known))
+        });
+        let unnamed = own.filter(|key| key.id.is_none());
+        // Those that have none are this many at most, so that they are all tried.
+        unnamed.chain(named.take(KEYS_TRIED_MAX))
     }
 }
 
 /// By what the key of a signer is known.
 pub(crate) fn id_of(public: &[u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(&Sha256::digest(public)[..12])
+}
+
+/// Whether a token that names no key would not be tried with this one.
+fn is_one_too_many(keys: &[Key], key: &Key) -> bool {
+    let same = |other: &&Key| other.id.is_none() && other.algorithm == key.algorithm;
+    key.id.is_none() && keys.iter().filter(same).count() >= KEYS_TRIED_MAX
 }
 
 /// The key of a `SubjectPublicKeyInfo`.

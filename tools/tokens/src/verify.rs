@@ -14,9 +14,6 @@ pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// The longest head of one, encoded, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 10;
 
-/// Keys that are tried on one token that does not name one.
-const KEYS_TRIED_MAX: usize = 4;
-
 /// Why a token is not believed. The texts say nothing of what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TokenError {
@@ -169,8 +166,8 @@ impl Verifier {
         let issuer = &self.issuers[place];
 
         let mut failure = TokenError::Key;
-        let keys = issuer.keys.candidates(algorithm, head.kid.as_deref());
-        let is_signed = keys.take(KEYS_TRIED_MAX).any(|key| {
+        let mut keys = issuer.keys.candidates(algorithm, head.kid.as_deref());
+        let is_signed = keys.any(|key| {
             failure = TokenError::Signature;
             let message = signed.as_bytes();
             jsonwebtoken::crypto::verify(signature, message, &key.key, key.algorithm)

@@ -79,6 +79,7 @@ impl Source {
                 KeySet::from_jwks(&bytes).unwrap_or_default()
             }
         };
+        tell_passed_over(&issuer.name, &keys);
         Ok(Self { name: issuer.name.clone(), from, keys })
     }
 
@@ -88,6 +89,11 @@ impl Source {
             From::Address { .. } => FETCH_PAUSE,
             From::Pem(_) | From::Jwks(_) => FILE_PAUSE,
         }
+    }
+
+    /// Whether they are fetched, which takes its time.
+    pub(super) fn is_fetched(&self) -> bool {
+        matches!(self.from, From::Address { .. })
     }
 
     /// Whether there are other keys now; a file is read when it has changed, an address when it is time or when its keys
@@ -129,6 +135,7 @@ impl Source {
             Some(Ok(keys)) if keys == self.keys => false,
             Some(Ok(keys)) => {
                 tracing::info!(issuer = self.name, keys = keys.len(), "the keys are other ones");
+                tell_passed_over(&self.name, &keys);
                 self.keys = keys;
                 true
             }
@@ -137,6 +144,12 @@ impl Source {
                 false
             }
         }
+    }
+}
+
+fn tell_passed_over(issuer: &str, keys: &KeySet) {
+    for key in keys.passed_over() {
+        tracing::warn!(issuer, "a key is not used: {key}");
     }
 }
 

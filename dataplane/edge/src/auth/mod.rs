@@ -10,8 +10,10 @@ mod issuers;
 mod writer;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use outrider_gateway::access::{
@@ -158,28 +160,63 @@ impl Auth {
         Arc::clone(&self.fleet)
     }
 
-    /// Reads what has changed, and the keys of issuers that are wanted. What cannot be used leaves what was there.
+    /// Reads what has changed, and the keys of issuers that are wanted. What cannot be used leaves what was there. What
+    /// lies here is used at once: an address that is dead takes its time, in which a secret that was revoked would still
+    /// be good.
     async fn look(mut self, wanted: &[bool]) -> (Self, bool) {
-        let mut has_changed = self.fleet.have_changed();
         let now = Instant::now();
-        for (source, is_wanted) in self.sources.iter_mut().zip(wanted) {
-            has_changed |= source.look(self.section.jwks_refresh.0, now, *is_wanted).await;
+        let mut has_changed = self.fleet.have_changed();
+        has_changed |= self.look_at_secrets();
+        has_changed |= self.look_at_keys(now, false, wanted).await;
+        if has_changed && let Some(shared) = &self.shared {
+            shared.replace(self.tables());
         }
-        if let Some((file, secrets)) = &mut self.secrets
-            && let Some(bytes) = file.read_if_changed()
-        {
-            match parse_secrets(file.path(), &bytes) {
-                Ok(new) => {
-                    has_changed |= new != *secrets;
-                    *secrets = new;
-                }
-                Err(error) => tracing::warn!(%error, "the secrets stay as they were"),
-            }
+        has_changed |= self.look_at_keys(now, true, wanted).await;
         }
+        has_changed |= self.look_at_keys(now, true).await;
         if has_changed {
             tracing::info!("keys or secrets have changed");
         }
         (self, has_changed)
+    }
+
+    fn look_at_secrets(&mut self) -> bool {
+        let Some((file, secrets)) = &mut self.secrets else { return false };
+        let Some(bytes) = file.read_if_changed() else { return false };
+        match parse_secrets(file.path(), &bytes) {
+            Ok(new) => {
+                let has_changed = new != *secrets;
+                *secrets = new;
+                has_changed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the secrets stay as they were");
+                false
+            }
+        }
+    }
+
+    /// Looks at all addresses, or at all files, at the same time.
+    async fn look_at_keys(&mut self, now: Instant, addresses: bool, wanted: &[bool]) -> bool {
+        let refresh = self.section.jwks_refresh.0;
+        let sources = self.sources.iter_mut().zip(wanted);
+        let mut looks: Vec<_> = sources
+            .filter(|(source, _)| source.is_fetched() == addresses)
+            .map(|(source, is_wanted)| Box::pin(source.look(refresh, now, *is_wanted)))
+            .collect();
+        let mut has_changed = false;
+        poll_fn(|cx| {
+            looks.retain_mut(|look| match look.as_mut().poll(cx) {
+                Poll::Ready(changed) => {
+                    has_changed |= changed;
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if looks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        has_changed
     }
 
     fn tables(&self) -> AccessTables {

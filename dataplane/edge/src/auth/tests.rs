@@ -121,6 +121,53 @@ async fn keys_are_fetched_and_stay_when_the_address_is_dead_also_over_a_start() 
     assert_eq!(keys(&again), seen[5]);
 }
 
+#[tokio::test]
+async fn a_dead_address_keeps_neither_secrets_nor_other_addresses() {
+    use std::io::{Read as _, Write as _};
+    let dir = tempfile::tempdir().unwrap();
+    let secret = outrider_tokens::secret::secret(&[7; 32]);
+    let secrets = dir.path().join("secrets");
+    fs::write(&secrets, outrider_tokens::secret::line("acme", &secret)).unwrap();
+    let mut section = section(dir.path());
+    let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let issuer = section.issuer.remove(0);
+    section.issuer = listeners
+        .iter()
+        .map(|listener| IssuerSection {
+            name: format!("https://{}", listener.local_addr().unwrap()),
+            key_file: None,
+            jwks_url: format!("http://{}/keys", listener.local_addr().unwrap()).parse().ok(),
+            ..issuer.clone()
+        })
+        .collect();
+    let mut auth = Auth::load(&section, dir.path()).unwrap().unwrap();
+    let shared = auth.share(Counter::default()).unwrap();
+    assert!(shared.tables().secrets.is_of("acme", &secret));
+    fs::write(&secrets, "").unwrap();
+    let look = tokio::spawn(auth.look());
+    while shared.tables().secrets.is_of("acme", &secret) {
+        assert!(!look.is_finished(), "the secret outlives a look");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    // Neither answers before both are asked.
+    assert!(!look.is_finished());
+    let answer = std::thread::spawn(move || {
+        for mut stream in listeners.map(|listener| listener.accept().unwrap().0) {
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            let keys = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+            let length = keys.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            stream.write_all(format!("{head}{keys}").as_bytes()).unwrap();
+        }
+    });
+    let (auth, has_changed) = look.await.unwrap();
+    answer.join().unwrap();
+    assert!(has_changed);
+    let issuers = auth.tables().verifier.issuers;
+    assert!(issuers[1..].iter().all(|issuer| issuer.keys.len() == 1), "{issuers:?}");
+}
+
 #[test]
 fn a_start_says_which_file_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
@@ -164,4 +211,33 @@ fn the_audit_begins_a_new_file_at_its_size_and_keeps_some() {
     let wanted: Vec<String> = (first..101).map(|number| format!("line {number:03}")).collect();
     assert_eq!(lines, wanted);
     assert!([&*read("audit"), &*read("audit.1"), &*read("audit.2")].iter().all(|f| f.len() <= 100));
+}
+
+#[test]
+fn an_audit_whose_file_is_gone_goes_on_and_loses_none_of_the_older_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit");
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+    for kept in [0, 2] {
+        let mut log = Log::open(path.clone(), 10, kept).unwrap();
+        for line in ["line 1", "line 2", "line 3"] {
+            log.write(line).unwrap();
+        }
+        let before = [read("audit.1"), read("audit.2")];
+        fs::remove_file(&path).unwrap();
+        // No file can be opened in its place as long as the folder is gone.
+        let away = dir.path().with_extension("away");
+        fs::rename(dir.path(), &away).unwrap();
+        for _ in 0..3 {
+            log.write("lost").unwrap_err();
+        }
+        fs::rename(&away, dir.path()).unwrap();
+        log.write("line 4").unwrap();
+        assert_eq!(read("audit"), "line 4\n");
+        assert_eq!([read("audit.1"), read("audit.2")], before);
+        log.write("line 5").unwrap();
+        assert_eq!(read("audit"), "line 5\n");
+        assert_eq!(read("audit.1") == "line 4\n", kept > 0);
+        fs::remove_file(&path).unwrap();
+    }
 }

@@ -82,15 +82,16 @@ impl Log {
         Ok(())
     }
 
+    /// Where the file is gone, since another one could not be opened the last time, or since somebody took it away, the
+    /// older ones stay where they are: each step would cost one of them.
     fn begin_anew(&mut self) -> io::Result<()> {
-        if self.kept == 0 {
-            fs::remove_file(&self.path)?;
-        }
-        for number in (1..=self.kept).rev() {
-            let before = if number == 1 { self.path.clone() } else { self.old(number - 1) };
-            match fs::rename(before, self.old(number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        if self.path.try_exists()? {
+            if self.kept == 0 {
+                unless_gone(fs::remove_file(&self.path))?;
+            }
+            for number in (1..=self.kept).rev() {
+                let before = if number == 1 { self.path.clone() } else { self.old(number - 1) };
+                unless_gone(fs::rename(before, self.old(number)))?;
             }
         }
         self.file = append(&self.path)?;
@@ -102,6 +103,13 @@ impl Log {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".{number}"));
         name.into()
+    }
+}
+
+fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

@@ -81,8 +81,50 @@ impl Asker {
         !matches!(self.rights, Rights::Anonymous(_))
     }
 
+    /// Whose rate their requests are of: what is nobody's by name spends the rate of nobody, whosever repository it is
+    /// about; another edge has none.
+    pub(crate) fn rated(&self) -> Option<&str> {
+        match &self.rights {
+            Rights::Member => None,
+            Rights::Open | Rights::Anonymous(_) => Some(ANONYMOUS),
+            Rights::Proven { proven, .. } => Some(proven.customer.as_deref().unwrap_or(ANONYMOUS)),
+        }
+    }
+
     /// What their requests are counted and told under.
     pub(crate) fn name(&self) -> &str {
         self.customer.as_deref().unwrap_or(ANONYMOUS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_has_proven_it_spends_a_customers_rate() {
+        let nobody: Arc<[Rule]> = Arc::from([]);
+        let asker =
+            |rights, customer: Option<&str>| Asker { customer: customer.map(Rc::from), rights };
+        let proven = |customer: Option<&str>| Rights::Proven {
+            proven: Rc::new(Rightful {
+                customer: customer.map(Rc::from),
+                scopes: None,
+                rules: nobody.clone(),
+                until_unix_s: 1,
+            }),
+            anonymous: nobody.clone(),
+        };
+        // In a repository that is counted as acme's.
+        for (rights, rated) in [
+            (Rights::Anonymous(nobody.clone()), Some(ANONYMOUS)),
+            (proven(None), Some(ANONYMOUS)),
+            (Rights::Member, None),
+        ] {
+            let asker = asker(rights, Some("acme"));
+            assert_eq!((asker.name(), asker.rated()), ("acme", rated));
+        }
+        assert_eq!(asker(proven(Some("acme")), Some("acme")).rated(), Some("acme"));
+        assert_eq!(Asker::open().rated(), Some(ANONYMOUS));
     }
 }

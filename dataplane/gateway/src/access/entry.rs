@@ -1,41 +1,40 @@
 //! A request at the door: who asks, whether they may, and what is told of it.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use outrider_artifact::{Digest, Reference, RepositoryName};
 use outrider_tokens::{Actions, Target, TokenError};
 use outrider_transport::{Peer, RequestBody};
 use outrider_uplink::Target as Wanted;
 
-use super::asker::{Asker, Rights};
+use super::asker::Asker;
 use super::audit::Line;
 use super::gate::{AskedAt, Credential, Gate, Refusal, name_of, protocol_name};
-use super::links::Has;
+use super::links::{Ask, Has};
 use super::needs::Needs;
 use crate::blobs::blob_unknown;
 use crate::gateway::{Answer, Gateway, unix_ms};
 use crate::names::Names;
 use crate::protocol::route::Mount;
-use crate::protocol::{ApiError, Operation, Request, header};
+use crate::protocol::{ApiError, Operation, Request, conditional, header};
 use crate::upstreams::Meaning;
 
 impl<N: Names> Gateway<N> {
     /// Who asks, where they may do what they ask for. What they read is in the repository that they name.
     ///
     /// # Errors
-    /// `UNAUTHORIZED` or `DENIED` with a challenge; `BLOB_UNKNOWN` or `MANIFEST_UNKNOWN` for a digest that the
-    /// repository does not have, whoever else has it; what the names or an upstream answer.
+    /// `UNAUTHORIZED` or `DENIED` with a challenge.
     pub(crate) async fn let_in(
         &self,
         request: &Request,
         http: &http::Request<RequestBody>,
         peer: Peer,
-    ) -> Result<(Asker, Option<Doubt>), ApiError> {
-        let Some(gate) = &self.gate else { return Ok((Asker::open(), None)) };
+    ) -> Result<Asker, ApiError> {
+        let Some(gate) = &self.gate else { return Ok(Asker::open()) };
         let peer = self.if_member(peer);
         let operation = &request.operation;
         let needs = Needs::of(operation);
         if needs == Needs::Nothing {
-            return Ok((Asker::open(), None));
+            return Ok(Asker::open());
         }
         let key = self.key_of(&needs, request);
         let scopes = || needs.scopes(&key, operation);
@@ -56,7 +55,7 @@ impl<N: Names> Gateway<N> {
         }
         let mut asker = who.map_err(|why| refused(why, None))?;
         if !asker.is_asked() {
-            return Ok((asker, None));
+            return Ok(asker);
         }
         match &needs {
             // Clients learn here how to log in, also where anybody may pull.
@@ -70,23 +69,41 @@ impl<N: Names> Gateway<N> {
             let why = if asker.is_proven() { Refusal::Scope } else { Refusal::Missing };
             return Err(refused(why, Some(&asker)));
         }
-        if asker.customer.is_none() && !matches!(asker.rights, Rights::Member) {
-            asker.customer = gate.owner(&key);
-        }
+        gate.count_for_owner(&mut asker, &key);
         if spoken_for(operation).is_some_and(|customer| customer != asker.name()) {
             return Err(refused(Refusal::Customer, Some(&asker)));
         }
-        let Some((name, ns, target)) = read_of(request) else { return Ok((asker, None)) };
-        match self.has(name, ns, &target, http.headers()).await? {
-            Has::Yes => Ok((asker, None)),
+        Ok(asker)
+    }
+
+    /// Whether the repository that is read has what is asked of it, for who is asked who they are.
+    ///
+    /// # Errors
+    /// `BLOB_UNKNOWN` or `MANIFEST_UNKNOWN` for a digest that the repository does not have, whoever else has it; what
+    /// the names or an upstream answer.
+    pub(crate) async fn must_have(
+        &self,
+        request: &Request,
+        headers: &HeaderMap,
+        peer: Peer,
+        asker: &Asker,
+    ) -> Result<Option<Doubt>, ApiError> {
+        let Some(gate) = &self.gate else { return Ok(None) };
+        let Some((name, ns, target)) = read_of(request) else { return Ok(None) };
+        let held_only = conditional::only_if_cached(headers);
+        let ask = if held_only { Ask::Nobody } else { Ask::OfWhatIsHere };
+        match self.has(name, ns, &target, ask).await? {
+            Has::Yes => Ok(None),
             Has::IfFetched => {
                 let (name, ns) = (name.clone(), ns.map(str::to_owned));
-                Ok((asker, Some(Doubt { name, ns, target })))
+                Ok(Some(Doubt { name, ns, target }))
             }
             Has::No => {
                 let unknown = unknown(name, &target);
                 gate.count_refused(Refusal::NotLinked);
-                Note::of(gate, operation, Some(&asker), peer, &key)
+                let operation = &request.operation;
+                let key = self.key_of(&Needs::of(operation), request);
+                Note::of(gate, operation, Some(asker), peer, &key)
                     .refused(Refusal::NotLinked, unknown.status());
                 Err(unknown)
             }
@@ -101,9 +118,8 @@ impl<N: Names> Gateway<N> {
 
     /// What the repository of a request is called in full: one repository has one name, however it is reached.
     fn key_of(&self, needs: &Needs<'_>, request: &Request) -> String {
-        let Needs::Repository(name, actions) = needs else { return String::new() };
-        if *actions == Actions::PULL
-            && let ns @ Some(_) = request.ns.as_deref()
+        let Needs::Repository(name, _) = needs else { return String::new() };
+        if let ns @ Some(_) = request.ns.as_deref()
             && let Meaning::Mirrored(place) = self.upstreams.resolve(name, ns)
         {
             return place.key.to_string();
@@ -111,37 +127,42 @@ impl<N: Names> Gateway<N> {
         name.to_string()
     }
 
-    /// What was not here when it was asked for, and was here when it was read, came for another request: then the
-    /// repository is asked after all.
+    /// What was not here when it was asked for may have come for another request, or from another source that a flight
+    /// turned to when the repository's own had nothing: unless the answer went straight from the repository's own
+    /// to who asks, it is looked again where the content is from, and the repository is asked if it is from elsewhere.
+    ///
+    /// # Errors
+    /// That of the answer; `BLOB_UNKNOWN` or `MANIFEST_UNKNOWN`; what the names or an upstream answer.
     pub(crate) async fn settle_doubt(&self, doubt: Doubt, answer: Answer) -> Answer {
         let response = answer?;
-        let status =
-            response.headers().get(header::CACHE_STATUS).map_or(&b""[..], |v| v.as_bytes());
-        if !status.windows(5).any(|part| part == b"; hit") {
+        let Doubt { name, ns, target } = doubt;
+        if is_straight(response.headers(), &target) {
             return Ok(response);
         }
-        let Doubt { name, ns, target } = doubt;
-        match self.has(&name, ns.as_deref(), &target, &http::HeaderMap::new()).await? {
+        match self.has(&name, ns.as_deref(), &target, Ask::Always).await? {
             Has::Yes => Ok(response),
             Has::No | Has::IfFetched => Err(unknown(&name, &target)),
         }
     }
 
     /// Whether a blob may be taken over from another repository: it is said from which, it may be read there, and
-    /// that repository has it. Else it is uploaded as if nothing had been said of another one.
-    ///
-    /// # Errors
-    /// What the names or an upstream answer.
-    pub(crate) async fn may_mount(&self, mount: &Mount, asker: &Asker) -> Result<bool, ApiError> {
+    /// that repository has it. Else, and while that cannot be said, it is uploaded as if nothing had been said of
+    /// another one.
+    pub(crate) async fn may_mount(&self, mount: &Mount, asker: &Asker) -> bool {
         if !asker.is_asked() {
-            return Ok(true);
+            return true;
         }
-        let Some(from) = &mount.from else { return Ok(false) };
+        let Some(from) = &mount.from else { return false };
         if !asker.may(Target::Repository(from), Actions::PULL) {
-            return Ok(false);
+            return false;
         }
-        let wanted = Wanted::Blob(mount.digest);
-        Ok(self.has(from, None, &wanted, &http::HeaderMap::new()).await? == Has::Yes)
+        match self.has(from, None, &Wanted::Blob(mount.digest), Ask::OfWhatIsHere).await {
+            Ok(has) => has == Has::Yes,
+            Err(error) => {
+                tracing::debug!(digest = %mount.digest, %from, "it is not mounted: {error}");
+                false
+            }
+        }
     }
 
     /// What is to be told of an operation that changes something, once it is done.
@@ -228,13 +249,21 @@ pub(crate) struct Doubt {
     target: Wanted,
 }
 
+/// Whether nobody else's request can have a part in an answer: a HEAD, a blob that is not kept, and a manifest, which
+/// is fetched for one repository alone.
+fn is_straight(headers: &HeaderMap, target: &Wanted) -> bool {
+    let status = headers.get(header::CACHE_STATUS).map_or(&b""[..], |value| value.as_bytes());
+    let says = |part: &[u8]| status.windows(part.len()).any(|window| window == part);
+    says(b"; fwd=") && (matches!(target, Wanted::Manifest(_)) || !says(b"; stored"))
+}
+
 /// The repository and digest that a request reads.
 fn read_of(request: &Request) -> Option<(&RepositoryName, Option<&str>, Wanted)> {
     let ns = request.ns.as_deref();
     match &request.operation {
         Operation::BlobRead { name, digest, .. } => Some((name, ns, Wanted::Blob(*digest))),
         Operation::LayerRequest { image: Some(name), digest, .. } => {
-            Some((name, None, Wanted::Blob(*digest)))
+            Some((name, ns, Wanted::Blob(*digest)))
         }
         Operation::ManifestRead { name, reference: reference @ Reference::Digest(_), .. } => {
             Some((name, ns, Wanted::Manifest(reference.clone())))

@@ -166,7 +166,7 @@ impl Gate {
         self.tables.borrow().clone()
     }
 
-    /// Who asks. A token is verified if it is not known, unless only what is known counts.
+    /// Who asks. A token is verified if it is not known.
     ///
     /// # Errors
     /// [`Refusal`] for what was shown and is not believed. Nothing shown is nobody.
@@ -182,7 +182,7 @@ impl Gate {
             let rights = Rights::Anonymous(tables.anonymous.clone());
             return Ok(Asker { customer: None, rights });
         };
-        let proven = self.believe(&tables, &credential, unix_ms() / 1000)?;
+        let proven = self.believe(&credential, unix_ms() / 1000)?;
         let customer = proven.customer.clone();
         let rights = Rights::Proven { proven, anonymous: tables.anonymous.clone() };
         Ok(Asker { customer, rights })
@@ -223,12 +223,16 @@ impl Gate {
             .then_some(Asker { customer, rights: Rights::Proven { proven, anonymous } })
     }
 
+    /// Whose this is, by the tables as they are now: what is remembered must not be what other ones said.
+    ///
+    /// # Errors
+    /// [`Refusal`] for what is not believed.
     pub(crate) fn believe(
         &self,
-        tables: &AccessTables,
         credential: &Credential<'_>,
         now_unix_s: u64,
     ) -> Result<Rc<Rightful>, Refusal> {
+        let tables = self.tables();
         let key = credential.key();
         if let Some(proven) = self.proven.borrow().get(&key) {
             if now_unix_s < proven.until_unix_s {
@@ -238,7 +242,7 @@ impl Gate {
         }
         self.verified.inc();
         let rightful = match credential {
-            Credential::Bearer(token) => by_token(tables, token, now_unix_s)?,
+            Credential::Bearer(token) => by_token(&tables, token, now_unix_s)?,
             Credential::Basic { name, secret } if tables.secrets.is_of(name, secret) => Rightful {
                 customer: Some(name.as_str().into()),
                 scopes: None,
@@ -246,7 +250,7 @@ impl Gate {
                 until_unix_s: u64::MAX,
             },
             Credential::Basic { name, secret } if secret.contains('.') => {
-                let rightful = by_token(tables, secret, now_unix_s)?;
+                let rightful = by_token(&tables, secret, now_unix_s)?;
                 if rightful.customer.as_deref() != Some(name) {
                     return Err(Refusal::Secret);
                 }
@@ -263,8 +267,15 @@ impl Gate {
         Ok(rightful)
     }
 
+    /// Counts what nobody's token comes with for whose the repository is. What another edge asks is its own.
+    pub(crate) fn count_for_owner(&self, asker: &mut Asker, repository: &str) {
+        if asker.customer.is_none() && !matches!(asker.rights, Rights::Member) {
+            asker.customer = self.owner(repository);
+        }
+    }
+
     /// Whose requests to a repository are that nobody's token comes with.
-    pub(crate) fn owner(&self, repository: &str) -> Option<Rc<str>> {
+    fn owner(&self, repository: &str) -> Option<Rc<str>> {
         let tables = self.tables.borrow();
         let owner = tables.owner(repository)?;
         let mut owners = self.owners.borrow_mut();

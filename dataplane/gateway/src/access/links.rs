@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
-use http::HeaderMap;
 use outrider_artifact::{Digest, Reference, RepositoryName};
 use outrider_cache::Origin;
 use outrider_uplink::{FetchError, Target};
@@ -14,7 +13,7 @@ use crate::blobs::Whence;
 use crate::faults;
 use crate::gateway::Gateway;
 use crate::names::{Link, Names};
-use crate::protocol::{ApiError, Code, Manifest, conditional};
+use crate::protocol::{ApiError, Code, Manifest};
 use crate::upstreams::Place;
 
 /// Links that a shard remembers of others' saying so, twice; 16 bytes each.
@@ -75,7 +74,7 @@ impl Links {
 
 impl<N: Names> Gateway<N> {
     /// Whether the repository has this content, for who is asked who they are. One look-up in the names for what is
-    /// hosted, and in memory for what was said before; else somebody is asked.
+    /// hosted, and in memory for what was said before; else somebody is asked, as far as `ask` says.
     ///
     /// # Errors
     /// What the names, or an upstream that cannot say it, answer.
@@ -84,13 +83,12 @@ impl<N: Names> Gateway<N> {
         name: &RepositoryName,
         ns: Option<&str>,
         target: &Target,
-        headers: &HeaderMap,
+        ask: Ask,
     ) -> Result<Has, ApiError> {
         let digest = match target {
             Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => digest,
             Target::Manifest(Reference::Tag(_)) => return Ok(Has::Yes),
         };
-        let held_only = conditional::only_if_cached(headers);
         match self.whence(name, ns).await? {
             Whence::Nobody(_) => Ok(Has::No),
             Whence::Hosted(key) => {
@@ -99,13 +97,13 @@ impl<N: Names> Gateway<N> {
                 {
                     return Ok(Has::Yes);
                 }
-                if held_only || self.held(&key, target).await?.is_none() {
+                if ask == Ask::Nobody || self.held(&key, target).await?.is_none() {
                     return Ok(Has::No);
                 }
                 self.note_said(&key, digest);
                 Ok(Has::Yes)
             }
-            Whence::Mirrored(place) => self.mirror_has(&place, target, digest, held_only).await,
+            Whence::Mirrored(place) => self.mirror_has(&place, target, digest, ask).await,
         }
     }
 
@@ -126,19 +124,18 @@ impl<N: Names> Gateway<N> {
         place: &Place,
         target: &Target,
         digest: &Digest,
-        held_only: bool,
+        ask: Ask,
     ) -> Result<Has, ApiError> {
         if self.said(&place.key, digest) {
             return Ok(Has::Yes);
         }
         match self.fetched_from(digest).await? {
-            // It is fetched from this repository then, which is the proof.
-            Fetched::Never if !held_only => return Ok(Has::IfFetched),
+            Fetched::Never if ask == Ask::OfWhatIsHere => return Ok(Has::IfFetched),
             Fetched::From(origin) if origin == place.source.origin => {
                 self.note_said(&place.key, digest);
                 return Ok(Has::Yes);
             }
-            _ if held_only => return Ok(Has::No),
+            _ if ask == Ask::Nobody => return Ok(Has::No),
             _ => {}
         }
         let has = match self.ask_whether(place, target).await {
@@ -207,12 +204,23 @@ impl<N: Names> Gateway<N> {
     }
 }
 
+/// When an upstream, or another edge, is asked whether it has a content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Never: only what is known counts.
+    Nobody,
+    /// When the content is here from elsewhere. What is not here shows where it comes from when it is fetched.
+    OfWhatIsHere,
+    /// Whether it is here or not.
+    Always,
+}
+
 /// Whether a repository has a content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Has {
     Yes,
     No,
-    /// It is not here, and will be there if it comes from the repository's own upstream.
+    /// It is not here, and is the repository's if it comes from the repository's own upstream.
     IfFetched,
 }
 

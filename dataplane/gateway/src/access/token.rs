@@ -84,7 +84,6 @@ impl<N: Names> Gateway<N> {
         peer: Peer,
     ) -> Answer {
         let Some(gate) = &self.gate else { return Err(crate::protocol::route::unknown_path()) };
-        let mut tables = gate.tables();
         let mut wanted = if *method == Method::POST {
             Wanted::of_form(&read_form(body).await?)?
         } else {
@@ -92,6 +91,8 @@ impl<N: Names> Gateway<N> {
             scopes.iter().for_each(|scope| wanted.add_scopes(scope));
             wanted
         };
+        // Not before all of the request is here, which may take its time: what was revoked meanwhile gives nothing.
+        let mut tables = gate.tables();
         if wanted.service.as_ref().is_some_and(|service| *service != tables.service) {
             return Err(bad(&format!("tokens are given for the service {}", tables.service)));
         }
@@ -99,22 +100,26 @@ impl<N: Names> Gateway<N> {
             Some((name, secret)) => Ok(Some(Credential::Basic { name, secret })),
             None => Credential::of(headers),
         };
-        let believe = |tables: &AccessTables, credential: &Credential<'_>| {
-            gate.believe(tables, credential, unix_ms() / 1000).map(Some)
-        };
-        let proven = match &credential {
-            Ok(None) => Ok(None),
-            Err(why) => Err(*why),
-            Ok(Some(credential)) => match believe(&tables, credential) {
-                Err(Refusal::Token(TokenError::Key)) if gate.await_keys(credential).await => {
-                    tables = gate.tables();
-                    believe(&tables, credential)
-                }
-                proven => proven,
-            },
-        };
+        // A key that is not known yet is looked for first.
+        if let Ok(Some(credential)) = &credential
+            && let Err(Refusal::Token(TokenError::Key)) =
+                gate.believe(credential, unix_ms() / 1000)
+        {
+            gate.await_keys(credential).await;
+            tables = gate.tables();
+        }
+        let now_unix_s = unix_ms() / 1000;
+        let proven = credential.and_then(|credential| {
+            let Some(credential) = credential else { return Ok((None, tables.token_life_s)) };
+            let proven = gate.believe(&credential, now_unix_s)?;
+            let life_s = life_s(&tables, &proven, now_unix_s).map_err(Refusal::Token)?;
+            Ok((Some(proven), life_s))
+        });
         match proven {
-            Ok(proven) => give(gate, &tables, proven.as_deref(), &wanted, peer),
+            Ok((proven, life_s)) => {
+                let life = Life { now_unix_s, life_s };
+                give(gate, &tables, proven.as_deref(), &wanted, life, peer)
+            }
             Err(why) => {
                 gate.count_refused(why);
                 gate.audit(&line("refused", why.name(), ANONYMOUS, None, 401, peer));
@@ -158,11 +163,32 @@ fn line<'a>(
     }
 }
 
+/// From when on, and for how long, in seconds.
+#[derive(Clone, Copy)]
+struct Life {
+    now_unix_s: u64,
+    life_s: u64,
+}
+
+/// How long a token lasts that is given for this: it does not outlive it. The leeway is for the clocks of others and no
+/// time to live; with it, a token could be exchanged for a later one for ever.
+///
+/// # Errors
+/// [`TokenError::Expired`] where nothing is left but the leeway.
+fn life_s(tables: &AccessTables, proven: &Rightful, now_unix_s: u64) -> Result<u64, TokenError> {
+    let expires_unix_s = proven.until_unix_s.saturating_sub(tables.verifier.leeway_s);
+    match tables.token_life_s.min(expires_unix_s.saturating_sub(now_unix_s)) {
+        0 => Err(TokenError::Expired),
+        life_s => Ok(life_s),
+    }
+}
+
 fn give(
     gate: &Gate,
     tables: &AccessTables,
     proven: Option<&Rightful>,
     wanted: &Wanted,
+    Life { now_unix_s, life_s }: Life,
     peer: Peer,
 ) -> Answer {
     let Realm::Own(key) = &tables.realm else {
@@ -178,10 +204,6 @@ fn give(
         ApiError::new(Code::Unknown, format!("the system has no random numbers: {error}"))
     })?;
     let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let now_unix_s = unix_ms() / 1000;
-    // It does not outlive what it was given for.
-    let left_s = proven.map_or(u64::MAX, |proven| proven.until_unix_s.saturating_sub(now_unix_s));
-    let life_s = tables.token_life_s.min(left_s);
     let customer = proven.and_then(|proven| proven.customer.as_deref());
     let token = key.sign(&Grant {
         issuer: &format!("{OWN_ISSUER}{}", tables.service),
@@ -301,6 +323,31 @@ mod tests {
             assert_eq!(Wanted::of_form(form).unwrap_err().status(), 405);
         }
         assert_eq!(Wanted::of_form(b"grant_type=password").unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn a_token_does_not_outlive_what_it_is_given_for() {
+        let tables = AccessTables {
+            service: "edge".into(),
+            realm: Realm::Other(String::new()),
+            verifier: outrider_tokens::Verifier { issuers: Vec::new(), leeway_s: 60 },
+            anonymous: [].into(),
+            customers: std::collections::HashMap::new(),
+            owners: Vec::new(),
+            secrets: outrider_tokens::Secrets::default(),
+            loopback_is_open: false,
+            token_life_s: 300,
+        };
+        let life = |until_unix_s: u64| {
+            let proven = Rightful { customer: None, scopes: None, rules: [].into(), until_unix_s };
+            life_s(&tables, &proven, 1_000)
+        };
+        // The end of a secret, and of a token, in which the leeway is.
+        assert_eq!(life(u64::MAX), Ok(300));
+        assert_eq!(life(1_000 + 1_000), Ok(300));
+        assert_eq!(life(1_000 + 60 + 20), Ok(20));
+        assert_eq!(life(1_000 + 60), Err(TokenError::Expired));
+        assert_eq!(life(1_000 + 30), Err(TokenError::Expired));
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl PutManifestCommand {
             media_type,
             upload_id: *upload_id,
             previous_is_lost: *previous_is_lost,
-            customer: self.put.event.as_ref().map(|event| &*event.customer),
+            customer: self.put.events.first().map(|event| &*event.customer),
         }
     }
 

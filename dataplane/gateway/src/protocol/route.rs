@@ -44,7 +44,7 @@ pub struct Request {
     /// What is to be done.
     pub operation: Operation,
     /// `?ns=`: the registry whose mirror this is asked to be, as it was sent. A key into the
-    /// configuration; compare it by [`ns::same_registry`].
+    /// configuration; compare it by [`ns::same_registry`]. Only where a mirror is read.
     pub ns: Option<String>,
 }
 
@@ -200,6 +200,20 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether `?ns=` says where to read. Everything else is about the repository of its name alone, so that what is
+    /// allowed and what is done are about the same one.
+    fn is_read_by_namespace(&self) -> bool {
+        matches!(
+            self,
+            Self::BlobRead { .. }
+                | Self::ManifestRead { .. }
+                | Self::TagsList { .. }
+                | Self::Referrers { .. }
+        )
+    }
+}
+
 /// `?mount=DIGEST[&from=NAME]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -341,6 +355,7 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Request, ApiError> {
             None => return Err(unknown_path()),
         },
     };
+    let ns = ns.filter(|_| operation.is_read_by_namespace());
     Ok(Request { operation, ns })
 }
 

@@ -267,9 +267,11 @@ fn the_claim_access_grants_what_it_says() {
     for none in [json!([]), json!(null)] {
         let token = maker.token(&with(|c| c["access"] = none.clone()));
         let access = verifier(maker.keys()).verify(&token, NOW).unwrap().access;
-        // Nothing granted is not the same as nothing said; `null` says nothing.
-        assert_eq!(access.is_some(), none.is_array());
+        // Nothing granted is not the same as nothing said.
+        assert_eq!(access, Some(Vec::new()), "{none}");
     }
+    let proven = verifier(maker.keys()).verify(&maker.token(&claims()), NOW).unwrap();
+    assert_eq!(proven.access, None, "nothing said");
     let entry = json!({ "type": "repository", "name": "a", "actions": ["pull"] });
     let token = maker.token(&with(|c| c["access"] = json!(vec![entry; 65])));
     assert_eq!(verifier(maker.keys()).verify(&token, NOW), Err(TokenError::Malformed));
@@ -327,10 +329,39 @@ fn files_without_a_usable_key_are_refused() {
     assert_eq!(jwks(damaged), crate::KeyError::Damaged);
     let many = json!({ "keys": vec![jwk(&maker, None); 65] });
     assert_eq!(jwks(many), crate::KeyError::TooLarge);
+    // More than are tried on one token that cannot say which.
+    let pems = |count: usize| {
+        let makers = (0..count).map(|_| Maker::new(Algorithm::EdDSA));
+        makers.map(|maker| maker.pair.public_key_pem()).collect::<String>()
+    };
+    assert_eq!(KeySet::from_pem(pems(4).as_bytes()).unwrap().len(), 4);
+    assert_eq!(pem(&pems(5)), crate::KeyError::Unnamed);
+    let five = json!({ "keys": vec![jwk(&maker, None); 5] });
+    let four = KeySet::from_jwks(five.to_string().as_bytes()).unwrap();
+    assert_eq!((four.len(), four.passed_over().len()), (4, 1));
+    let named = (0..64).map(|kid| jwk(&maker, Some(&kid.to_string()))).collect::<Vec<_>>();
+    let named = KeySet::from_jwks(json!({ "keys": named }).to_string().as_bytes()).unwrap();
+    assert_eq!(named.len(), 64);
     // For something else.
     let mut enc = jwk(&maker, None);
     enc["use"] = "enc".into();
     assert_eq!(jwks(enc), crate::KeyError::NoKey);
+}
+
+#[test]
+fn keys_of_a_set_that_cannot_be_used_are_passed_over_and_said() {
+    let maker = Maker::new(Algorithm::ES256);
+    let short = json!({ "kty": "RSA", "kid": "old", "n": URL_SAFE_NO_PAD.encode([0xff; 128]), "e": "AQAB" });
+    let mut damaged = jwk(&maker, None);
+    damaged["x"] = "AA".into();
+    let set = json!({ "keys": [short, jwk(&maker, Some("good")), damaged, { "kty": "oct" }] });
+    let keys = KeySet::from_jwks(set.to_string().as_bytes()).unwrap();
+    assert_eq!(keys.len(), 1);
+    verifier(keys.clone()).verify(&maker.token(&claims()), NOW).unwrap();
+    let said = keys.passed_over();
+    assert_eq!(said.len(), 2, "what is of another kind is nobody's mistake: {said:?}");
+    assert!(said[0].contains("\"old\"") && said[0].contains("too short"), "{said:?}");
+    assert!(said[1].contains("number 3") && said[1].contains("damaged"), "{said:?}");
 }
 
 proptest! {

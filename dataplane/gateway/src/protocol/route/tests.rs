@@ -293,6 +293,28 @@ fn the_registry_that_is_meant_is_passed_on() {
 }
 
 #[test]
+fn a_registry_is_only_meant_where_its_mirror_is_read() {
+    for (method, uri, is_meant) in [
+        ("GET", "/v2/a/manifests/latest", true),
+        ("HEAD", "/v2/a/blobs/DIGEST", true),
+        ("GET", "/v2/a/tags/list", true),
+        ("GET", "/v2/a/referrers/DIGEST", true),
+        ("PUT", "/v2/a/manifests/latest", false),
+        ("DELETE", "/v2/a/blobs/DIGEST", false),
+        ("POST", "/v2/a/blobs/uploads/", false),
+        ("GET", "/v2/_catalog", false),
+        ("GET", "/v2/", false),
+        ("GET", "/layer/request?digest=DIGEST&image=a", false),
+        ("PUT", "/layer/upload?image=a&version=1", false),
+    ] {
+        let sign = if uri.contains('?') { '&' } else { '?' };
+        let uri = format!("{uri}{sign}ns=ghcr.io").replace("DIGEST", DIGEST).parse().unwrap();
+        let ns = parse(&method.parse().unwrap(), &uri).unwrap().ns;
+        assert_eq!(ns.is_some(), is_meant, "{method} {uri}");
+    }
+}
+
+#[test]
 fn a_session_carries_its_shard() {
     let session = UploadSession::new(3, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
     assert_eq!(session.to_string(), SESSION);
