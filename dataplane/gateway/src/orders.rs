@@ -227,13 +227,17 @@ impl<N: Names> Gateway<N> {
 
     /// Whether there was something to be forgotten.
     fn purge(&self, digest: &Digest) -> bool {
-        let Some(stat) = self.cache.stat(digest) else { return false };
-        if stat.hosted {
+        let stat = self.cache.stat(digest);
+        // Also where it is unknown, on the shard that would have it: a stripe that is out of use may.
+        if stat.is_none() && self.hub.placement().home(digest) != self.shard {
+            return false;
+        }
+        if stat.as_ref().is_some_and(|stat| stat.hosted) {
             tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
             return false;
         }
         self.cache.forget(digest);
-        self.metrics.purged.inc();
+        self.metrics.purged.inc_by(u64::from(stat.is_some()));
         true
     }
 
