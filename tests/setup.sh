@@ -49,6 +49,7 @@ debian_tools=(
   "unshare util-linux 2.38"
   "nsenter util-linux 2.38"
   "ip iproute2 6."
+  "faketime faketime 0.9.10"
   "chromium chromium 1"
   "/usr/bin/python3 python3 3.11"
   "/usr/lib/jvm/java-17-openjdk-$(dpkg --print-architecture)/bin/javac openjdk-17-jdk-headless 17."

@@ -7,19 +7,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
+
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// By how much another's clock may be behind: certificates begin so much before they are made.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3_600);
+/// Certificates begin so much before they are made, twenty years: one that was made while a clock was ahead is good when it
+/// is right again. Nobody is kept out by when a certificate begins; members are let in by their membership.
+pub const BEGINS_BEFORE: Duration = Duration::from_secs(20 * 365 * 24 * 3_600);
 /// A certificate is made anew when less than this part of its time is left.
 const RENEW_PART: u32 = 3;
 
@@ -63,7 +67,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Of a certificate that begins [`CLOCK_SKEW`] before it was made.
+    /// Of a certificate that begins [`BEGINS_BEFORE`] before it was made.
     ///
     /// # Errors
     /// [`CertificateError::Unreadable`]
@@ -72,7 +76,7 @@ impl Validity {
         let at =
             |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         let validity = parsed.validity();
-        let from = at(validity.not_before.timestamp()) + CLOCK_SKEW;
+        let from = at(validity.not_before.timestamp()) + BEGINS_BEFORE;
         Ok(Self { from, until: at(validity.not_after.timestamp()) })
     }
 
@@ -86,15 +90,22 @@ impl Validity {
         self.until.duration_since(now).unwrap_or_default()
     }
 
-    /// Whether it should be made anew.
-    pub fn is_due(&self, now: SystemTime) -> bool {
-        self.left(now) < self.lifetime() / RENEW_PART
+    /// Whether it holds at that time.
+    pub fn holds(&self, now: SystemTime) -> bool {
+        self.from <= now + BEGINS_BEFORE && now < self.until
     }
 
-    /// How often it should be looked whether it is due: often enough for many attempts before it ends.
+    /// Whether it should be made anew.
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        let lifetime = self.lifetime();
+        lifetime.is_zero() || self.left(now) < lifetime / RENEW_PART
+    }
+
+    /// How often it should be looked whether it is due: often enough for many attempts before it ends, and soon after
+    /// a clock was set.
     pub fn look_interval(&self) -> Duration {
         const LOOK_PART: u32 = 24;
-        let (least, most) = (Duration::from_millis(500), Duration::from_secs(3_600));
+        let (least, most) = (Duration::from_millis(500), Duration::from_secs(60));
         (self.lifetime() / LOOK_PART).clamp(least, most)
     }
 }
@@ -124,19 +135,26 @@ impl Shown {
         Ok(Arc::new(Self(RwLock::new(certified(chain, key)?))))
     }
 
+    /// Whether another one may take its place: it is of the same key. Gives from when until when it is good.
+    ///
+    /// # Errors
+    /// [`CertificateError`]
+    pub fn check(&self, leaf: &CertificateDer<'static>) -> Result<Validity, CertificateError> {
+        if self.public_key()? != public_key(leaf)? {
+            return Err(CertificateError::Key);
+        }
+        Validity::of(leaf)
+    }
+
     /// Another one of the same key from now on.
     ///
     /// # Errors
     /// [`CertificateError`]; the old one is shown then.
     pub fn replace(&self, leaf: CertificateDer<'static>) -> Result<(), CertificateError> {
+        let validity = self.check(&leaf)?;
         let (old, _) = self.current();
         let mut chain = old.cert.clone();
-        let first = chain.first_mut().ok_or(CertificateError::None)?;
-        if public_key(first)? != public_key(&leaf)? {
-            return Err(CertificateError::Key);
-        }
-        let validity = Validity::of(&leaf)?;
-        *first = leaf;
+        *chain.first_mut().ok_or(CertificateError::None)? = leaf;
         let new = Arc::new(CertifiedKey::new(chain, Arc::clone(&old.key)));
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = (new, validity);
         Ok(())
@@ -145,6 +163,24 @@ impl Shown {
     /// From when until when it is good.
     pub fn validity(&self) -> Validity {
         self.current().1
+    }
+
+    /// The time by which certificates are looked at: the earlier one of what the clock says and of what it said at the
+    /// start and has gone by since, where the member's own certificate holds by it. So a clock that is set ahead while
+    /// the process runs ends nothing, and one that was wrong at the start is believed when it is right.
+    pub fn time(&self) -> SystemTime {
+        earlier_that_holds(&self.validity(), SystemTime::now(), clock::steady())
+    }
+
+    /// Whether it should be made anew, and by which time: the later one, so that it lasts by both.
+    pub fn due(&self) -> Option<SystemTime> {
+        let (validity, times) = (self.validity(), [SystemTime::now(), clock::steady()]);
+        times.iter().any(|time| validity.is_due(*time)).then(clock::later)
+    }
+
+    /// The same time for TLS.
+    pub fn time_provider(self: &Arc<Self>) -> Arc<dyn TimeProvider> {
+        Arc::new(ByShown(Arc::clone(self)))
     }
 
     /// Its public key: SubjectPublicKeyInfo, DER.
@@ -157,6 +193,22 @@ impl Shown {
 
     fn current(&self) -> (Arc<CertifiedKey>, Validity) {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn earlier_that_holds(own: &Validity, clock: SystemTime, steady: SystemTime) -> SystemTime {
+    let holding = [clock, steady].into_iter().filter(|time| own.holds(*time)).min();
+    holding.unwrap_or(clock)
+}
+
+/// [`Shown::time`] for TLS.
+#[derive(Debug)]
+struct ByShown(Arc<Shown>);
+
+impl TimeProvider for ByShown {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = self.0.time().duration_since(UNIX_EPOCH).ok()?;
+        Some(UnixTime::since_unix_epoch(since))
     }
 }
 
@@ -191,7 +243,7 @@ mod tests {
     fn certificate(key: &KeyPair, from_day: u32, days: u32) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         let from = date_time_ymd(1970, 1, 1) + from_day * DAY;
-        (params.not_before, params.not_after) = (from - CLOCK_SKEW, from + days * DAY);
+        (params.not_before, params.not_after) = (from - BEGINS_BEFORE, from + days * DAY);
         params.self_signed(key).unwrap().der().clone()
     }
 
@@ -205,6 +257,20 @@ mod tests {
         assert_eq!((validity.from, validity.until), (at(100), at(130)));
         assert!(!validity.is_due(at(119)) && validity.is_due(at(121)) && validity.is_due(at(140)));
         assert_eq!((validity.left(at(129)), validity.left(at(131))), (DAY, Duration::ZERO));
+        assert!(validity.holds(at(99)) && validity.holds(at(129)) && !validity.holds(at(130)));
+    }
+
+    #[test]
+    fn the_time_is_one_by_which_the_own_certificate_holds() {
+        let own = Validity::of(&certificate(&KeyPair::generate().unwrap(), 9_000, 400)).unwrap();
+        let by = |clock, steady| earlier_that_holds(&own, at(clock), at(steady));
+        assert_eq!(by(9_100, 9_100), at(9_100));
+        assert_eq!(by(12_700, 9_100), at(9_100), "set ahead by years");
+        assert_eq!(by(9_300, 9_100), at(9_100), "set ahead by less than it lasts");
+        assert_eq!(by(8_000, 9_100), at(8_000), "set back: others' hold too");
+        assert_eq!(by(9_100, 12_700), at(9_100), "started with a clock that was ahead");
+        assert_eq!(by(9_100, 0), at(9_100), "started without a battery");
+        assert_eq!(by(12_700, 12_700), at(12_700), "then it is made anew");
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl EdgeFolder {
         }
     }
 
-    /// Takes a new certificate of its key: shows it from now on, and keeps it.
+    /// Takes a new certificate of its key, which has to last longer than the present one: keeps it, and shows it from then
+    /// on.
     ///
     /// # Errors
     /// [`FolderError`]; the old one stays then.
@@ -189,9 +190,13 @@ impl EdgeFolder {
         let tls = self.tls();
         let wrong = |error: &dyn std::fmt::Display| unreadable(&tls.file(CERTIFICATE), error);
         let leaf = CertificateDer::from_pem_slice(certificate_pem.as_bytes());
-        // Whether it is one of this key is looked at before it is written.
-        shown.replace(leaf.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
-        Ok(tls.write(CERTIFICATE, certificate_pem, 0o644)?)
+        let leaf = leaf.map_err(|error| wrong(&error))?;
+        let until = shown.check(&leaf).map_err(|error| wrong(&error))?.until;
+        if until < shown.validity().until {
+            return Err(wrong(&"the node gives one that ends sooner: its clock is behind"));
+        }
+        tls.write(CERTIFICATE, certificate_pem, 0o644)?;
+        shown.replace(leaf).map_err(|error| wrong(&error))
     }
 
     /// The certificate as TLS wants it.

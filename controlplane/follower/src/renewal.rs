@@ -2,7 +2,7 @@
 //! to who shows the present one. It is shown from then on, and kept in the edge's folder.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outrider_certificate::Shown;
 use outrider_link::Asked;
@@ -28,7 +28,7 @@ impl Renewal {
     pub(crate) async fn run(self) {
         loop {
             tokio::time::sleep(self.shown.validity().look_interval()).await;
-            if !self.shown.validity().is_due(SystemTime::now()) {
+            if self.shown.due().is_none() {
                 continue;
             }
             let failure = self.renew().await.err();

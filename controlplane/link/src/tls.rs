@@ -61,7 +61,8 @@ pub fn server(identity: Identity) -> Result<ServerConfig, TlsError> {
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(shown);
+        .with_cert_resolver(Arc::<Shown>::clone(&shown));
+    tls.time_provider = shown.time_provider();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut transport = transport(FROM_EDGE_WINDOW);
@@ -82,7 +83,8 @@ pub fn client(identity: Identity) -> Result<ClientConfig, TlsError> {
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(authority)?)
-        .with_client_cert_resolver(shown);
+        .with_client_cert_resolver(Arc::<Shown>::clone(&shown));
+    tls.time_provider = shown.time_provider();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // Each connection shows who is who anew.
     tls.resumption = rustls::client::Resumption::disabled();

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
+use outrider_certificate::clock;
 use outrider_link::{Feed, Gate, Served, tls};
 use outrider_push::sender::Known;
 use outrider_push::{Ask, FromEdge, Reply, Sender, SenderError, ToEdge, Wish};
@@ -83,7 +84,7 @@ impl Edges {
         if !is_its_own {
             return Reply::Refused("it is not the key that this edge joined with".to_owned());
         }
-        let time = (SystemTime::now(), self.lifetime);
+        let time = (clock::later(), self.lifetime);
         match self.authority.sign_again(public_key, (Role::Edge, edge), time) {
             Ok(pem) => {
                 tracing::info!(edge, "the certificate of an edge was renewed");

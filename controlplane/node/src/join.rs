@@ -3,9 +3,10 @@
 //! log that the secret is used and by which key, and the node signs. Asked again by the same key it answers
 //! the same, so that a lost answer costs nothing.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
+use outrider_certificate::clock;
 use outrider_follower::EdgeFolder;
 use outrider_raft::Consensus;
 use outrider_raft::rpc::CallError;
@@ -185,7 +186,7 @@ pub async fn answer(
         }
     };
     let certificate_pem =
-        authority.sign(&request, (role, number), (SystemTime::now(), lifetime)).map_err(text)?;
+        authority.sign(&request, (role, number), (clock::later(), lifetime)).map_err(text)?;
     tracing::info!(number, role = role.as_str(), region, "a newcomer was let in");
     let nodes = consensus.status().nodes.into_iter().map(|(id, (peer, _))| (id, peer.address));
     let answer = Answer {

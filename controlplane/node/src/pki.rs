@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use outrider_certificate::CLOCK_SKEW;
+use outrider_certificate::BEGINS_BEFORE;
 use outrider_raft::rpc::tls::{Role, any_node_name, member_name, public_key_sha256};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -190,8 +190,8 @@ fn request_of(key: &KeyPair) -> Result<String, PkiError> {
 }
 
 fn set_validity(params: &mut CertificateParams, now: SystemTime, time: Duration) {
-    let now = date_time_ymd(1970, 1, 1) + now.duration_since(UNIX_EPOCH).unwrap_or(CLOCK_SKEW);
-    params.not_before = now - CLOCK_SKEW;
+    let now = date_time_ymd(1970, 1, 1) + now.duration_since(UNIX_EPOCH).unwrap_or(BEGINS_BEFORE);
+    params.not_before = now - BEGINS_BEFORE;
     params.not_after = now + time;
 }
 

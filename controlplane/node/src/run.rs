@@ -228,6 +228,7 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let consumer = Arc::new(consumer::Monitor::default());
         let boards = Arc::<Boards>::default();
+        outrider_certificate::clock::stepped_s();
         let admin = Arc::new(Admin {
             started: Instant::now(),
             consensus: Arc::clone(&consensus),
@@ -464,10 +465,7 @@ async fn renew(admin: Arc<Admin>, node: NodeFile, lifetime: Duration) {
     loop {
         let Certificate { shown, .. } = &admin.certificate;
         tokio::time::sleep(shown.validity().look_interval()).await;
-        let now = SystemTime::now();
-        if !shown.validity().is_due(now) {
-            continue;
-        }
+        let Some(now) = shown.due() else { continue };
         let (folder, node) = (Arc::clone(&admin.folder), node.clone());
         let signed = tokio::task::spawn_blocking(move || folder.identity(&node, (now, lifetime)));
         let renewed = async {

@@ -74,8 +74,8 @@ pub struct ObjectStat {
 pub struct Access {
     /// Who asked.
     pub customer: Customer,
-    /// When, in seconds since 1970.
-    pub unix_s: u64,
+    /// When, in seconds of a clock that never goes back. Nothing of it is kept on disk.
+    pub time_s: u64,
 }
 
 /// Measured costs of having the object again; 1 ms to 10 s count.
@@ -481,9 +481,10 @@ impl Cache {
         self.shared.with(|engine| engine.index.set_origin_ttl(origin, ttl_minutes));
     }
 
-    /// Demotes what was not used for longer than its time to live, within the next turns. Call it once a minute.
-    pub fn expire(&self, unix_s: u64) {
-        self.shared.with(|engine| engine.expire(unix_s));
+    /// Demotes what was not used for longer than its time to live, within the next turns. Call it once a minute,
+    /// with the clock of [`Access::time_s`].
+    pub fn expire(&self, time_s: u64) {
+        self.shared.with(|engine| engine.expire(time_s));
     }
 
     /// How those with a guarantee stand. At most [`crate::customers::ACCOUNTS_MAX`].

@@ -138,7 +138,7 @@ pub(crate) struct Accounts {
     accounts: Vec<Account>,
     free: Vec<AccountId>,
     capacities: [u64; 2],
-    guaranteed_sum: u64,
+    guaranteed_sum: u128,
     ttls: u32,
     /// Accounts with a guarantee and more than that in memory; some may have less again.
     over_ram: Vec<AccountId>,
@@ -230,11 +230,17 @@ impl Accounts {
         };
         let account = &mut self.accounts[usize::from(id)];
         let before = std::mem::replace(&mut account.terms, terms);
+        let sum_before = self.guaranteed_sum;
         self.guaranteed_sum =
-            self.guaranteed_sum - before.guaranteed_bytes + terms.guaranteed_bytes;
+            sum_before - u128::from(before.guaranteed_bytes) + u128::from(terms.guaranteed_bytes);
         self.ttls -= u32::from(before.ttl_minutes.is_some());
         self.ttls += u32::from(terms.ttl_minutes.is_some());
-        self.scale();
+        // While all of them have what was promised, one more changes nothing for the others.
+        if sum_before.max(self.guaranteed_sum) <= u128::from(self.grantable()) {
+            self.grant(id);
+        } else {
+            self.scale();
+        }
         self.close_if_idle(id);
         Some(id)
     }
@@ -247,20 +253,34 @@ impl Accounts {
         }
     }
 
-    /// Guarantees are of the largest tier, and of the memory in proportion; all together are a part of each.
-    fn scale(&mut self) {
+    /// What all guarantees together may have of the tier that they are of.
+    fn grantable(&self) -> u64 {
+        self.largest() / GUARANTEED_PART
+    }
+
+    /// The tier that guarantees are of; of the memory they are in proportion.
+    fn largest(&self) -> u64 {
         let [ram, ssd] = self.capacities;
-        let whole = if ssd > 0 { ssd } else { ram };
-        let granted = (whole / GUARANTEED_PART).min(self.guaranteed_sum);
-        let sum = u128::from(self.guaranteed_sum.max(1));
+        if ssd > 0 { ssd } else { ram }
+    }
+
+    fn scale(&mut self) {
         for id in 1..self.accounts.len() as AccountId {
-            let account = &mut self.accounts[usize::from(id)];
-            // Never more than what was promised.
-            let share = u128::from(account.terms.guaranteed_bytes) * u128::from(granted) / sum;
-            let of_ram = share * u128::from(ram) / u128::from(whole.max(1));
-            account.guaranteed = [of_ram as u64, if ssd > 0 { share as u64 } else { 0 }];
-            self.list(id);
+            self.grant(id);
         }
+    }
+
+    /// Sets what an account has of each tier: its part of what can be granted, and never more than was promised.
+    fn grant(&mut self, id: AccountId) {
+        let [ram, ssd] = self.capacities;
+        let granted = u128::from(self.grantable()).min(self.guaranteed_sum);
+        let (whole, sum) = (u128::from(self.largest().max(1)), self.guaranteed_sum.max(1));
+        let account = &mut self.accounts[usize::from(id)];
+        // Both factors are below 2^64.
+        let share = u128::from(account.terms.guaranteed_bytes) * granted / sum;
+        let of_ram = share * u128::from(ram) / whole;
+        account.guaranteed = [of_ram as u64, if ssd > 0 { share as u64 } else { 0 }];
+        self.list(id);
     }
 
     /// Whether a customer's content has to stay within a guarantee. O(1).
@@ -407,6 +427,13 @@ mod tests {
         let two = accounts.set_terms(key("two"), terms(18_000)).unwrap();
         assert_eq!(accounts.accounts[usize::from(one)].guaranteed, [50, 500]);
         assert_eq!(accounts.accounts[usize::from(two)].guaranteed, [450, 4_500]);
+        let all = accounts.set_terms(key("all"), terms(u64::MAX)).unwrap();
+        let most = accounts.set_terms(key("most"), terms(u64::MAX)).unwrap();
+        let granted = [all, most].map(|id| accounts.accounts[usize::from(id)].guaranteed[1]);
+        assert!(granted.iter().sum::<u64>() <= 5_000 && granted[0] > 2_400, "{granted:?}");
+        for name in ["all", "most"] {
+            accounts.set_terms(key(name), Terms::default());
+        }
         // Without an SSD it is of the memory.
         accounts.set_capacities(1_000, 0);
         assert_eq!(accounts.accounts[usize::from(one)].guaranteed, [50, 0]);

@@ -618,9 +618,9 @@ impl Index {
     }
 
     /// For how many minutes an object was not asked for. One that was not since the scan begins to count.
-    pub(crate) fn idle_minutes(&mut self, id: ObjectId, unix_s: u64) -> u16 {
+    pub(crate) fn idle_minutes(&mut self, id: ObjectId, time_s: u64) -> u16 {
         let object = &mut self.objects[id as usize];
-        let minute = (unix_s / 60) as u16;
+        let minute = (time_s / 60) as u16;
         if object.frequency == 0 && object.minute == 0 {
             object.minute = minute;
         }
@@ -629,9 +629,9 @@ impl Index {
 
     /// Counts an access of a customer; `true` when it raised the frequency. The class becomes the asker's, or
     /// stays above it: what an earlier one had halves in twelve minutes without it.
-    pub(crate) fn touch(&mut self, id: ObjectId, customer: Customer, unix_s: u64) -> bool {
+    pub(crate) fn touch(&mut self, id: ObjectId, customer: Customer, time_s: u64) -> bool {
         let object = &mut self.objects[id as usize];
-        let minute = (unix_s / 60) as u16;
+        let minute = (time_s / 60) as u16;
         if object.class != customer.class.code() {
             let idle = minute.wrapping_sub(object.minute).min(255) as u8;
             object.class = object.class.saturating_sub(idle).max(customer.class.code());

@@ -181,17 +181,17 @@ impl World {
         let which = self.pick();
         let (healthy, seed) = (self.healthy, self.seed);
         let customer = customer(self.random.usize(..CUSTOMERS));
-        let unix_s = self.time.borrow().as_secs();
+        let time_s = self.time.borrow().as_secs();
         match self.random.u32(..100) {
             0..30 => {
                 let lies = self.random.u32(..4) == 0;
                 let stops = if self.random.u32(..4) == 0 { self.random.u32(..6) } else { u32::MAX };
-                cache.touch(&contents[which].digest, Access { customer, unix_s });
+                cache.touch(&contents[which].digest, Access { customer, time_s });
                 Box::pin(fill(cache, contents, names, which, customer, lies, stops))
             }
             30..70 => {
                 let pins = self.random.u32(..6) == 0;
-                cache.touch(&contents[which].digest, Access { customer, unix_s });
+                cache.touch(&contents[which].digest, Access { customer, time_s });
                 Box::pin(read(cache, contents, names, which, pins, healthy, seed))
             }
             70..88 => {
@@ -211,7 +211,7 @@ impl World {
                 Box::pin(async move {
                     assert!(cache.set_terms(customer, terms));
                     cache.set_weights(weights);
-                    cache.expire(unix_s);
+                    cache.expire(time_s);
                     cache.demote(&contents[which].digest);
                 })
             }
@@ -661,7 +661,7 @@ fn bring(world: &World, cache: &Cache, bytes: &[u8], customer: Customer, uses: u
     world.drive(cache, fill);
     for _ in 0..uses {
         *world.time.borrow_mut() += Duration::from_secs(60);
-        cache.touch(&digest, Access { customer, unix_s: world.time.borrow().as_secs() });
+        cache.touch(&digest, Access { customer, time_s: world.time.borrow().as_secs() });
     }
     for _ in 0..ROUNDS_MAX {
         cache.turn();
@@ -808,8 +808,8 @@ fn what_is_demoted_goes_first_and_what_is_used_again_is_kept() {
         cache.set_depth(&old[0], Depth::of_dependants(15));
         assert_eq!(score(&old[0]), Some(0.0));
         let revived = old[0];
-        let unix_s = world.time.borrow().as_secs() + 60;
-        cache.touch(&revived, Access { customer: gold, unix_s });
+        let time_s = world.time.borrow().as_secs() + 60;
+        cache.touch(&revived, Access { customer: gold, time_s });
         assert!(score(&revived) > Some(0.0));
         for bytes in some_contents(&mut random, 400_000) {
             bring(&world, &cache, &bytes, Customer::NOBODY, 2);
@@ -871,7 +871,7 @@ fn other_weights_count_for_what_is_here_already() {
     assert!((score(&dear) - before / 2.0).abs() < 1e-9 * before);
     // What is touched meanwhile is not weighed twice.
     cache.set_weights(ImportanceWeights { fetch: 0.25, ..ImportanceWeights::default() });
-    cache.touch(&dear, Access { customer: gold, unix_s: 60 });
+    cache.touch(&dear, Access { customer: gold, time_s: 60 });
     cache.set_weights(ImportanceWeights { fetch: 2.0, ..ImportanceWeights::default() });
     while cache.turn() {}
     assert!((score(&dear) - before * 2.0).abs() < 1e-9 * before);

@@ -200,7 +200,7 @@ fn more_than_the_disk_holds_flows_through_and_hosted_objects_stay() {
         for minute in 0..2 {
             let access = outrider_cache::Access {
                 customer: Customer::new(&seed.to_string(), Class::NEUTRAL),
-                unix_s: minute * 60,
+                time_s: minute * 60,
             };
             cache.touch(&cached, access);
         }

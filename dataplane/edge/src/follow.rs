@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrider_follower::{
     AskError, Asker, EdgeFolder, FolderError, Follower, Monitor, Settings, Sink, StartError,
@@ -257,10 +257,19 @@ pub(crate) fn json(status: &Status) -> Value {
     })
 }
 
+/// A connection is given up when nothing is heard for a third of this: after that it is this edge that is stuck.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+
 /// What `/readyz` says beside its verdict: the edge serves all the same.
 pub(crate) fn remarks(status: &Status) -> Vec<String> {
     let mut remarks = Vec::new();
+    let silent = status.heard.map(|heard| heard.elapsed()).filter(|silent| *silent > SILENT_MAX);
     match (&status.node, &status.failure) {
+        (Some(node), _) if let Some(silent) = silent => {
+            remarks.push(format!(
+                "nothing of {node} was taken in for {silent:.0?}: is the disk stuck?"
+            ));
+        }
         (Some(_), _) if status.lag() == 0 => {}
         (Some(node), _) => {
             remarks.push(format!("it lags {} updates behind {node}", status.lag()));
@@ -346,6 +355,8 @@ impl Collector for ControlMetrics {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -356,6 +367,8 @@ mod tests {
         assert!(remarks(&status).is_empty());
         status.latest = 9;
         assert_eq!(remarks(&status), ["it lags 2 updates behind c1:9191"]);
+        status.heard = Instant::now().checked_sub(Duration::from_secs(20));
+        assert!(remarks(&status)[0].starts_with("nothing of c1:9191 was taken in for 20s"));
         status.node = None;
         status.failure = Some("why".to_owned());
         status.store_failure = Some("disk".to_owned());

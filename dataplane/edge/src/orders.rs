@@ -1,7 +1,7 @@
 //! What the control plane says of customers, weights and what is no longer true, as orders to the shards' caches.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use outrider_artifact::Digest;
 use outrider_cache::ImportanceWeights;
@@ -28,7 +28,7 @@ impl ToCaches {
         self.orders.tell(&Order::Customers(Arc::new(customers.collect())));
         self.weigh(&replica.weights);
         self.follow(replica, consequences);
-        self.fleet.ask_again(AskAgain::All, unix_ms());
+        self.fleet.ask_again(AskAgain::All);
     }
 
     /// What is different, and what follows from that, in the order of the log.
@@ -74,12 +74,12 @@ impl ToCaches {
                     }
                 }
                 Consequence::Invalidated(Invalidation::Repository(repository)) => {
-                    self.fleet.ask_again(AskAgain::Repository(repository), unix_ms());
+                    self.fleet.ask_again(AskAgain::Repository(repository));
                 }
                 Consequence::Invalidated(Invalidation::Tag { repository, tag }) => {
-                    self.fleet.ask_again(AskAgain::Tag(repository, tag), unix_ms());
+                    self.fleet.ask_again(AskAgain::Tag(repository, tag));
                 }
-                Consequence::Missed => self.fleet.ask_again(AskAgain::All, unix_ms()),
+                Consequence::Missed => self.fleet.ask_again(AskAgain::All),
             }
         }
     }
@@ -93,9 +93,4 @@ fn standing(customer: &Customer) -> Standing {
         content_ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
         rate: Rate::new(customer.requests_per_second_max).map(Arc::new),
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

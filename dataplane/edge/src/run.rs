@@ -41,6 +41,8 @@ use crate::units::Size;
 
 /// How much longer than `drain.time` the shards may take to end: to flush, and to notice.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// Before a shard that has much to answer is told again.
+const TELL_PAUSE: Duration = Duration::from_millis(10);
 /// A signal that comes sooner after the first is taken for the same one: `timeout` and some supervisors
 /// signal the process and then its whole group.
 const SIGNAL_AGAIN_MIN: Duration = Duration::from_secs(1);
@@ -261,6 +263,7 @@ impl Running {
         mut companion: Option<Box<dyn Companion>>,
     ) -> Result<Running, RunError> {
         let started = Instant::now();
+        outrider_certificate::clock::stepped_s();
         let dir = DataDir::open(&config.data.dir)?;
         let cpus = process::cpus();
         let count = sizes::shards(config, cpus.len())?;
@@ -447,7 +450,7 @@ impl Running {
         notify(State::Stopping);
         self.edge.draining.store(true, Ordering::Release);
         for seat in self.edge.seats.iter().filter(|seat| seat.stage() != Stage::Ended) {
-            if !seat.tell(Message::Drain) {
+            if !told_to_drain(seat) {
                 tracing::warn!(shard = seat.id, "the shard cannot be told to drain");
             }
         }
@@ -690,4 +693,18 @@ fn cache_config(config: &Config, sizes: Sizes, dir: &DataDir, shards: usize) -> 
 /// Sizes are below 2^63 and this program is for 64-bit machines; on others it saturates.
 fn bytes_usize(size: Size) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+/// Tells a shard to drain; it may have much to answer before.
+fn told_to_drain(seat: &Seat) -> bool {
+    let until = Instant::now() + DRAIN_GRACE;
+    loop {
+        if seat.tell(Message::Drain) {
+            return true;
+        }
+        if seat.stage() == Stage::Ended || Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(TELL_PAUSE);
+    }
 }

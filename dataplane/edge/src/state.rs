@@ -336,6 +336,7 @@ impl Panel for Edge {
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "uptime_s": self.started.elapsed().as_secs(),
+            "clock_step_s": outrider_certificate::clock::stepped_s(),
             "region": self.region,
             "data_dir": self.data_dir,
             "disk": outrider_settings::files::disk(&self.data_dir).map(|(free, total)| {

@@ -9,7 +9,7 @@ use outrider_cache::{Customer, ObjectStat, Origin, StoredUpload, UploadId};
 
 use crate::faults;
 use crate::flight::{chunk_len, chunk_start, chunks_of};
-use crate::gateway::{Gateway, unix_ms};
+use crate::gateway::{Gateway, up_s};
 use crate::mesh::Unanswered;
 use crate::mesh::table::{ENTRY_BYTES_MAX, Small};
 use crate::names::Names;
@@ -76,7 +76,7 @@ impl<N: Names> Gateway<N> {
     /// Counts an access, on the shard that has the content. One that is kept here is told of once a
     /// minute, which is as much as counts there.
     pub(crate) fn touch_anywhere(&self, digest: &Digest, customer: Customer) {
-        if !self.table.borrow_mut().is_news(digest, unix_ms() / 60_000) {
+        if !self.table.borrow_mut().is_news(digest, up_s() / 60) {
             return;
         }
         let owner = self.owner(digest);

@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -340,7 +340,7 @@ impl<N: Names> Gateway<N> {
 
     /// The same, for somebody.
     pub(crate) fn touch_for(&self, digest: &Digest, customer: Customer) {
-        self.cache.touch(digest, Access { customer, unix_s: unix_ms() / 1000 });
+        self.cache.touch(digest, Access { customer, time_s: up_s() });
     }
 }
 
@@ -470,6 +470,13 @@ pub(crate) fn describe(response: &mut Response<GatewayBody>, digest: &Digest, me
     headers.insert(http::header::ETAG, conditional::etag(digest));
     headers.insert(header::DOCKER_CONTENT_DIGEST, value(text));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+/// Seconds of this process, the same on all shards, from 60. They go on evenly, however the machine's clock is set: what
+/// is only compared within a process is measured by them.
+pub(crate) fn up_s() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    60 + START.get_or_init(Instant::now).elapsed().as_secs()
 }
 
 /// Now, in milliseconds since 1970. A clock before that reads 0.

@@ -165,7 +165,7 @@ impl<N: Names> Gateway<N> {
     /// Whether what an upstream said of a tag is believed without asking.
     fn is_fresh(&self, record: &TagRecord) -> bool {
         let overtaken = matches!(record.origin, TagOrigin::Mirrored { overtaken, .. } if overtaken);
-        !overtaken && age_ms(record) < millis(self.tag_ttl(record))
+        !overtaken && age_ms(record).is_some_and(|age| age < millis(self.tag_ttl(record)))
     }
 
     /// How long it is: what its upstream has, or else all.
@@ -183,7 +183,8 @@ impl<N: Names> Gateway<N> {
         method: Read,
         headers: &HeaderMap,
     ) -> Response<GatewayBody> {
-        let left_s = millis(self.tag_ttl(record)).saturating_sub(age_ms(record)) / 1000;
+        let age_ms = age_ms(record).unwrap_or(0);
+        let left_s = millis(self.tag_ttl(record)).saturating_sub(age_ms) / 1000;
         self.serve_tag(record, stored, left_s as i64, method, headers)
     }
 
@@ -319,7 +320,8 @@ impl<N: Names> Gateway<N> {
             }
             return Ok(self.serve_fetched(&fetched, Forward::UriMiss, method, headers));
         };
-        let stale_ms = age_ms(&record) - millis(self.tag_ttl(&record)).min(age_ms(&record));
+        let ttl_ms = millis(self.tag_ttl(&record));
+        let stale_ms = age_ms(&record).map_or(0, |age| age.saturating_sub(ttl_ms));
         let may_be_stale = stale_ms < millis(self.settings.tag_stale);
         let serve_stale = || {
             self.metrics.stale_tags.inc();
@@ -801,11 +803,12 @@ fn note<T>(outcome: Result<T, NamesError>) {
     }
 }
 
-/// How long ago the upstream said what the record says. A hosted tag is never old.
-fn age_ms(record: &TagRecord) -> u64 {
+/// How long ago the upstream said what the record says: not known where the clock was set back since, and such a record is
+/// as good as one that has just grown old. A hosted tag is never old.
+fn age_ms(record: &TagRecord) -> Option<u64> {
     match &record.origin {
-        TagOrigin::Hosted => 0,
-        TagOrigin::Mirrored { checked_unix_ms, .. } => unix_ms().saturating_sub(*checked_unix_ms),
+        TagOrigin::Hosted => Some(0),
+        TagOrigin::Mirrored { checked_unix_ms, .. } => unix_ms().checked_sub(*checked_unix_ms),
     }
 }
 

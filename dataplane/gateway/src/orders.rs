@@ -17,8 +17,9 @@ use outrider_shard::channel::{Receiver, Sender, TrySendError, bounded};
 use outrider_shard::{ShardHandle, task, time};
 
 use crate::customers::Standing;
-use crate::gateway::{Gateway, unix_ms};
+use crate::gateway::{Gateway, up_s};
 use crate::names::{Fleet, Names};
+use crate::protocol::ApiError;
 use crate::protocol::route::Read;
 
 /// Orders that wait for a shard.
@@ -33,6 +34,8 @@ const REPLACED_MAX: usize = 1024;
 const TAGS_PAGE: usize = 1024;
 /// The deepest index of indexes that is followed.
 const INDEX_DEPTH_MAX: usize = 4;
+/// Between two passes over the tags.
+const COMPARE_PAUSE: Duration = Duration::from_secs(1);
 /// How often content is looked through for what was not used for too long.
 const EXPIRE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -182,13 +185,17 @@ impl<N: Names> Gateway<N> {
                 }
             }
             Order::Purge(digest) => {
-                let Some(stat) = self.cache.stat(&digest) else { return self.hub.next_epoch() };
-                if stat.hosted {
+                let stat = self.cache.stat(&digest);
+                // Also where it is unknown, on the shard that would have it: a stripe that is out of use may.
+                if stat.is_none() && self.hub.placement().home(&digest) != self.shard {
+                    return;
+                }
+                if stat.as_ref().is_some_and(|stat| stat.hosted) {
                     tracing::warn!(%digest, "it was pushed here, and is not purged: delete it");
                     return;
                 }
                 self.cache.forget(&digest);
-                self.metrics.purged.inc();
+                self.metrics.purged.inc_by(u64::from(stat.is_some()));
                 // What other shards keep of it is not answered any more either.
                 self.hub.next_epoch();
             }
@@ -201,7 +208,7 @@ impl<N: Names> Gateway<N> {
         task::spawn(async move {
             loop {
                 time::sleep(EXPIRE_PAUSE).await;
-                cache.expire(unix_ms() / 1000);
+                cache.expire(up_s());
             }
         });
     }
@@ -225,7 +232,14 @@ impl<N: Names> Gateway<N> {
     }
 
     /// Takes out what manifests refer to that a tag stands for and that are here.
-    async fn leave_known(&self, fleet: &Fleet, exclusive: &mut HashSet<Digest>) {
+    ///
+    /// # Errors
+    /// Of one of them it is not known: what is left in is perhaps not exclusive.
+    async fn leave_known(
+        &self,
+        fleet: &Fleet,
+        exclusive: &mut HashSet<Digest>,
+    ) -> Result<(), ApiError> {
         let mut seen = HashSet::new();
         let mut last = None;
         while !exclusive.is_empty() {
@@ -233,13 +247,16 @@ impl<N: Names> Gateway<N> {
             for digest in digests {
                 if seen.insert(digest) {
                     let mut known = HashSet::from([digest]);
-                    self.contents_of(&digest, &mut known).await;
-                    exclusive.retain(|digest| !known.contains(digest));
+                    self.contents_of(&digest, &mut known).await?;
+                    for digest in &known {
+                        exclusive.remove(digest);
+                    }
                 }
             }
-            let Some(next) = next else { return };
+            let Some(next) = next else { break };
             last = Some(next);
         }
+        Ok(())
     }
 
     async fn demote_everywhere(&self, contents: HashSet<Digest>) {
@@ -259,12 +276,20 @@ impl<N: Names> Gateway<N> {
         }
     }
 
-    /// What a manifest that is here refers to, and what its parts do. A part that is not here says nothing.
-    async fn contents_of(&self, digest: &Digest, found: &mut HashSet<Digest>) -> bool {
+    /// What a manifest that is here refers to, and what its parts do; whether it is here. A part that is not here says
+    /// nothing.
+    ///
+    /// # Errors
+    /// It is not known whether it is here: its shard or its disk is busy.
+    async fn contents_of(
+        &self,
+        digest: &Digest,
+        found: &mut HashSet<Digest>,
+    ) -> Result<bool, ApiError> {
         let mut next = vec![(*digest, 0)];
         let mut here = false;
         while let Some((digest, depth)) = next.pop() {
-            let Ok(Some(stored)) = self.at_hand(&digest).await else { continue };
+            let Some(stored) = self.at_hand(&digest).await? else { continue };
             let media_type = &*stored.stat.media_type;
             let Ok(manifest) = Manifest::parse(&stored.bytes, Some(media_type)) else { continue };
             here = true;
@@ -277,7 +302,7 @@ impl<N: Names> Gateway<N> {
             }
             task::yield_if_needed().await;
         }
-        here
+        Ok(here)
     }
 }
 
@@ -293,15 +318,21 @@ async fn compare<N: Names>(gateway: Rc<Gateway<N>>, fleet: Arc<Fleet>, waiting: 
         let mut exclusive = HashSet::new();
         for one in some {
             let mut before = HashSet::new();
-            if gateway.contents_of(&one.before, &mut before).await {
-                if gateway.knows_successor(&one).await {
-                    exclusive.extend(before);
-                } else {
-                    gateway.metrics.replaced_left.inc();
-                }
+            match gateway.contents_of(&one.before, &mut before).await {
+                Ok(false) => {}
+                Ok(true) if gateway.knows_successor(&one).await => exclusive.extend(before),
+                Ok(true) | Err(_) => drop(gateway.metrics.replaced_left.inc()),
             }
         }
-        gateway.leave_known(&fleet, &mut exclusive).await;
-        gateway.demote_everywhere(exclusive).await;
+        let replaced = exclusive.len();
+        match gateway.leave_known(&fleet, &mut exclusive).await {
+            Ok(()) => gateway.demote_everywhere(exclusive).await,
+            Err(error) => {
+                gateway.metrics.replaced_left.inc();
+                tracing::debug!(replaced, ?error, "what was replaced stays");
+            }
+        }
+        // More that is replaced meanwhile is looked at in one pass.
+        time::sleep(COMPARE_PAUSE).await;
     }
 }

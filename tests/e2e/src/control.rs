@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::process::Signal;
 
+use crate::clock::Clock;
 use crate::cut::Cuts;
 use crate::http::{Client, Request};
 use crate::outrider::Outrider;
@@ -26,6 +28,8 @@ struct Node {
     admin: u16,
     /// Where others reach it, if not there.
     advertise: Option<String>,
+    /// The clock that it goes by, if not the machine's.
+    clock: Option<Arc<Clock>>,
 }
 
 /// A cluster. Nodes are named by their place, from 0; their numbers in the cluster differ once one was
@@ -77,7 +81,7 @@ impl Control {
         let (peers, admin) = (ports::free(), ports::free());
         let advertise =
             self.cuts.as_ref().map(|cuts| cuts.proxy(address, (address, peers).into()).to_string());
-        self.nodes.push(Node { process: None, address, peers, admin, advertise });
+        self.nodes.push(Node { process: None, address, peers, admin, advertise, clock: None });
         self.write_config(place);
         place
     }
@@ -137,6 +141,11 @@ impl Control {
         self.command(place, &["cluster", "join", token.trim()]).ok();
     }
 
+    /// Has a node go by a clock from its next start on.
+    pub fn set_clock(&mut self, place: usize, clock: Arc<Clock>) {
+        self.nodes[place].clock = Some(clock);
+    }
+
     /// Starts a node again; does not wait.
     pub fn resume(&mut self, place: usize) {
         let mut command = Command::new(Outrider::program());
@@ -144,6 +153,9 @@ impl Control {
         let log = self.scratch.path().join(format!("n{place}.log"));
         let node = &mut self.nodes[place];
         assert!(node.process.is_none(), "it is stopped");
+        if let Some(clock) = &node.clock {
+            clock.before(&mut command);
+        }
         node.process = Some(Process::start(&format!("control {place}"), command, &log));
     }
 

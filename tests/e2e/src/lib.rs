@@ -34,6 +34,8 @@ pub mod clients {
     /// `skopeo`.
     pub mod skopeo;
 }
+/// Clocks that can be set.
+pub mod clock;
 /// Reproducible bytes and their digests.
 pub mod content;
 /// Nodes of the control plane.

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 
 use rustix::process::Signal;
 
+use crate::clock::Clock;
 use crate::control::Control;
 use crate::http::Client;
 use crate::metrics::Metrics;
@@ -28,6 +30,8 @@ pub struct Options {
     pub upstream_keys: String,
     /// Not `--no-control`.
     pub control: bool,
+    /// The clock that it goes by, if not the machine's.
+    pub clock: Option<Arc<Clock>>,
     /// `--shards`. By default what `OUTRIDER_TEST_SHARDS` says, or 2.
     pub shards: usize,
 }
@@ -49,6 +53,7 @@ impl Default for Options {
             config: None,
             upstream_keys: String::new(),
             control: true,
+            clock: None,
             shards: shards_default(),
         }
     }
@@ -161,6 +166,9 @@ impl Outrider {
     pub fn command(&self) -> Command {
         let mut command = Command::new(Self::program());
         command.current_dir(self.scratch.path()).env("HOME", self.scratch.path());
+        if let Some(clock) = &self.options.clock {
+            clock.before(&mut command);
+        }
         if let Some(more) = &self.options.config {
             let file = self.scratch.path().join("edge.toml");
             std::fs::write(&file, self.config_file(more)).expect("a small file");

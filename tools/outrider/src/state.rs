@@ -19,6 +19,8 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 const PAGE: usize = 10_000;
 /// The largest value or batch that is read.
 const INPUT_BYTES_MAX: u64 = 8 << 20;
+/// A node says something every five seconds; what says nothing for so long is not there any more.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Before a watch that broke off is begun again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -222,7 +224,10 @@ async fn watch(
     loop {
         let from_text = from.map(|from| format!("&from={from}")).unwrap_or_default();
         let call = Call::new(Method::GET, format!("/v1/watch?{}{prefix}", &from_text));
-        match admin.client().await?.send(call).await {
+        let answer = async { admin.client().await?.send(call).await };
+        let answer = tokio::time::timeout(SILENCE_MAX, answer).await;
+        let silent = |_| Err(CommandError::Refused("the node does not answer".to_owned()));
+        match answer.unwrap_or_else(silent) {
             Ok(answer) if answer.status() == StatusCode::OK => {
                 watched = true;
                 print_lines(answer.into_body(), &mut from).await?;
@@ -250,7 +255,8 @@ async fn print_lines(
 ) -> Result<(), CommandError> {
     let mut rest = Vec::new();
     let mut out = std::io::stdout();
-    while let Some(Ok(frame)) = body.frame().await {
+    // A node that lost its power says nothing any more, and ends nothing either.
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENCE_MAX, body.frame()).await {
         let Some(data) = frame.data_ref() else { continue };
         rest.extend_from_slice(data);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {

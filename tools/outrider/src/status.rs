@@ -16,6 +16,8 @@ const DISK_FREE_SHARE_MIN: f64 = 0.02;
 const DISK_FREE_BYTES_MIN: u64 = 128 << 20;
 /// Of the room for uploads.
 const UPLOADS_SHARE_MAX: f64 = 0.95;
+/// An edge hears of its node several times a second.
+const SILENT_S_MAX: f64 = 15.0;
 /// Of a certificate's time; it is renewed when a third is left.
 const CERTIFICATE_SHARE_MIN: f64 = 0.2;
 
@@ -65,6 +67,15 @@ fn problems(status: &Value) -> Vec<String> {
         .iter()
         .map(|why| format!("not ready: {}", word(why)))
         .collect();
+    let step = status["clock_step_s"].as_i64().unwrap_or(0);
+    if step != 0 {
+        let way = if step > 0 { "ahead" } else { "back" };
+        let step = std::time::Duration::from_secs(step.unsigned_abs());
+        all.push(format!(
+            "the clock of this machine was set {way} by {step:?} within the last hour: is it right? \
+             Certificates and tokens go by it"
+        ));
+    }
     if status.get("shards").is_some() {
         of_edge(status, &mut all);
     }
@@ -132,6 +143,10 @@ fn of_edge(status: &Value, all: &mut Vec<String>) {
         if control["connected"] != true {
             let why = control["last_failure"].as_str().unwrap_or("no node answered yet");
             all.push(format!("no node of the control plane is followed: {why}"));
+        } else if let Some(silent) = control["heard_s"].as_f64().filter(|s| *s > SILENT_S_MAX) {
+            all.push(format!(
+                "the edge has taken in nothing of the control plane for {silent:.0} s: is its disk stuck?"
+            ));
         }
         if let Some(why) = control["store_failure"].as_str() {
             all.push(format!("what the edge knows of the state is not stored any more: {why}"));
@@ -160,6 +175,10 @@ fn of_node(node: &Value, all: &mut Vec<String>) {
         ));
     }
     for other in rows(&node["nodes"]) {
+        if other["voter"] == false {
+            let (id, name) = (&other["node"], word(&other["name"]));
+            all.push(format!("node {id} ({name}) does not vote (yet)"));
+        }
         if other["answers"] == false {
             let (id, name, at) = (&other["node"], word(&other["name"]), word(&other["address"]));
             all.push(format!("node {id} ({name}, {at}) does not answer"));
@@ -174,6 +193,14 @@ fn of_node(node: &Value, all: &mut Vec<String>) {
     if node["graph"]["state"] == "down" {
         let (store, why) = (word(&node["graph"]["store"]), word(&node["graph"]["error"]));
         all.push(format!("the graph's store ({store}) is down: {why}"));
+    }
+    let reader = &node["graph"]["events"];
+    if let Some(why) = reader["failure"].as_str() {
+        all.push(format!("the graph does not follow the queue of events: {why}"));
+    }
+    if number(&reader["missed"]) > 0 {
+        let missed = &reader["missed"];
+        all.push(format!("the queue forgot {missed} entries before they were in the graph"));
     }
     if let Some(why) = node["events"]["failure"].as_str() {
         let (queue, waiting) = (word(&node["events"]["queue"]), &node["events"]["waiting"]);
@@ -228,17 +255,17 @@ mod tests {
 
     fn well() -> Value {
         json!({
-            "version": "1", "uptime_s": 7, "ready": true, "not_ready_because": [], "region": "eu",
+            "version": "1", "uptime_s": 7, "clock_step_s": 0, "ready": true, "not_ready_because": [], "region": "eu",
             "disk": { "free_bytes": 1u64 << 40, "total_bytes": 1u64 << 41 },
             "shards": [{ "id": 0, "cache": { "stripes": 4, "stripes_out": 0, "uploads_bytes": 1,
                 "uploads_total_bytes": 1 << 30 } }],
             "upstreams": [{ "name": "r", "blobs": { "breaker": "closed" }, "manifests": { "breaker": "closed" } }],
             "outbox": { "pending": 1, "dropped": 0 },
-            "control": { "connected": true, "lag": 3, "events": {}, "certificate": { "days_left": 300.0, "lifetime_days": 397.0 } },
+            "control": { "connected": true, "heard_s": 0.1, "lag": 3, "events": {}, "certificate": { "days_left": 300.0, "lifetime_days": 397.0 } },
             "node": {
-                "node": 1, "leader": 1, "failure": null, "graph": { "state": "up" },
+                "node": 1, "leader": 1, "failure": null, "graph": { "state": "up", "events": { "failure": null, "missed": 0 } },
                 "nodes": [{ "node": 1, "voter": true, "answers": true },
-                    { "node": 5, "voter": true, "answers": true }, { "node": 2, "voter": true, "name": "c2", "address": "a:1", "answers": true }],
+                    { "node": 5, "voter": true, "name": "c5", "answers": true }, { "node": 2, "voter": true, "name": "c2", "address": "a:1", "answers": true }],
                 "members": [{ "member": 3, "name": "e", "role": "edge", "revoked": false, "follows": 1, "lag": 0 },
                     { "member": 4, "role": "edge", "revoked": true, "follows": null }],
                 "events": { "queue": "embedded", "waiting": 0, "failure": null },
@@ -251,6 +278,10 @@ mod tests {
         assert_eq!(problems(&well()), Vec::<String>::new());
         assert!(text(&well(), &[]).contains("lag 3"));
         for (pointer, value, wanted) in [
+            ("/clock_step_s", json!(-90), "was set back by 90s"),
+            ("/node/nodes/1/voter", json!(false), "node 5 (c5) does not vote"),
+            ("/node/graph/events/failure", json!("stuck"), "queue of events: stuck"),
+            ("/node/graph/events/missed", json!(2), "forgot 2 entries"),
             ("/not_ready_because", json!(["draining"]), "not ready: draining"),
             ("/disk/free_bytes", json!(1000), "the data directory is full"),
             ("/shards/0/cache/stripes_out", json!(1), "1 of 4 stripes"),
@@ -258,6 +289,7 @@ mod tests {
             ("/upstreams/0/blobs/breaker", json!("open"), "the upstream r does not answer"),
             ("/outbox/dropped", json!(5), "5 events"),
             ("/control/connected", json!(false), "no node of the control plane"),
+            ("/control/heard_s", json!(20.0), "taken in nothing of the control plane for 20 s"),
             ("/control/certificate/days_left", json!(3.0), "this edge ends in 3.000 days"),
             ("/node/leader", Value::Null, "no leader"),
             ("/node/failure", json!("disk"), "the node 1 stopped: disk"),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use redb::{
     Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
@@ -14,7 +14,8 @@ use super::{ENTRIES_MAX, Extent, PAGE_BYTES_MAX, Page, Pending, Position, Queue,
 use crate::consumer::Marks;
 use crate::event::{Entry, Lane, Mark};
 
-/// Number: when it was appended (milliseconds since 1970), and the record.
+/// Number: when it was appended, in milliseconds of the log's own time, and the record. That time goes on evenly while the
+/// log is open, from the last entry on: a clock that is set, or a node that was away, makes nothing older.
 const ENTRIES: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("entries");
 /// Edge and lane: epoch and number.
 const MARKS: TableDefinition<'_, (u64, u8), (u64, u64)> = TableDefinition::new("marks");
@@ -46,6 +47,8 @@ struct Inner {
     identity: [u8; 16],
     marks: Marks,
     copied: u64,
+    /// The log's time when it was opened.
+    opened: (u64, Instant),
     /// None after the disk failed, until it is opened again.
     database: Mutex<Option<Arc<Database>>>,
     bytes: AtomicU64,
@@ -58,7 +61,7 @@ impl Embedded {
     /// When it cannot be opened, or is not of this version.
     pub fn open(path: &Path, retention: Retention) -> Result<Self, QueueError> {
         let database = open(path).map_err(|error| failed(path, error))?;
-        let (identity, marks, bytes, copied) =
+        let Prepared { identity, marks, bytes, copied, last_ms } =
             prepare(&database).map_err(|error| failed(path, error))?;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
@@ -66,6 +69,7 @@ impl Embedded {
             identity,
             marks,
             copied,
+            opened: (last_ms, Instant::now()),
             database: Mutex::new(Some(Arc::new(database))),
             bytes: AtomicU64::new(bytes),
         })))
@@ -81,9 +85,8 @@ impl Embedded {
     /// # Errors
     /// [`QueueError`]: nothing was appended.
     pub async fn append_copies(&self, entries: Vec<Entry>, through: u64) -> Result<(), QueueError> {
-        let now_ms = now_ms();
         self.blocking(move |inner, database| {
-            inner.append(database, &entries, now_ms, Some(through))
+            inner.append(database, &entries, inner.now_ms(), Some(through))
         })
         .await
     }
@@ -134,6 +137,12 @@ impl Inner {
                 Ok(Arc::clone(database.insert(Arc::new(opened))))
             }
         }
+    }
+
+    /// The log's time.
+    fn now_ms(&self) -> u64 {
+        let (ms, at) = self.opened;
+        ms.saturating_add(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     fn append(
@@ -193,16 +202,19 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
     Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn failed(path: &Path, error: impl std::fmt::Display) -> QueueError {
     QueueError::Unavailable(format!("{}: {error}", path.display()))
 }
 
-type Prepared = ([u8; 16], Marks, u64, u64);
+/// What is in the file when it is opened.
+struct Prepared {
+    identity: [u8; 16],
+    marks: Marks,
+    bytes: u64,
+    copied: u64,
+    /// When the last entry was appended.
+    last_ms: u64,
+}
 
 fn prepare(database: &Database) -> Result<Prepared, String> {
     fn text(error: impl Into<redb::Error>) -> String {
@@ -243,8 +255,10 @@ fn prepare(database: &Database) -> Result<Prepared, String> {
                 marks.set(edge, lane, Mark { epoch, through });
             }
         }
-        transaction.open_table(ENTRIES).map_err(text)?;
-        (identity, marks, bytes, copied)
+        let entries = transaction.open_table(ENTRIES).map_err(text)?;
+        let last = entries.last().map_err(text)?;
+        let last_ms = last.map_or(0, |(_, value)| value.value().0);
+        Prepared { identity, marks, bytes, copied, last_ms }
     };
     transaction.commit().map_err(text)?;
     Ok(prepared)
@@ -278,9 +292,10 @@ impl Queue for Embedded {
 
     fn append(&self, entries: Arc<Vec<Entry>>) -> Pending<'_, ()> {
         Box::pin(async move {
-            let now_ms = now_ms();
-            self.blocking(move |inner, database| inner.append(database, &entries, now_ms, None))
-                .await
+            self.blocking(move |inner, database| {
+                inner.append(database, &entries, inner.now_ms(), None)
+            })
+            .await
         })
     }
 
@@ -401,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_when_they_are_too_old_and_a_clock_that_jumps_back_takes_nothing() {
+    fn the_oldest_go_when_they_are_too_old_by_the_logs_own_time() {
         let dir = tempfile::tempdir().unwrap();
         let queue = Embedded::open(&dir.path().join("e"), KEEP).unwrap();
         let database = queue.0.database().unwrap();
@@ -416,6 +431,10 @@ mod tests {
         assert_eq!(append(3, 0), [0, 1, 2]);
         assert_eq!(append(4, 13_700_000), [1, 2, 3]);
         assert_eq!(append(5, 14_700_000), [3, 4]);
+        drop((database, queue));
+        // It goes on from there, whatever the clock says.
+        let queue = Embedded::open(&dir.path().join("e"), KEEP).unwrap();
+        assert!((14_700_000..18_000_000).contains(&queue.0.now_ms()));
     }
 
     #[tokio::test]

@@ -170,7 +170,17 @@ async fn remove(admin: &Admin, node: u64) -> Answer {
             Err(error) => unavailable(&error),
         };
     }
+    let is_known = |known: &outrider_raft::machine::Known| {
+        known.state.members().get(node).is_some_and(|member| !member.revoked)
+    };
     match nodes.get(&node) {
+        // It was taken out of the membership, and its certificate was not refused yet: somebody asks again.
+        None if admin.consensus.shared().look(is_known) => {
+            return match admin.consensus.operate(Operation::Revoke { member: node }).await {
+                Ok(_) => json_answer(StatusCode::OK, &json!({ "removed": node })),
+                Err(error) => unavailable(&error),
+            };
+        }
         None => return failure(StatusCode::NOT_FOUND, "there is no such node in the cluster"),
         Some((_, true)) if voters == 1 => {
             return failure(

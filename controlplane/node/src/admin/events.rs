@@ -52,6 +52,9 @@ fn wanted(query: &str) -> Result<Wanted, String> {
                     let most = CONSUMER_BYTES_MAX;
                     return Err(format!("a consumer has 1 to {most} of A-Z a-z 0-9 . _ -"));
                 }
+                if value == crate::consumer::NAME {
+                    return Err(format!("{value} is the node's own reader"));
+                }
                 wanted.consumer = Some(value);
             }
             other => return Err(format!("{other:?} is none of after, limit, consumer")),

@@ -125,6 +125,10 @@ impl Admin {
         let needs = Needs::of(route.place, request.method());
         match &self.auth {
             Some(auth) if needs > Needs::Nothing => auth.check(request.headers(), needs).map(Some),
+            None if !route.place.is_page() => match auth::why_a_page(request) {
+                Some(why) => Err(Box::new(failure(StatusCode::FORBIDDEN, why))),
+                None => Ok(None),
+            },
             _ => Ok(None),
         }
     }
@@ -252,6 +256,7 @@ impl Admin {
                     "version": env!("CARGO_PKG_VERSION"),
                     "pid": std::process::id(),
                     "uptime_s": self.started.elapsed().as_secs(),
+                    "clock_step_s": outrider_certificate::clock::stepped_s(),
                     "ready": reasons.is_empty(),
                     "not_ready_because": reasons,
                     "draining": self.draining.load(Ordering::Acquire),

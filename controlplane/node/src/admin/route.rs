@@ -32,6 +32,13 @@ pub(crate) enum Place {
     Status,
 }
 
+impl Place {
+    /// Whether it is one of the pages for supervisors and for those who measure, which tell nothing that is stored.
+    pub(crate) fn is_page(self) -> bool {
+        matches!(self, Self::Metrics | Self::Health | Self::Ready | Self::Status | Self::OpenApi)
+    }
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub(crate) struct Route {

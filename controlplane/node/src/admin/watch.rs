@@ -15,6 +15,7 @@ use outrider_state::change::TooFarBehind;
 use outrider_state::{Change, Update};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal, empty, json_answer, parts_answer, refusal, tagged};
 use super::{Admin, customers, input, placement, tags};
@@ -122,6 +123,8 @@ struct Watcher {
     /// Everything up to here was looked through.
     looked: u64,
     begun: bool,
+    /// When a sign of life is due, unless there is something to say before.
+    life_at: Instant,
     progress: watch::Receiver<Progress>,
     stopping: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
@@ -136,6 +139,12 @@ struct Part {
 impl Watcher {
     /// The next part. Waits for a change, or until it is time for a sign of life.
     async fn next(&mut self) -> Part {
+        let part = self.part().await;
+        self.life_at = Instant::now() + LIFE_INTERVAL;
+        part
+    }
+
+    async fn part(&mut self) -> Part {
         if !self.begun {
             // At once, so that the reader knows that it watches.
             self.begun = true;
@@ -146,13 +155,15 @@ impl Watcher {
             self.progress.borrow_and_update();
             match self.look() {
                 Ok(text) if !text.is_empty() => return Part { text, is_last: false },
+                // Also where others change much that is not wanted, so that the reader can go on from there.
+                Ok(_) if self.life_at <= Instant::now() => return self.life(),
                 Ok(_) if self.looked < self.version() => {}
                 Ok(_) => {
                     let goes_on = tokio::select! {
                         biased;
                         _ = self.stopping.wait_for(|stopping| *stopping) => Some(false),
                         changed = self.progress.changed() => Some(changed.is_ok()),
-                        () = tokio::time::sleep(LIFE_INTERVAL) => None,
+                        () = tokio::time::sleep_until(self.life_at) => None,
                     };
                     match goes_on {
                         Some(true) => {}
@@ -243,6 +254,7 @@ pub(crate) async fn answer(admin: &Admin, request: &Request<Incoming>) -> Result
         wanted,
         looked: from,
         begun: false,
+        life_at: Instant::now(),
         stopping: admin.stopping.clone(),
         _place: place,
     };

@@ -39,6 +39,8 @@ const IDLE_MAX: Duration = Duration::from_millis(400);
 const PAUSE: Duration = Duration::from_secs(1);
 /// For one read.
 const READ_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether a queue with nothing new still has what was read.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Why a step was not made.
 #[derive(Debug, thiserror::Error)]
@@ -147,13 +149,23 @@ pub(crate) fn start<L: Listener>(
     tokio::spawn(reader.run(may_read, move |position| events.consumed(NAME, position.clone())))
 }
 
+fn made_anew(read_to: &Position) -> ConsumeError {
+    ConsumeError::Queue(format!(
+        "it was read to {read_to}, and ends before that: it was made anew, or is another one; give it another name"
+    ))
+}
+
 pub(crate) struct Reader<L> {
     queue: Arc<dyn Queue>,
     graph: Arc<GraphService>,
     monitor: Arc<Monitor>,
     listener: Arc<L>,
     source: String,
+    /// Of one batch: at most so many, and how many now, which are fewer after one that the store did not take.
+    events_limit: usize,
     events_max: usize,
+    /// When it was looked last whether the queue still has what was read of it.
+    looked: Option<Instant>,
     /// As it is stored; nothing when that has to be asked for.
     progress: Option<Progress>,
     /// What was read behind it.
@@ -169,12 +181,23 @@ impl<L: Listener> Reader<L> {
     ) -> Self {
         let identity = queue.identity().into_iter().map(|byte| format!("{byte:02x}"));
         let source = format!("events:{}", identity.collect::<String>());
-        let events_max = match graph.store_name() {
+        let events_limit = match graph.store_name() {
             "neo4j" => EVENTS_MAX_NEO4J,
             _ => EVENTS_MAX,
         };
         let (progress, entries) = (None, VecDeque::new());
-        Self { queue, graph, monitor, listener, source, events_max, progress, entries }
+        Self {
+            queue,
+            graph,
+            monitor,
+            listener,
+            source,
+            events_limit,
+            events_max: events_limit,
+            looked: None,
+            progress,
+            entries,
+        }
     }
 
     async fn run(mut self, may_read: impl Fn() -> bool, told: impl Fn(&Position)) {
@@ -249,11 +272,13 @@ impl<L: Listener> Reader<L> {
                 return Ok(true);
             }
             Err(trouble) => {
-                // It may have been applied.
+                // It may have been applied. If it was too much for the time that the store has for one, the next is less.
+                self.events_max = (self.events_max / 2).max(1);
                 self.forget();
                 return Err(ConsumeError::Graph(trouble.to_string()));
             }
         }
+        self.events_max = (self.events_max * 2).min(self.events_limit);
         counts.batches.inc();
         counts.events.inc_by(events);
         counts.repeated.inc_by(repeated);
@@ -312,6 +337,7 @@ impl<L: Listener> Reader<L> {
                     self.skip(progress, position).await?;
                     continue;
                 }
+                Ok(Err(QueueError::Position(_))) => return Err(made_anew(&progress.position)),
                 Ok(Err(error)) => return Err(ConsumeError::Queue(error.to_string())),
                 Err(_) => {
                     let why = format!("no answer within {READ_TIME_MAX:?}");
@@ -322,9 +348,29 @@ impl<L: Listener> Reader<L> {
                 tracing::error!(after = %progress.position, "the queue has forgotten events that the graph lacks");
                 self.monitor.counts.missed.inc();
             }
+            if page.entries.is_empty() {
+                self.look_at_end(&progress.position).await?;
+            }
             self.entries.extend(page.entries);
             return Ok(!self.entries.is_empty());
         }
+    }
+
+    /// Where there is nothing to read, now and then: whether the queue still ends where it was read to. One that was made
+    /// anew has nothing for long, and then what was never read of it looks as if it had been.
+    async fn look_at_end(&mut self, read_to: &Position) -> Result<(), ConsumeError> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_INTERVAL) {
+            return Ok(());
+        }
+        let extent = tokio::time::timeout(READ_TIME_MAX, self.queue.extent()).await;
+        let extent = extent
+            .map_err(|_| ConsumeError::Queue(format!("no answer within {READ_TIME_MAX:?}")))?;
+        let end = extent.map_err(|error| ConsumeError::Queue(error.to_string()))?.end;
+        if end.number() < read_to.number() {
+            return Err(made_anew(read_to));
+        }
+        self.looked = Some(Instant::now());
+        Ok(())
     }
 
     /// Stores that it is behind an entry that cannot be read.

@@ -113,7 +113,9 @@ impl Queue for Repeating {
         Box::pin(async { Ok(page) })
     }
     fn extent(&self) -> Pending<'_, Extent> {
-        Box::pin(async { Ok(Extent::default()) })
+        let end = self.entries.len().checked_sub(1);
+        let end = end.map_or_else(Position::default, |last| Position::of(last as u64));
+        Box::pin(async { Ok(Extent { end, ..Extent::default() }) })
     }
 }
 
@@ -217,7 +219,7 @@ async fn run(seed: u64) {
         let queue: Arc<dyn Queue> = Arc::<Repeating>::clone(&queue);
         let mut reader =
             Reader::new(queue, Arc::clone(&service), Arc::clone(&monitor), Arc::new(Nobody));
-        reader.events_max = 40;
+        (reader.events_limit, reader.events_max) = (40, 40);
         reader
     };
     let mut readers = [reader(), reader()];
@@ -253,4 +255,32 @@ async fn whoever_dies_when_nothing_is_lost_and_nothing_is_counted_twice() {
     for seed in seeds {
         run(seed).await;
     }
+}
+
+/// What a reader says of a queue with so many entries, once it has nothing more to read.
+async fn read_all(entries: Vec<Option<Entry>>, service: &Arc<GraphService>) -> Result<(), String> {
+    let queue = Arc::new(Repeating { entries, random: Mutex::new(fastrand::Rng::with_seed(1)) });
+    let mut reader = Reader::new(queue, Arc::clone(service), Arc::default(), Arc::new(Nobody));
+    loop {
+        match reader.step().await {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) if error.to_string().contains("away") => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_was_made_anew_under_the_same_name_is_not_taken_for_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::new(&folder.path().join("graph"), 1 << 20));
+    let service = GraphService::with_store(store, "embedded", Duration::from_secs(600));
+    let service = Arc::new(service.without_pause());
+    let entries = entries(&mut fastrand::Rng::with_seed(3));
+    assert!(entries.len() > 5);
+    read_all(entries.clone(), &service).await.unwrap();
+    read_all(entries.clone(), &service).await.unwrap();
+    let why = read_all(entries[..2].to_vec(), &service).await.unwrap_err();
+    assert!(why.contains("it was made anew"), "{why}");
 }

@@ -90,11 +90,13 @@ impl TlsContext {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::<Shown>::clone(&shown));
+        server.time_provider = shown.time_provider();
         server.alpn_protocols = vec![ALPN.to_vec()];
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_client_cert_resolver(Arc::<Shown>::clone(&shown));
+        client.time_provider = shown.time_provider();
         client.alpn_protocols = vec![ALPN.to_vec()];
         // Each connection shows who is who anew.
         client.resumption = rustls::client::Resumption::disabled();

@@ -27,7 +27,7 @@ enum WalkKind {
     /// Scores that were made by other weights.
     Weigh { before: ImportanceWeights },
     /// What was not used for too long.
-    Expire { unix_s: u64 },
+    Expire { time_s: u64 },
 }
 
 impl Engine {
@@ -113,9 +113,9 @@ impl Engine {
     }
 
     /// Looks through the index for what was not used for longer than its time to live, a slice in each turn.
-    pub(crate) fn expire(&mut self, unix_s: u64) {
+    pub(crate) fn expire(&mut self, time_s: u64) {
         if self.walk.is_none() && (self.index.accounts.any_ttl() || self.index.any_ttl()) {
-            self.walk = Some(Walk { next: 0, kind: WalkKind::Expire { unix_s } });
+            self.walk = Some(Walk { next: 0, kind: WalkKind::Expire { time_s } });
         }
     }
 
@@ -137,7 +137,7 @@ impl Engine {
             }
             match kind {
                 WalkKind::Weigh { before } => self.weigh_anew(object, before),
-                WalkKind::Expire { unix_s } => self.expire_object(object, unix_s),
+                WalkKind::Expire { time_s } => self.expire_object(object, time_s),
             }
         }
         let done = end == self.index.slots();
@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    fn expire_object(&mut self, object: ObjectId, unix_s: u64) {
+    fn expire_object(&mut self, object: ObjectId, time_s: u64) {
         if self.index.has(object, flag::HOSTED | flag::UPLOAD)
             || self.index.get(object).score == 0.0
         {
@@ -174,7 +174,7 @@ impl Engine {
         let account = self.index.account(object);
         let of_customer = self.index.accounts.ttl_minutes(account);
         let Some(ttl) = of_customer.or_else(|| self.index.ttl_minutes(object)) else { return };
-        if self.index.idle_minutes(object, unix_s) >= ttl {
+        if self.index.idle_minutes(object, time_s) >= ttl {
             self.metrics.expired.inc();
             self.demote_object(object);
         }
@@ -205,7 +205,7 @@ impl Engine {
 
     pub(crate) fn touch(&mut self, digest: &Digest, access: Access) {
         let Some(object) = self.index.find(digest) else { return };
-        let rose = self.index.touch(object, access.customer, access.unix_s);
+        let rose = self.index.touch(object, access.customer, access.time_s);
         self.charge(object, access.customer);
         self.rescore(object);
         if rose && self.index.get(object).frequency == 2 && !self.index.has(object, flag::HOSTED) {
@@ -239,6 +239,10 @@ impl Engine {
 
     pub(crate) fn set_depth(&mut self, digest: &Digest, depth: Depth) -> bool {
         let Some(object) = self.index.find(digest) else { return false };
+        if let Some(Walk { kind: WalkKind::Weigh { before }, .. }) = self.walk {
+            // The walk has not come to it yet: its score is by the weights of before.
+            self.weigh_anew(object, before);
+        }
         self.reweigh(object, |engine| engine.index.set_depth(object, depth));
         true
     }

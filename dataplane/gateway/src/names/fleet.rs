@@ -3,7 +3,7 @@
 //!
 //! Nothing of the control plane is named here: [`Proposer`] is the way there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,15 +116,47 @@ impl Entry {
 struct View {
     repositories: BTreeMap<String, BTreeMap<String, Entry>>,
     addresses: HashMap<u64, String>,
-    again: Again,
 }
 
-/// When what upstreams said before stopped to count, in milliseconds since 1970.
+/// Tags of which an upstream was asked since that was wanted last, by repository. No clock is in it, so that it is right
+/// however the machine's is set.
 #[derive(Debug, Default)]
-struct Again {
-    all_unix_ms: u64,
-    repositories: HashMap<String, u64>,
-    tags: HashMap<(String, String), u64>,
+struct Checked {
+    repositories: HashMap<String, HashSet<String>>,
+    tags: usize,
+}
+
+impl Checked {
+    fn has(&self, repository: &str, tag: &str) -> bool {
+        self.repositories.get(repository).is_some_and(|tags| tags.contains(tag))
+    }
+
+    fn add(&mut self, repository: &str, tag: &str) {
+        if self.has(repository, tag) {
+            return;
+        }
+        if self.tags >= CHECKED_MAX {
+            *self = Self::default();
+        }
+        self.repositories.entry(repository.to_owned()).or_default().insert(tag.to_owned());
+        self.tags += 1;
+    }
+
+    fn remove(&mut self, what: AskAgain<'_>) {
+        match what {
+            AskAgain::All => *self = Self::default(),
+            AskAgain::Repository(repository) => {
+                let gone = self.repositories.remove(repository);
+                self.tags -= gone.map_or(0, |tags| tags.len());
+            }
+            AskAgain::Tag(repository, tag) => {
+                let tags = self.repositories.get_mut(repository);
+                if tags.is_some_and(|tags| tags.remove(tag)) {
+                    self.tags -= 1;
+                }
+            }
+        }
+    }
 }
 
 /// Of which tags an upstream has to be asked again.
@@ -138,8 +170,8 @@ pub enum AskAgain<'a> {
     Tag(&'a str, &'a str),
 }
 
-/// Repositories, and tags, of which that is remembered one by one; beyond it all are asked for again.
-const AGAIN_MAX: usize = 16_384;
+/// Tags of which that is remembered; beyond it upstreams are asked for all once more.
+const CHECKED_MAX: usize = 65_536;
 
 /// What the fleet knows, as far as this edge was told.
 pub struct Fleet {
@@ -147,6 +179,7 @@ pub struct Fleet {
     proposer: Box<dyn Proposer>,
     view: RwLock<View>,
     pub(super) placements: RwLock<Placements>,
+    checked: RwLock<Checked>,
     pub(super) generations: Generations,
 }
 
@@ -165,6 +198,7 @@ impl Fleet {
             proposer,
             view: RwLock::default(),
             placements: RwLock::default(),
+            checked: RwLock::default(),
             generations,
         })
     }
@@ -203,8 +237,7 @@ impl Fleet {
         tags: impl Iterator<Item = (String, String, u64, FleetRecord)>,
         addresses: impl Iterator<Item = (u64, String)>,
     ) {
-        let again = std::mem::take(&mut self.write().again);
-        let mut next = View { addresses: addresses.collect(), again, ..View::default() };
+        let mut next = View { addresses: addresses.collect(), ..View::default() };
         for (repository, tag, version, record) in tags {
             take(&mut next.repositories, &repository, &tag, version, Some(record));
         }
@@ -215,23 +248,9 @@ impl Fleet {
     }
 
     /// What upstreams said of these tags until now does not count any more: they are asked again when somebody wants
-    /// one of them. `now_unix_ms` is the time of the clock by which it is known when they were asked.
-    pub fn ask_again(&self, what: AskAgain<'_>, now_unix_ms: u64) {
-        let mut view = self.write();
-        let again = &mut view.again;
-        match what {
-            AskAgain::All => *again = Again { all_unix_ms: now_unix_ms, ..Again::default() },
-            AskAgain::Repository(repository) => {
-                again.repositories.insert(repository.to_owned(), now_unix_ms);
-            }
-            AskAgain::Tag(repository, tag) => {
-                again.tags.insert((repository.to_owned(), tag.to_owned()), now_unix_ms);
-            }
-        }
-        if again.repositories.len() + again.tags.len() > AGAIN_MAX {
-            *again = Again { all_unix_ms: now_unix_ms, ..Again::default() };
-        }
-        drop(view);
+    /// one of them. So it is with all tags when this is new.
+    pub fn ask_again(&self, what: AskAgain<'_>) {
+        self.checked.write().unwrap_or_else(PoisonError::into_inner).remove(what);
         match what {
             AskAgain::All => self.generations.bump_all(),
             AskAgain::Repository(name) | AskAgain::Tag(name, _) => {
@@ -240,16 +259,14 @@ impl Fleet {
         }
     }
 
-    /// Whether an upstream has to be asked again of a tag that it was asked of then.
-    pub(super) fn is_void(&self, repository: &str, tag: &str, checked_unix_ms: u64) -> bool {
-        let view = self.read();
-        let again = &view.again;
-        let of_tag = || match again.tags.is_empty() {
-            true => None,
-            false => again.tags.get(&(repository.to_owned(), tag.to_owned())),
-        };
-        let since = [Some(&again.all_unix_ms), again.repositories.get(repository), of_tag()];
-        since.into_iter().flatten().any(|since| checked_unix_ms <= *since && *since > 0)
+    /// Whether an upstream has to be asked again of a tag, however short ago it was.
+    pub(super) fn is_void(&self, repository: &str, tag: &str) -> bool {
+        !self.checked.read().unwrap_or_else(PoisonError::into_inner).has(repository, tag)
+    }
+
+    /// An upstream was asked of a tag.
+    pub(super) fn set_checked(&self, repository: &str, tag: &str) {
+        self.checked.write().unwrap_or_else(PoisonError::into_inner).add(repository, tag);
     }
 
     /// What tags stand for, in order behind `last`, and behind which to go on.

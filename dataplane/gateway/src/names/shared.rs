@@ -270,7 +270,7 @@ impl Names for FleetNames {
         };
         let others_know =
             entry.is_some_and(|entry| entry.record.digest != record.digest && !entry.is_checked());
-        if !others_know && !shared.fleet.is_void(repository, tag, *checked_unix_ms) {
+        if !others_know && !shared.fleet.is_void(repository, tag) {
             return Ok(local);
         }
         let origin = TagOrigin::Mirrored {
@@ -379,6 +379,7 @@ impl Names for FleetNames {
         let (repository, name) = (tag.repository.to_string(), tag.tag.to_string());
         let digest = tag.digest;
         self.local.remember_mirrored_tag(tag).await?;
+        shared.fleet.set_checked(&repository, &name);
         if let Some(entry) = &entry {
             entry.set_checked();
         }
@@ -400,6 +401,9 @@ impl Names for FleetNames {
         let entry = self.fleet.as_ref().and_then(|shared| shared.fleet.tag(repository, tag));
         let touched =
             self.local.touch_mirrored_tag(repository, tag, digest, checked_unix_ms).await?;
+        if let Some(shared) = self.fleet.as_ref().filter(|_| touched) {
+            shared.fleet.set_checked(repository, tag);
+        }
         if let Some(entry) = entry.filter(|_| touched) {
             entry.set_checked();
         }
