@@ -219,6 +219,7 @@ fn start(folder: &EdgeFolder, at: SocketAddr) -> Result<Started, BenchError> {
         nodes: vec![at.to_string()],
         interest: Interest { prefixes: vec!["app/".to_owned()] },
         address: String::new(),
+        token_key: None,
         sink: Box::new(sink),
         asks: asks(),
     });

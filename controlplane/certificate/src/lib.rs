@@ -73,8 +73,11 @@ impl Validity {
     /// [`CertificateError::Unreadable`]
     pub fn of(der: &[u8]) -> Result<Self, CertificateError> {
         let parsed = parse(der)?;
-        let at =
-            |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        // By a clock that begins in 1970 it begins before.
+        let at = |seconds: i64| {
+            let away = Duration::from_secs(seconds.unsigned_abs());
+            if seconds < 0 { UNIX_EPOCH - away } else { UNIX_EPOCH + away }
+        };
         let validity = parsed.validity();
         let from = at(validity.not_before.timestamp()) + BEGINS_BEFORE;
         Ok(Self { from, until: at(validity.not_after.timestamp()) })

@@ -64,7 +64,7 @@ mod tests {
 
     fn member(number: u64, role: MemberRole, revoked: bool, address: &str) -> Item {
         let address = address.to_owned();
-        Item::Member { number, role, region: String::new(), revoked, address }
+        Item::Member { number, role, region: String::new(), revoked, address, token_key: None }
     }
 
     fn list(nodes: &[&str]) -> Vec<String> {

@@ -434,7 +434,8 @@ async fn tell_addresses(consensus: Arc<Consensus>) {
             others.collect::<Vec<_>>()
         });
         for (member, address) in wrong {
-            let told = consensus.operate(Operation::Announce { member, address }).await;
+            let told =
+                consensus.operate(Operation::Announce { member, address, token_key: None }).await;
             if let Err(error) = told {
                 tracing::debug!(%error, "it is not told yet where the nodes are");
                 break;

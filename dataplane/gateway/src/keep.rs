@@ -196,7 +196,8 @@ impl<N: Names> Keeping<N> {
         if is_linked && !gateway.is_lost(&digest).await? {
             return Ok(());
         }
-        let named = NamedManifest { name: name.clone(), digest, manifest, bytes, events: Vec::new() };
+        let named =
+            NamedManifest { name: name.clone(), digest, manifest, bytes, events: Vec::new() };
         let at = gateway.upload_shard(gateway.hub.placement().home(&digest)).await?;
         match at == gateway.shard {
             true => gateway.keep_manifest(named, Vec::new()).await,

@@ -655,8 +655,8 @@ pub(crate) struct NamedManifest {
     pub(crate) digest: Digest,
     pub(crate) manifest: Manifest,
     pub(crate) bytes: Bytes,
-    /// What is told of it, where it was pushed here.
-    pub(crate) event: Option<UploadEvent>,
+    /// What is told of it, where it was pushed here: once for each tag.
+    pub(crate) events: Vec<UploadEvent>,
 }
 
 /// A manifest that was pushed and is not stored yet.

@@ -521,7 +521,7 @@ impl<N: Names> Gateway<N> {
         if stat.hosted {
             return Ok(self.names.mount(name, digest, None).await?.is_some());
         }
-        let (_, mut open) = self.open_upload(digest.algorithm(), by)?;
+        let (_, mut open) = self.open_upload(digest.algorithm(), by.unwrap_or_default())?;
         open.room.grow_to(stat.size)?;
         for chunk in 0..crate::flight::chunks_of(stat.size) {
             let Some(found) =

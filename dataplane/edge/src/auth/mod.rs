@@ -172,8 +172,6 @@ impl Auth {
             shared.replace(self.tables());
         }
         has_changed |= self.look_at_keys(now, true, wanted).await;
-        }
-        has_changed |= self.look_at_keys(now, true).await;
         if has_changed {
             tracing::info!("keys or secrets have changed");
         }

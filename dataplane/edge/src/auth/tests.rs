@@ -144,7 +144,7 @@ async fn a_dead_address_keeps_neither_secrets_nor_other_addresses() {
     let shared = auth.share(Counter::default()).unwrap();
     assert!(shared.tables().secrets.is_of("acme", &secret));
     fs::write(&secrets, "").unwrap();
-    let look = tokio::spawn(auth.look());
+    let look = tokio::spawn(async move { auth.look(&[false; 16]).await });
     while shared.tables().secrets.is_of("acme", &secret) {
         assert!(!look.is_finished(), "the secret outlives a look");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

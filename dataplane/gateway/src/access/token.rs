@@ -102,8 +102,7 @@ impl<N: Names> Gateway<N> {
         };
         // A key that is not known yet is looked for first.
         if let Ok(Some(credential)) = &credential
-            && let Err(Refusal::Token(TokenError::Key)) =
-                gate.believe(credential, unix_ms() / 1000)
+            && let Err(Refusal::Token(TokenError::Key)) = gate.believe(credential, unix_ms() / 1000)
         {
             gate.await_keys(credential).await;
             tables = gate.tables();

@@ -20,7 +20,11 @@ fn content_is_charged_once_to_who_pushed_it_first_and_given_back_when_nobody_hol
     one.put_blob(of("zeta", "b", "12345", 3)).unwrap();
     one.mount("c", "12345", None).unwrap().unwrap();
     let event = Some(UploadEvent { customer: "zeta".into(), ..event("b", "1234567") });
-    one.put(PutManifest { event, ..manifest("b", &["v1"], "1234567", 4) }).unwrap();
+    one.put(PutManifest {
+        events: event.into_iter().collect(),
+        ..manifest("b", &["v1"], "1234567", 4)
+    })
+    .unwrap();
     // A copy from elsewhere is nobody's.
     one.put_blob(blob("b", "copied", 5)).unwrap();
     for _ in 0..2 {
