@@ -21,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrider_follower::Monitor;
-use outrider_operators::{Needs, Operators};
+use outrider_operators::{Needs, Operators, why_a_page};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -159,6 +159,11 @@ async fn answer<B, P: Panel>(
         return response;
     }
     if fragments::is_there(request.uri().path()) {
+        if operators.is_none()
+            && let Some(why) = why_a_page(request)
+        {
+            return respond(StatusCode::FORBIDDEN, JSON, pretty(&json!({ "error": why })));
+        }
         return fragments::answer(request, panel.control());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

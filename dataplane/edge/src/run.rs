@@ -299,6 +299,8 @@ impl Running {
             }
             None => Vec::new(),
         };
+        // The cluster of a node within has this edge alone.
+        let may_have_others = nodes.is_empty();
         let orders = Orders::new(count);
         let voided = Voided::new(dir.path());
         let void_through = voided.read().map_err(RunError::Voided)?;
@@ -323,8 +325,10 @@ impl Running {
         };
         // In a fleet who asks over QUIC is asked for a certificate, which other edges have.
         let quic_tls = match &peers {
-            Some(peers) => tls::asking_members(&tls, peers.roots.clone()).map_err(unusable)?,
-            None => Arc::clone(&tls),
+            Some(peers) if may_have_others => {
+                tls::asking_members(&tls, peers.roots.clone()).map_err(unusable)?
+            }
+            _ => Arc::clone(&tls),
         };
         let quic = QuicServer::new(&quic_tls, config.quic.settings(count), quic_limits)
             .map_err(unusable)?

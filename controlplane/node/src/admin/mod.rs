@@ -53,7 +53,7 @@ use crate::run::Certificate;
 pub use beside::{Beside, Pending};
 
 use answer::{Answer, Refusal, failure, json_answer, method_not_allowed, refusal, text_answer};
-use outrider_operators::{Needs, Operator, Operators};
+use outrider_operators::{Needs, Operator, Operators, why_a_page};
 use route::{Place, Route};
 
 /// The most bodies with manifests at a time; each may have 16 MiB.
@@ -128,7 +128,7 @@ impl Admin {
                 let checked = operators.check(request.headers(), needs);
                 checked.map(Some).map_err(|refused| auth::refused(&refused))
             }
-            None if !route.place.is_page() => match auth::why_a_page(request) {
+            None if !route.place.is_page() => match why_a_page(request) {
                 Some(why) => Err(Box::new(failure(StatusCode::FORBIDDEN, why))),
                 None => Ok(None),
             },
