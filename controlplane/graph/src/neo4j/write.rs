@@ -425,7 +425,7 @@ fn add_edges(changes: &Changes, add: &mut impl FnMut(&'static str, Value)) {
     let contents: BTreeSet<u64> = shares.flat_map(|one| one.contents.iter().copied()).collect();
     add(
         "UNWIND $rows AS r MATCH (n:Node {serial: r[0]})-[o:OWNED_BY]->(:Customer) \
-         WITH n, sum(CASE WHEN o.versions < r[1] THEN o.versions ELSE r[1] END) AS dependants \
+         WITH n, sum(CASE WHEN coalesce(o.versions, 0) < r[1] THEN coalesce(o.versions, 0) ELSE r[1] END) AS dependants \
          SET n.dependants = dependants",
         rows(contents.into_iter().map(|one| vec![one.into(), DEPENDANTS_OF_CUSTOMER_MAX.into()])),
     );
