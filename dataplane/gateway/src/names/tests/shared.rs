@@ -369,7 +369,8 @@ fn what_is_invalidated_is_asked_again_once() {
     fleet.ask_again(AskAgain::Repository("up"));
     assert_eq!(all(), [true, true, false]);
     // Also when the clock was set back meanwhile.
-    assert!(a.one.touch("up", "v2", "one", 50));
+    let (name, text, content) = (repository("up"), tag("v2"), digest("one"));
+    assert!(block_on(a.names.touch_mirrored_tag(&name, &text, &content, 50)).unwrap());
     assert_eq!(all(), [true, false, false], "once is enough");
     fleet.ask_again(AskAgain::All);
     assert_eq!(all(), [true; 3]);
