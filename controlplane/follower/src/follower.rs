@@ -198,12 +198,12 @@ impl Follower {
         let Settings { folder, identity, nodes, interest, address, token_key, mut sink, asks } =
             settings;
         let edge = folder.edge()?;
-        let mut nodes = Nodes::new(nodes, edge.nodes, edge.number).ok_or(StartError::NoNodes)?;
+        let nodes = Nodes::new(nodes, edge.nodes, edge.number).ok_or(StartError::NoNodes)?;
         let shown = Arc::clone(&identity.shown);
         let config = tls::client(identity)?;
         let (store, replica) = open(&folder.replica(), &interest)?;
-        let known = nodes.learn(&replica).map(<[String]>::to_vec);
-        let (known, learnt) = watch::channel(known);
+        // Not from the replica, which may be older than the folder: that is written at once.
+        let (known, learnt) = watch::channel(None);
         // What was taken in before has its consequences already.
         sink.whole(&replica, &[]);
         let keeper = Keeper::start(store, replica.position)?;
