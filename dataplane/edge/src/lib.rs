@@ -27,6 +27,7 @@ mod fragments;
 mod hints;
 mod metrics;
 mod orders;
+mod parts;
 mod prefetch;
 mod process;
 mod state;
