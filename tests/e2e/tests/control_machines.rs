@@ -91,6 +91,13 @@ fn pull(client: &Machine, edge: &Machine, tag: &str) -> layout::Pulled {
 }
 
 /// Which of the nodes leads, as this one sees it.
+/// The rows that a node answers, if it does.
+fn graph(node: &Machine, query: &[&str]) -> Option<Vec<Value>> {
+    let answer = node.outrider(&[&["graph"], query, &["--json"]].concat());
+    let answer = answer.status.success().then(|| serde_json::from_str::<Value>(&answer.out))?;
+    answer.unwrap()["rows"].as_array().cloned()
+}
+
 fn leader(nodes: &[Machine], asked: usize) -> Option<usize> {
     let (status, body) = nodes[asked].curl(&[&format!("{NODE_ADMIN}/v1/cluster")]);
     let cluster: Value = serde_json::from_str(&body).ok().filter(|_| status == 200)?;
@@ -112,6 +119,23 @@ fn a_new_version_reaches_every_edge_also_when_cables_are_pulled() {
     until_answers(&b, "latest", &two);
     println!("the other edge answers the new version {:?} after the push", pushed.elapsed());
     layout::assert_same(&pull(&client, &b, "latest"), &two);
+
+    // The graph of every node shows what both versions share, and what the new one adds.
+    let (before, now) = (layout::layers(&one), layout::layers(&two));
+    let (base, new): (Vec<_>, Vec<_>) = now.into_iter().partition(|layer| before.contains(layer));
+    assert!(!base.is_empty() && !new.is_empty());
+    for node in &nodes {
+        until("the graph knows both versions", || {
+            let rows = graph(node, &["images", &base[0]]);
+            rows.is_some_and(|rows| rows[0]["name"] == REPOSITORY && rows[0]["versions"] == 2)
+        });
+        let added = graph(node, &["added", REPOSITORY, "latest"]).unwrap();
+        let mut added: Vec<_> = added.iter().map(|row| row["name"].as_str().unwrap()).collect();
+        let mut new = new.clone();
+        added.sort_unstable();
+        new.sort_unstable();
+        assert_eq!(added, new);
+    }
 
     // The leader's cable: the others go on, and it hears of all of it later.
     let led = leader(&nodes, 0).unwrap();
